@@ -1,0 +1,2 @@
+//! The `llavar` program.
+fn main() {}
