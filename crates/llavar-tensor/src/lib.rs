@@ -1,2 +1,32 @@
-//! Tensors, fused ops, tape and devices: the only crate with kernels and `unsafe`.
+//! Tensors, fused operations, the tape and devices: the only crate with kernels and `unsafe`.
+//!
+//! It calls no other crate of the workspace and knows nothing of images or language. Where to start:
+//! [`Tape`] (operations are its methods, one file each under `ops/`), then [`Tensor`] and [`Param`].
+//!
+//! ```
+//! use llavar_tensor::{Param, Tape, Tensor, Var};
+//! # fn main() -> llavar_tensor::Result<()> {
+//! let weight = Param::new("w", Tensor::from_vec(vec![1.0f32, 2.0, 3.0, 4.0], &[2, 2])?);
+//! weight.set_requires_grad(true);
+//! let tape = Tape::training();
+//! let x = Var::constant(Tensor::from_vec(vec![1.0f32, 1.0], &[1, 2])?);
+//! let y = tape.linear(&x, &weight, None)?; // [1, 2]
+//! assert_eq!(y.value().data::<f32>()?, &[3.0, 7.0]);
+//! # Ok(()) }
+//! ```
+
+pub(crate) mod cpu;
+mod error;
 pub mod mapped;
+pub mod memory;
+pub mod ops;
+mod param;
+mod segments;
+mod tape;
+mod tensor;
+
+pub use error::{Error, Result};
+pub use param::Param;
+pub use segments::Segments;
+pub use tape::{Grads, Tape, Var, VarId};
+pub use tensor::{DType, Stored, Tensor};

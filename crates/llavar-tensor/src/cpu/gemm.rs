@@ -1,0 +1,170 @@
+//! Matrix products on row-major slices.
+
+use rayon::prelude::*;
+
+use super::{dot, simd};
+
+/// How the second operand lies in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// `C[m, n] = A[m, k] B[k, n]`.
+    NN,
+    /// `C[m, n] = A[m, k] B[n, k]^T`: a linear layer's forward pass.
+    NT,
+    /// `C[m, n] = A[k, m]^T B[k, n]`: a weight gradient.
+    TN,
+}
+
+/// Below this many multiply-adds one thread is faster.
+const MIN_PARALLEL: usize = 64 * 64 * 64;
+
+/// `C = beta C + A B` in the given layout, all row-major and contiguous. `beta` is 0 or 1; with 0 the
+/// old content of `c` is not read.
+pub(crate) fn gemm(
+    layout: Layout,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: &[f32],
+    b: &[f32],
+    c: &mut [f32],
+    beta: f32,
+) {
+    assert!(
+        a.len() >= m * k && b.len() >= k * n && c.len() >= m * n,
+        "gemm: slices shorter than their shapes"
+    );
+    if m * n == 0 {
+        return;
+    }
+    if k == 0 {
+        if beta == 0.0 {
+            c[..m * n].fill(0.0);
+        }
+        return;
+    }
+    if m == 1 && layout == Layout::NT {
+        return gemv(n, k, a, b, c, beta);
+    }
+    let (a_rs, a_cs) = if layout == Layout::TN { (1, m) } else { (k, 1) };
+    let (b_rs, b_cs) = if layout == Layout::NT { (1, k) } else { (n, 1) };
+    let parallelism = if m * n * k < MIN_PARALLEL {
+        gemm::Parallelism::None
+    } else {
+        gemm::Parallelism::Rayon(rayon::current_num_threads())
+    };
+    // SAFETY: the lengths were checked above against the strides; `c` is borrowed exclusively, so it
+    // overlaps neither operand.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            n as isize,
+            beta != 0.0,
+            a.as_ptr(),
+            a_cs as isize,
+            a_rs as isize,
+            b.as_ptr(),
+            b_cs as isize,
+            b_rs as isize,
+            beta,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// One row times a transposed matrix: bound by reading `b` once, so rows of `b` are dotted directly.
+fn gemv(n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], beta: f32) {
+    let a = &a[..k];
+    let run = |first: usize, c: &mut [f32]| {
+        simd(|| {
+            for (i, c) in c.iter_mut().enumerate() {
+                let row = &b[(first + i) * k..(first + i + 1) * k];
+                let y = dot(a, row);
+                *c = if beta == 0.0 { y } else { *c + y };
+            }
+        });
+    };
+    let per = n
+        .div_ceil(rayon::current_num_threads() * 4)
+        .max((1 << 16) / k.max(1))
+        .max(1);
+    if n <= per {
+        return run(0, &mut c[..n]);
+    }
+    c[..n]
+        .par_chunks_mut(per)
+        .enumerate()
+        .for_each(|(i, c)| run(i * per, c));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+
+    #[test]
+    fn every_layout_agrees_with_a_plain_loop() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        for case in 0..120 {
+            let (m, n, k) = match case % 3 {
+                0 => (1, rng.random_range(1..300), rng.random_range(1..300)),
+                _ => (
+                    rng.random_range(1..70),
+                    rng.random_range(1..70),
+                    rng.random_range(0..70),
+                ),
+            };
+            let mut random = |len: usize| {
+                (0..len)
+                    .map(|_| rng.random_range(-1.0f32..1.0))
+                    .collect::<Vec<_>>()
+            };
+            let (a, b, c0) = (random(m * k), random(k * n), random(m * n));
+            for layout in [Layout::NN, Layout::NT, Layout::TN] {
+                for beta in [0.0, 1.0] {
+                    // With beta 0 poison must not come through.
+                    let mut c = if beta == 0.0 {
+                        vec![f32::NAN; m * n]
+                    } else {
+                        c0.clone()
+                    };
+                    gemm(layout, m, n, k, &a, &b, &mut c, beta);
+                    for i in 0..m {
+                        for j in 0..n {
+                            let mut want = if beta == 0.0 {
+                                0.0
+                            } else {
+                                f64::from(c0[i * n + j])
+                            };
+                            for l in 0..k {
+                                let x = if layout == Layout::TN {
+                                    a[l * m + i]
+                                } else {
+                                    a[i * k + l]
+                                };
+                                let y = if layout == Layout::NT {
+                                    b[j * k + l]
+                                } else {
+                                    b[l * n + j]
+                                };
+                                want += f64::from(x) * f64::from(y);
+                            }
+                            assert!(
+                                (f64::from(c[i * n + j]) - want).abs() < 1e-4,
+                                "{layout:?} {m}x{n}x{k} beta {beta} at {i},{j}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

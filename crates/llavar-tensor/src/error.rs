@@ -1,0 +1,73 @@
+//! Typed errors of the engine.
+
+use crate::DType;
+
+/// What went wrong inside an operation. Every variant names the operation.
+#[derive(Debug, thiserror::Error, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Error {
+    /// Two shapes do not fit together.
+    #[error("{op}: expected shape {expected}, got {got:?}")]
+    ShapeMismatch {
+        /// The operation.
+        op: &'static str,
+        /// What it needs, in the notation of its documentation.
+        expected: String,
+        /// What it was given.
+        got: Vec<usize>,
+    },
+    /// A tensor has another element type than the operation takes.
+    #[error("{op}: expected dtype {expected}, got {got}")]
+    DTypeMismatch {
+        /// The operation.
+        op: &'static str,
+        /// What it needs.
+        expected: DType,
+        /// What it was given.
+        got: DType,
+    },
+    /// An index (token id, position, row) lies outside its table.
+    #[error("{op}: index {index} is outside 0..{len}")]
+    IndexOutOfRange {
+        /// The operation.
+        op: &'static str,
+        /// The offending index.
+        index: i64,
+        /// Length of the table.
+        len: usize,
+    },
+    /// An argument other than a shape is impossible.
+    #[error("{op}: {reason}")]
+    InvalidArgument {
+        /// The operation.
+        op: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A gradient was asked of something that the tape did not record.
+    #[error("{op}: the value was not recorded on this tape")]
+    NotRecorded {
+        /// The operation.
+        op: &'static str,
+    },
+}
+
+/// Result of an engine operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Returns a [`Error::ShapeMismatch`] unless `ok`.
+pub(crate) fn ensure_shape(
+    op: &'static str,
+    ok: bool,
+    expected: impl FnOnce() -> String,
+    got: &[usize],
+) -> Result<()> {
+    if ok {
+        return Ok(());
+    }
+    Err(Error::ShapeMismatch {
+        op,
+        expected: expected(),
+        got: got.to_vec(),
+    })
+}

@@ -1,0 +1,18 @@
+//! The operations: one file each with formula, shapes, forward and backward pass.
+//!
+//! Every operation is a method of [`crate::Tape`]. Activations are row-major with the channels last:
+//! tokens `[T, D]`, images `[B, H, W, C]`. Unless a file says otherwise, tensors are f32.
+
+mod activation;
+mod arithmetic;
+mod embed_merge;
+mod layer_norm;
+mod linear;
+mod linear_cross_entropy;
+mod rms_norm;
+mod swiglu;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use activation::Activation;
+pub use linear_cross_entropy::{IGNORE_INDEX, TokenLoss};

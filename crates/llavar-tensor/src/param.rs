@@ -1,0 +1,143 @@
+//! `Param`: a named weight with a gradient that accumulates in place.
+
+use std::sync::{
+    Arc, Mutex, PoisonError, RwLock,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use crate::{Error, Result, Tensor};
+
+/// A weight of a model. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Param(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    shape: Vec<usize>,
+    value: RwLock<Tensor>,
+    grad: Mutex<Grad>,
+    requires_grad: AtomicBool,
+}
+
+/// The buffer outlives the step, so that accumulation never allocates after the first backward pass.
+#[derive(Debug, Default)]
+struct Grad {
+    buffer: Option<Tensor>,
+    filled: bool,
+}
+
+impl Param {
+    /// A weight that does not ask for gradients yet. `name` is the one of the published state dict.
+    pub fn new(name: impl Into<String>, value: Tensor) -> Self {
+        Self(Arc::new(Inner {
+            name: name.into(),
+            shape: value.shape().to_vec(),
+            value: RwLock::new(value),
+            grad: Mutex::default(),
+            requires_grad: AtomicBool::new(false),
+        }))
+    }
+
+    /// Name in the published state dict.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Shape of the weight.
+    pub fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.0.shape.iter().product()
+    }
+
+    /// The present value (shared, not copied).
+    pub fn value(&self) -> Tensor {
+        self.0
+            .value
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Replaces the value.
+    ///
+    /// # Errors
+    /// When the shape differs.
+    pub fn set_value(&self, value: Tensor) -> Result<()> {
+        if value.shape() != self.shape() {
+            return Err(Error::ShapeMismatch {
+                op: "set_value",
+                expected: format!("{:?} of `{}`", self.shape(), self.name()),
+                got: value.shape().to_vec(),
+            });
+        }
+        *self.0.value.write().unwrap_or_else(PoisonError::into_inner) = value;
+        Ok(())
+    }
+
+    /// Whether backward passes accumulate a gradient for it.
+    pub fn requires_grad(&self) -> bool {
+        self.0.requires_grad.load(Relaxed)
+    }
+
+    /// Switches gradient accumulation on or off; off also frees the buffer.
+    pub fn set_requires_grad(&self, on: bool) {
+        self.0.requires_grad.store(on, Relaxed);
+        if !on {
+            *self.grad_slot() = Grad::default();
+        }
+    }
+
+    /// The gradient accumulated since the last [`Param::zero_grad`], if there was any.
+    pub fn grad(&self) -> Option<Tensor> {
+        let slot = self.grad_slot();
+        slot.buffer.as_ref().filter(|_| slot.filled).cloned()
+    }
+
+    /// Forgets the gradient, keeps its memory.
+    pub fn zero_grad(&self) {
+        self.grad_slot().filled = false;
+    }
+
+    /// Lets `f` add to the gradient buffer. Its second argument is `beta`: 0 when the old content is to
+    /// be overwritten, 1 when it is to be added to, as a matrix product takes it.
+    ///
+    /// # Errors
+    /// What `f` returns.
+    pub fn accumulate(&self, f: impl FnOnce(&mut [f32], f32) -> Result<()>) -> Result<()> {
+        let mut slot = self.grad_slot();
+        let beta = if slot.filled { 1.0 } else { 0.0 };
+        let buffer = slot
+            .buffer
+            .get_or_insert_with(|| Tensor::zeros(&self.0.shape));
+        f(buffer.data_mut::<f32>()?, beta)?;
+        slot.filled = true;
+        Ok(())
+    }
+
+    /// Lets `f` change the value in place, given the gradient if there is one.
+    ///
+    /// # Errors
+    /// When the value is not f32, or what `f` returns.
+    pub fn update(
+        &self,
+        f: impl FnOnce(&mut [f32], Option<&mut [f32]>) -> Result<()>,
+    ) -> Result<()> {
+        let mut slot = self.grad_slot();
+        let filled = slot.filled;
+        let grad = match slot.buffer.as_mut() {
+            Some(g) if filled => Some(g.data_mut::<f32>()?),
+            _ => None,
+        };
+        let mut value = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
+        f(value.data_mut::<f32>()?, grad)
+    }
+
+    fn grad_slot(&self) -> std::sync::MutexGuard<'_, Grad> {
+        self.0.grad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

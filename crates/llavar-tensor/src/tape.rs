@@ -1,0 +1,286 @@
+//! The tape: records one node per fused operation and plays the gradients back.
+//!
+//! Operations are methods of [`Tape`], one file each under `ops/`. On a tape made by
+//! [`Tape::inference`] they compute and record nothing, so that the same model code serves training
+//! and inference. Saved activations are owned by the node's closure and freed as the backward pass
+//! consumes it.
+
+use std::cell::RefCell;
+
+use crate::{Error, Param, Result, Tensor, cpu};
+
+/// Identity of a recorded value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VarId(usize);
+
+/// A value flowing through the model: a tensor, and its place on the tape if a gradient is wanted.
+#[derive(Debug, Clone)]
+pub struct Var {
+    value: Tensor,
+    id: Option<VarId>,
+}
+
+impl Var {
+    /// A value that no gradient flows to.
+    pub fn constant(value: Tensor) -> Self {
+        Self { value, id: None }
+    }
+
+    /// The tensor.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// Shape of the tensor.
+    pub fn shape(&self) -> &[usize] {
+        self.value.shape()
+    }
+
+    /// Whether a gradient flows to it.
+    pub fn requires_grad(&self) -> bool {
+        self.id.is_some()
+    }
+
+    /// The value without its history.
+    pub fn detach(&self) -> Self {
+        Self::constant(self.value.clone())
+    }
+}
+
+impl From<Tensor> for Var {
+    fn from(value: Tensor) -> Self {
+        Self::constant(value)
+    }
+}
+
+type BackwardFn = Box<dyn FnOnce(Vec<Option<Tensor>>, &mut Grads) -> Result<()>>;
+
+struct Node {
+    outputs: Vec<VarId>,
+    backward: BackwardFn,
+}
+
+/// Gradients of recorded values while the backward pass runs.
+#[derive(Debug, Default)]
+pub struct Grads {
+    slots: Vec<Option<Tensor>>,
+}
+
+impl Grads {
+    /// Adds `grad` to what has arrived for `var`; nothing happens for a value that needs none.
+    ///
+    /// # Errors
+    /// When the shape is not that of an earlier contribution.
+    pub fn add(&mut self, var: &Var, grad: Tensor) -> Result<()> {
+        let Some(VarId(index)) = var.id else {
+            return Ok(());
+        };
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        let slot = &mut self.slots[index];
+        *slot = Some(match slot.take() {
+            None => grad,
+            Some(old) => {
+                // Add into whichever side is not shared, so that no third buffer is needed.
+                let (mut into, from) = if old.is_unique() {
+                    (old, grad)
+                } else {
+                    (grad, old)
+                };
+                cpu::add_assign(into.data_mut::<f32>()?, from.data::<f32>()?);
+                into
+            }
+        });
+        Ok(())
+    }
+
+    fn take(&mut self, id: VarId) -> Option<Tensor> {
+        self.slots.get_mut(id.0)?.take()
+    }
+}
+
+/// Records operations for one forward pass.
+#[derive(Default)]
+pub struct Tape {
+    nodes: Option<RefCell<Vec<Node>>>,
+    next: std::cell::Cell<usize>,
+}
+
+impl std::fmt::Debug for Tape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tape")
+            .field("recording", &self.is_recording())
+            .field("values", &self.next.get())
+            .finish()
+    }
+}
+
+impl Tape {
+    /// A tape that records, for training.
+    pub fn training() -> Self {
+        Self {
+            nodes: Some(RefCell::default()),
+            next: 0.into(),
+        }
+    }
+
+    /// A tape that records nothing.
+    pub fn inference() -> Self {
+        Self::default()
+    }
+
+    /// Whether operations are recorded.
+    pub fn is_recording(&self) -> bool {
+        self.nodes.is_some()
+    }
+
+    /// A value that a gradient shall flow to although no operation made it.
+    pub fn leaf(&self, value: Tensor) -> Var {
+        let id = self.is_recording().then(|| self.new_id());
+        Var { value, id }
+    }
+
+    fn new_id(&self) -> VarId {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        VarId(id)
+    }
+
+    /// Whether an operation on these values and weights has to save anything for a backward pass.
+    pub fn needs_grad(&self, vars: &[&Var], params: &[&Param]) -> bool {
+        self.is_recording()
+            && (vars.iter().any(|v| v.requires_grad()) || params.iter().any(|p| p.requires_grad()))
+    }
+
+    /// Records an operation with one output. `backward` receives the output's gradient.
+    ///
+    /// Call it only where [`Tape::needs_grad`] said so; otherwise return `Var::constant(output)`.
+    pub fn record(
+        &self,
+        output: Tensor,
+        backward: impl FnOnce(Tensor, &mut Grads) -> Result<()> + 'static,
+    ) -> Var {
+        let mut outputs = self.record_many(vec![output], move |grads, sink| {
+            match grads.into_iter().next().flatten() {
+                Some(grad) => backward(grad, sink),
+                None => Ok(()),
+            }
+        });
+        outputs.swap_remove(0)
+    }
+
+    /// Records an operation with several outputs. `backward` runs when at least one of them received a
+    /// gradient; the others are `None`.
+    pub fn record_many(
+        &self,
+        outputs: Vec<Tensor>,
+        backward: impl FnOnce(Vec<Option<Tensor>>, &mut Grads) -> Result<()> + 'static,
+    ) -> Vec<Var> {
+        let Some(nodes) = &self.nodes else {
+            return outputs.into_iter().map(Var::constant).collect();
+        };
+        let vars: Vec<Var> = outputs
+            .into_iter()
+            .map(|value| Var {
+                value,
+                id: Some(self.new_id()),
+            })
+            .collect();
+        let ids = vars.iter().filter_map(|v| v.id).collect();
+        nodes.borrow_mut().push(Node {
+            outputs: ids,
+            backward: Box::new(backward),
+        });
+        vars
+    }
+
+    /// Runs `segment` without keeping its activations; the backward pass runs it again.
+    ///
+    /// Memory falls from all activations of the segment to its inputs, for one more forward pass.
+    /// `segment` must be a pure function of its inputs and of weights.
+    ///
+    /// # Errors
+    /// Those of `segment`.
+    pub fn checkpoint(
+        &self,
+        inputs: &[&Var],
+        segment: impl Fn(&Tape, &[Var]) -> Result<Vec<Var>> + 'static,
+    ) -> Result<Vec<Var>> {
+        let detached: Vec<Var> = inputs.iter().map(|v| v.detach()).collect();
+        let outputs = segment(&Tape::inference(), &detached)?;
+        if !self.is_recording() {
+            return Ok(outputs);
+        }
+        let inputs: Vec<Var> = inputs.iter().map(|v| (*v).clone()).collect();
+        let values = outputs.into_iter().map(|v| v.value).collect();
+        Ok(self.record_many(values, move |grads, sink| {
+            let tape = Tape::training();
+            let leaves: Vec<Var> = inputs
+                .iter()
+                .map(|v| {
+                    if v.requires_grad() {
+                        tape.leaf(v.value.clone())
+                    } else {
+                        v.detach()
+                    }
+                })
+                .collect();
+            let outputs = segment(&tape, &leaves)?;
+            let seeds: Vec<(Var, Tensor)> = outputs
+                .into_iter()
+                .zip(grads)
+                .filter_map(|(var, grad)| Some((var, grad?)))
+                .collect();
+            let wanted: Vec<&Var> = leaves.iter().collect();
+            for (input, grad) in inputs.iter().zip(tape.backward_from(seeds, &wanted)?) {
+                if let Some(grad) = grad {
+                    sink.add(input, grad)?;
+                }
+            }
+            Ok(())
+        }))
+    }
+
+    /// Backward pass from a scalar, scaled by `scale` (for example one over the supervised tokens of
+    /// the global batch). Gradients land in the weights.
+    ///
+    /// # Errors
+    /// When the loss was not recorded here, or an operation fails.
+    pub fn backward(self, loss: &Var, scale: f32) -> Result<()> {
+        let mut seed = Tensor::zeros(loss.shape());
+        seed.data_mut::<f32>()?.fill(scale);
+        if loss.id.is_none() {
+            return Err(Error::NotRecorded { op: "backward" });
+        }
+        self.backward_from(vec![(loss.clone(), seed)], &[])
+            .map(|_| ())
+    }
+
+    /// Backward pass from any values with their gradients; returns the gradients of `wanted` leaves.
+    ///
+    /// # Errors
+    /// When an operation fails.
+    pub fn backward_from(
+        self,
+        seeds: Vec<(Var, Tensor)>,
+        wanted: &[&Var],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let mut grads = Grads::default();
+        for (var, seed) in seeds {
+            grads.add(&var, seed)?;
+        }
+        let mut nodes = self.nodes.map(RefCell::into_inner).unwrap_or_default();
+        while let Some(node) = nodes.pop() {
+            let incoming: Vec<Option<Tensor>> =
+                node.outputs.iter().map(|id| grads.take(*id)).collect();
+            if incoming.iter().any(Option::is_some) {
+                (node.backward)(incoming, &mut grads)?;
+            }
+        }
+        Ok(wanted
+            .iter()
+            .map(|v| v.id.and_then(|id| grads.take(id)))
+            .collect())
+    }
+}
