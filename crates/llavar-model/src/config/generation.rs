@@ -1,0 +1,132 @@
+//! `generation_config.json`: how answers are sampled by default and which ids end them.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{
+    ConfigError, LlmConfig,
+    fields::{Fields, Problems},
+    read_object,
+};
+
+/// Defaults for generation; every value is `None` where the file does not give it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// Id that begins a text.
+    pub bos_token_id: Option<u32>,
+    /// Ids that end an answer.
+    pub eos_token_ids: Vec<u32>,
+    /// Padding id.
+    pub pad_token_id: Option<u32>,
+    /// Whether to sample instead of taking the most likely id.
+    pub do_sample: Option<bool>,
+    /// Softmax temperature, above 0.
+    pub temperature: Option<f64>,
+    /// Nucleus mass, above 0.
+    pub top_p: Option<f64>,
+    /// Number of most likely ids kept.
+    pub top_k: Option<usize>,
+    /// Beams.
+    pub num_beams: Option<usize>,
+    /// Penalty on ids that occurred.
+    pub repetition_penalty: Option<f64>,
+    /// Longest answer, tokens.
+    pub max_new_tokens: Option<usize>,
+    raw: Map<String, Value>,
+}
+
+impl GenerationConfig {
+    /// Reads `folder/generation_config.json`; `Ok(None)` when there is none.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file exists and cannot be read, is no JSON object, or has values of the
+    /// wrong type (all are listed).
+    pub fn read(folder: &Path) -> Result<Option<Self>, ConfigError> {
+        let path = folder.join("generation_config.json");
+        match read_object(&path) {
+            Ok(map) => Self::from_map(&path, map).map(Some),
+            Err(ConfigError::Read { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What follows from the model's own configuration when the folder has no generation file.
+    pub fn from_model(llm: &LlmConfig) -> Self {
+        let mut raw = Map::new();
+        raw.insert("_from_model_config".to_owned(), Value::Bool(true));
+        if let Some(id) = llm.bos_token_id {
+            raw.insert("bos_token_id".to_owned(), id.into());
+        }
+        match llm.eos_token_ids.as_slice() {
+            [] => {}
+            [id] => drop(raw.insert("eos_token_id".to_owned(), (*id).into())),
+            ids => drop(raw.insert("eos_token_id".to_owned(), ids.into())),
+        }
+        if let Some(id) = llm.pad_token_id {
+            raw.insert("pad_token_id".to_owned(), id.into());
+        }
+        Self {
+            bos_token_id: llm.bos_token_id,
+            eos_token_ids: llm.eos_token_ids.clone(),
+            pad_token_id: llm.pad_token_id,
+            raw,
+            ..Self::default()
+        }
+    }
+
+    /// The file's object, unknown keys included, in the order of the file.
+    pub fn as_json(&self) -> &Map<String, Value> {
+        &self.raw
+    }
+
+    fn from_map(path: &Path, raw: Map<String, Value>) -> Result<Self, ConfigError> {
+        let mut problems = Problems::default();
+        let fields = Fields::new(&raw, "");
+        let number = |key: &str, problems: &mut Problems| {
+            fields
+                .get(key)
+                .map(|_| fields.positive(key, None, problems))
+        };
+        let size = |key: &str, problems: &mut Problems| {
+            fields.get(key).map(|_| fields.size(key, None, problems))
+        };
+        // Zero means "off" for these two in the files that transformers writes.
+        let off_at_zero = |key: &str| fields.get(key).and_then(Value::as_f64) == Some(0.0);
+        let config = Self {
+            bos_token_id: fields.token_id("bos_token_id", &mut problems),
+            eos_token_ids: fields.token_ids("eos_token_id", &mut problems),
+            pad_token_id: fields.token_id("pad_token_id", &mut problems),
+            do_sample: fields
+                .get("do_sample")
+                .map(|_| fields.boolean("do_sample", false, &mut problems)),
+            temperature: if off_at_zero("temperature") {
+                None
+            } else {
+                number("temperature", &mut problems)
+            },
+            top_p: number("top_p", &mut problems),
+            top_k: if off_at_zero("top_k") {
+                None
+            } else {
+                size("top_k", &mut problems)
+            },
+            num_beams: size("num_beams", &mut problems),
+            repetition_penalty: number("repetition_penalty", &mut problems),
+            max_new_tokens: size("max_new_tokens", &mut problems),
+            raw: Map::new(),
+        };
+        if problems.0.is_empty() {
+            Ok(Self { raw, ..config })
+        } else {
+            Err(ConfigError::Invalid {
+                path: path.to_owned(),
+                problems: problems.0,
+            })
+        }
+    }
+}
