@@ -20,12 +20,14 @@ mod error;
 pub mod mapped;
 pub mod memory;
 pub mod ops;
+pub mod optim;
 mod param;
 mod segments;
 mod tape;
 mod tensor;
 
 pub use error::{Error, Result};
+pub use ops::{Activation, IGNORE_INDEX, TokenLoss};
 pub use param::Param;
 pub use segments::Segments;
 pub use tape::{Grads, Tape, Var, VarId};
