@@ -1,0 +1,36 @@
+//! Containment: the reference occurs in the answer as a whole run of words.
+//!
+//! Stricter than a plain substring, which finds the total "5" in "15".
+
+/// Whether `gold` occurs in `answer`, letter case and runs of white space aside, with no letter or
+/// digit directly before or after it. An empty gold is never contained.
+pub fn contains_words(answer: &str, gold: &str) -> bool {
+    let (answer, gold) = (normalise(answer), normalise(gold));
+    if gold.is_empty() {
+        return false;
+    }
+    let boundary = |c: Option<char>| !c.is_some_and(char::is_alphanumeric);
+    answer.match_indices(&gold).any(|(at, found)| {
+        boundary(answer[..at].chars().next_back()) && boundary(answer[at + found.len()..].chars().next())
+    })
+}
+
+fn normalise(text: &str) -> String {
+    text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_words_only() {
+        assert!(contains_words("The total is 5.00.", "5.00"));
+        assert!(contains_words("It says  Blue\nMOON Cafe!", "blue moon cafe"));
+        assert!(!contains_words("The total is 15.00.", "5.00"));
+        assert!(!contains_words("The total is 5.001", "5.00"));
+        assert!(contains_words("aa a", "a"), "a later occurrence counts");
+        assert!(!contains_words("anything", "  "));
+        assert!(contains_words("Straße 5", "strasse 5") == contains_words("strasse 5", "straße 5"));
+    }
+}

@@ -1,0 +1,5 @@
+//! Metrics: pure functions of an answer and its references.
+
+mod containment;
+
+pub use containment::contains_words;
