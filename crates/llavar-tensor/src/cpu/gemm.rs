@@ -80,6 +80,75 @@ pub(crate) fn gemm(
     }
 }
 
+/// Rows of a row-major matrix that lie `stride` elements apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// From the first element of the first row on.
+    pub(crate) data: &'a [f32],
+    /// Elements from one row to the next.
+    pub(crate) stride: usize,
+}
+
+/// `C = beta C + A B` on the calling thread, for products inside an already parallel loop. `c` has rows
+/// `c_stride` elements apart; `beta` is 0 or 1.
+pub(crate) fn gemm_serial(
+    layout: Layout,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Rows<'_>,
+    b: Rows<'_>,
+    c: &mut [f32],
+    c_stride: usize,
+    beta: f32,
+) {
+    if m * n * k == 0 {
+        if beta == 0.0 {
+            (0..m).for_each(|i| c[i * c_stride..i * c_stride + n].fill(0.0));
+        }
+        return;
+    }
+    let (a_rows, a_cols) = if layout == Layout::TN { (k, m) } else { (m, k) };
+    let (b_rows, b_cols) = if layout == Layout::NT { (n, k) } else { (k, n) };
+    let fits = |len: usize, rows: usize, cols: usize, stride: usize| {
+        stride >= cols && len >= (rows - 1) * stride + cols
+    };
+    assert!(
+        fits(a.data.len(), a_rows, a_cols, a.stride)
+            && fits(b.data.len(), b_rows, b_cols, b.stride)
+            && fits(c.len(), m, n, c_stride),
+        "gemm_serial: slices shorter than their shapes"
+    );
+    let turn = |turned: bool, stride: usize| if turned { (1, stride) } else { (stride, 1) };
+    let (a_rs, a_cs) = turn(layout == Layout::TN, a.stride);
+    let (b_rs, b_cs) = turn(layout == Layout::NT, b.stride);
+    // SAFETY: the lengths were checked above against the strides; `c` is borrowed exclusively, so it
+    // overlaps neither operand, and its rows do not overlap each other.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            c_stride as isize,
+            beta != 0.0,
+            a.data.as_ptr(),
+            a_cs as isize,
+            a_rs as isize,
+            b.data.as_ptr(),
+            b_cs as isize,
+            b_rs as isize,
+            beta,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
 /// One row times a transposed matrix: bound by reading `b` once, so rows of `b` are dotted directly.
 fn gemv(n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], beta: f32) {
     let a = &a[..k];
@@ -136,7 +205,27 @@ mod tests {
                     } else {
                         c0.clone()
                     };
+                    let mut strided = c.clone();
                     gemm(layout, m, n, k, &a, &b, &mut c, beta);
+                    let rows = |data, turned, stride, turned_stride| Rows {
+                        data,
+                        stride: if turned { turned_stride } else { stride },
+                    };
+                    gemm_serial(
+                        layout,
+                        m,
+                        n,
+                        k,
+                        rows(&a, layout == Layout::TN, k, m),
+                        rows(&b, layout == Layout::NT, n, k),
+                        &mut strided,
+                        n,
+                        beta,
+                    );
+                    assert!(
+                        c.iter().zip(&strided).all(|(x, y)| (x - y).abs() < 1e-4),
+                        "{layout:?} {m}x{n}x{k} beta {beta}: serial differs"
+                    );
                     for i in 0..m {
                         for j in 0..n {
                             let mut want = if beta == 0.0 {

@@ -5,14 +5,18 @@
 
 mod activation;
 mod arithmetic;
+mod attention;
 mod embed_merge;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
 mod rms_norm;
+mod rope;
 mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use activation::Activation;
+pub use attention::AttentionSpec;
 pub use linear_cross_entropy::{IGNORE_INDEX, TokenLoss};
+pub use rope::RopeTable;

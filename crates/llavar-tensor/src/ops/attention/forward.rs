@@ -1,0 +1,245 @@
+//! Blocked forward pass: parallel over (segment, head, block of queries).
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::layout::{Problem, Segment, SharedRows, cut, gather, gather_transposed, with_scratch};
+use crate::{
+    cpu::{self, Layout, Rows, gemm_serial},
+    memory::Buffer,
+};
+
+/// Queries of a block.
+pub(super) const BLOCK_Q: usize = 64;
+/// Keys of a block: a block of scores (64 x 128 floats) and its keys stay in the first-level caches.
+pub(super) const BLOCK_K: usize = 128;
+
+/// Writes the output `[T, Hq, D]` and the log-sum-exp of the scores `[T, Hq]` (-inf where a query sees
+/// no key).
+pub(super) fn run(
+    problem: &Problem,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+    lse: &mut [f32],
+) {
+    let packed = Packed::new(problem, k, v);
+    let tasks: Vec<(&Segment, usize, Range<usize>, usize)> = problem
+        .segments
+        .iter()
+        .zip(&packed.starts)
+        .flat_map(|(segment, start)| {
+            let n = segment.q.len();
+            (0..problem.heads).flat_map(move |head| {
+                (0..n)
+                    .step_by(BLOCK_Q)
+                    .map(move |i| (segment, head, i..(i + BLOCK_Q).min(n), *start))
+            })
+        })
+        .collect();
+    let out = SharedRows::new(out, problem.dim);
+    let lse = SharedRows::new(lse, 1);
+    tasks
+        .par_iter()
+        .for_each(|(segment, head, queries, start)| {
+            block(
+                problem,
+                segment,
+                *head,
+                queries.clone(),
+                q,
+                &packed,
+                *start,
+                out,
+                lse,
+            );
+        });
+}
+
+/// Keys transposed and values made contiguous, once a call: every block of queries reads them.
+struct Packed {
+    /// By segment, key head and block of keys: `[D, BLOCK_K]`.
+    kt: Buffer<f32>,
+    /// By segment and key head: `[keys rounded up to blocks, D]`.
+    v: Buffer<f32>,
+    /// First element of each segment in both.
+    starts: Vec<usize>,
+}
+
+impl Packed {
+    fn new(problem: &Problem, k: &[f32], v: &[f32]) -> Self {
+        let (dim, shape) = (problem.dim, (problem.kv_heads, problem.dim));
+        let mut total = 0;
+        let mut tasks = Vec::new();
+        let mut starts = Vec::with_capacity(problem.segments.len());
+        for segment in &problem.segments {
+            starts.push(total);
+            for head in 0..problem.kv_heads {
+                for from in (0..segment.k.len()).step_by(BLOCK_K) {
+                    let end = segment.k.end.min(segment.k.start + from + BLOCK_K);
+                    tasks.push((head, segment.k.start + from..end));
+                    total += BLOCK_K * dim;
+                }
+            }
+        }
+        let mut kt = Buffer::<f32>::unspecified(total);
+        let mut packed_v = Buffer::<f32>::unspecified(total);
+        kt.par_chunks_exact_mut(BLOCK_K * dim)
+            .zip(packed_v.par_chunks_exact_mut(BLOCK_K * dim))
+            .zip(&tasks)
+            .for_each(|((kt, to), (head, keys))| {
+                gather_transposed(k, shape, *head, keys.clone(), BLOCK_K, kt);
+                gather(v, shape, *head, keys.clone(), 1.0, to);
+            });
+        Self {
+            kt,
+            v: packed_v,
+            starts,
+        }
+    }
+}
+
+/// One block of queries of one head against all keys that it sees.
+fn block(
+    problem: &Problem,
+    segment: &Segment,
+    head: usize,
+    queries: Range<usize>,
+    q: &[f32],
+    packed: &Packed,
+    start: usize,
+    out: SharedRows<'_>,
+    lse: SharedRows<'_>,
+) {
+    let (dim, rows) = (problem.dim, queries.len());
+    let panels = segment.k.len().div_ceil(BLOCK_K) * BLOCK_K * dim;
+    let start = start + head / problem.group() * panels;
+    let first = segment.q.start + queries.start;
+    with_scratch(BLOCK_Q * (2 * dim + BLOCK_K + 2), |mut rest| {
+        let scores = cut(&mut rest, BLOCK_Q * BLOCK_K);
+        let scaled = cut(&mut rest, rows * dim);
+        let acc = cut(&mut rest, rows * dim);
+        let max = cut(&mut rest, rows);
+        let sum = cut(&mut rest, rows);
+        acc.fill(0.0);
+        max.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        gather(
+            q,
+            (problem.heads, dim),
+            head,
+            first..first + rows,
+            problem.scale,
+            scaled,
+        );
+
+        let seen = segment.keys_of_any(queries.clone());
+        for from in (seen.start / BLOCK_K * BLOCK_K..seen.end).step_by(BLOCK_K) {
+            let cols = BLOCK_K.min(seen.end - from);
+            let at = start + from * dim;
+            let (kt, v) = (
+                &packed.kt[at..at + BLOCK_K * dim],
+                &packed.v[at..at + cols * dim],
+            );
+            gemm_serial(
+                Layout::NN,
+                rows,
+                cols,
+                dim,
+                Rows {
+                    data: scaled,
+                    stride: dim,
+                },
+                Rows {
+                    data: kt,
+                    stride: BLOCK_K,
+                },
+                scores,
+                BLOCK_K,
+                0.0,
+            );
+            cpu::simd(|| {
+                for r in 0..rows {
+                    let keys = segment.keys_of(queries.start + r);
+                    let visible = keys.start.clamp(from, from + cols) - from
+                        ..keys.end.clamp(from, from + cols) - from;
+                    let p = &mut scores[r * BLOCK_K..r * BLOCK_K + cols];
+                    update_row(
+                        p,
+                        visible,
+                        &mut acc[r * dim..(r + 1) * dim],
+                        &mut max[r],
+                        &mut sum[r],
+                    );
+                }
+            });
+            gemm_serial(
+                Layout::NN,
+                rows,
+                dim,
+                cols,
+                Rows {
+                    data: scores,
+                    stride: BLOCK_K,
+                },
+                Rows {
+                    data: v,
+                    stride: dim,
+                },
+                acc,
+                dim,
+                1.0,
+            );
+        }
+        cpu::simd(|| {
+            for r in 0..rows {
+                let index = (first + r) * problem.heads + head;
+                // SAFETY: this task alone owns this head of these tokens.
+                let (out, lse) = unsafe { (out.row(index), lse.row(index)) };
+                let inverse = if sum[r] == 0.0 { 0.0 } else { 1.0 / sum[r] };
+                let acc = &acc[r * dim..(r + 1) * dim];
+                out.iter_mut().zip(acc).for_each(|(o, a)| *o = a * inverse);
+                lse[0] = max[r] + sum[r].ln();
+            }
+        });
+    });
+}
+
+/// Running softmax: turns the scores of a row into probabilities relative to the new maximum and
+/// rescales what the row has gathered so far. Scores outside `visible` become 0.
+#[inline(always)]
+fn update_row(p: &mut [f32], visible: Range<usize>, acc: &mut [f32], max: &mut f32, sum: &mut f32) {
+    p[..visible.start].fill(0.0);
+    p[visible.end.max(visible.start)..].fill(0.0);
+    if visible.is_empty() {
+        return;
+    }
+    let p = &mut p[visible];
+    let new = largest(p).max(*max);
+    p.iter_mut().for_each(|p| *p = cpu::exp(*p - new));
+    let shrink = cpu::exp(*max - new);
+    *sum = *sum * shrink + cpu::sum(p);
+    *max = new;
+    if shrink != 1.0 {
+        acc.iter_mut().for_each(|a| *a *= shrink);
+    }
+}
+
+/// Largest element, in 16 lanes.
+#[inline(always)]
+pub(super) fn largest(x: &[f32]) -> f32 {
+    let pick = |a: f32, b: f32| if a > b { a } else { b };
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (whole, tail) = x.as_chunks::<16>();
+    for x in whole {
+        for l in 0..16 {
+            lanes[l] = pick(lanes[l], x[l]);
+        }
+    }
+    lanes
+        .iter()
+        .chain(tail)
+        .fold(f32::NEG_INFINITY, |a, b| pick(a, *b))
+}
