@@ -1,2 +1,56 @@
-//! The `llavar` program.
-fn main() {}
+//! The `llavar` program: argument parsing and printing, nothing else.
+
+mod commands;
+mod failure;
+mod interrupt;
+mod progress;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// LLaVAR-2: build, train and use models that read text-rich images.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failure, 2 wrong command line or recipe, 3 wrong data or \
+model files, 4 out of disk or memory, 130 interrupted after saving.\n\
+Start with `llavar quickstart`: it needs nothing but this program.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a tiny model in minutes and watch it read pictures that it has never seen.
+    Quickstart(commands::quickstart::Args),
+    /// Make an untrained model folder.
+    Init(commands::init::Args),
+    /// Make, import and measure data sets.
+    #[command(subcommand)]
+    Data(commands::data::Command),
+    /// Train a model: stage 1 (pretrain) or stage 2 (sft).
+    Train(commands::train::Args),
+    /// Ask one question about one picture.
+    Ask(commands::ask::Args),
+    /// Talk about pictures in the terminal.
+    Chat(commands::chat::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Quickstart(args) => commands::quickstart::run(args),
+        Command::Init(args) => commands::init::run(args),
+        Command::Data(command) => commands::data::run(command),
+        Command::Train(args) => commands::train::run(args),
+        Command::Ask(args) => commands::ask::run(args),
+        Command::Chat(args) => commands::chat::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            progress::note(failure.to_string());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
