@@ -1,0 +1,3 @@
+//! Importers of published data sets into LLaVA JSON.
+
+pub mod sroie;

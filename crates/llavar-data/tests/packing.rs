@@ -1,0 +1,119 @@
+//! Packing plans and batches.
+
+use llavar_data::packing::{PackedBatch, PaddedBatch, pack};
+use llavar_data::{Encoded, IGNORE_INDEX, IMAGE_TOKEN_INDEX};
+use proptest::prelude::*;
+
+/// First-fit-decreasing, written plainly.
+fn plain_ffd(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len())
+        .filter(|&i| lengths[i] <= budget)
+        .collect();
+    order.sort_by(|&a, &b| lengths[b].cmp(&lengths[a]).then(a.cmp(&b)));
+    let mut packs: Vec<(usize, Vec<usize>)> = Vec::new();
+    for i in order {
+        match packs
+            .iter_mut()
+            .find(|(used, _)| used + lengths[i] <= budget)
+        {
+            Some((used, pack)) => {
+                *used += lengths[i];
+                pack.push(i);
+            }
+            None => packs.push((lengths[i], vec![i])),
+        }
+    }
+    packs.into_iter().map(|(_, pack)| pack).collect()
+}
+
+proptest! {
+    #[test]
+    fn plans_equal_the_plain_form(lengths in prop::collection::vec(1usize..120, 0..200), budget in 1usize..150) {
+        let plan = pack(&lengths, budget).unwrap();
+        prop_assert_eq!(&plan.packs, &plain_ffd(&lengths, budget));
+        let packed: usize = plan.packs.iter().map(Vec::len).sum();
+        prop_assert_eq!(packed + plan.too_long.len(), lengths.len());
+        prop_assert!(plan.too_long.iter().all(|&i| lengths[i] > budget));
+        prop_assert!(plan.packs.iter().all(|p| p.iter().map(|&i| lengths[i]).sum::<usize>() <= budget));
+        prop_assert!((0.0..=1.0).contains(&plan.utilisation()));
+    }
+}
+
+#[test]
+fn plans_report_their_use() {
+    let plan = pack(&[60, 50, 40, 30, 20, 200], 100).unwrap();
+    assert_eq!(plan.packs, [vec![0, 2], vec![1, 3, 4]]);
+    assert_eq!((plan.too_long, plan.tokens), (vec![5], 200));
+    assert_eq!(pack(&[60, 50, 40, 30, 20], 100).unwrap().utilisation(), 1.0);
+    assert_eq!(pack(&[], 10).unwrap().utilisation(), 0.0);
+    assert!(pack(&[1], 0).is_err());
+    assert!(
+        pack(&[1, 0], 5)
+            .unwrap_err()
+            .to_string()
+            .contains("number 1")
+    );
+    // A large plan takes no quadratic time.
+    let many: Vec<usize> = (0..200_000).map(|i| 1 + (i * 7919) % 1000).collect();
+    assert!(pack(&many, 2048).unwrap().utilisation() > 0.98);
+}
+
+fn encoded(ids: &[i64], first_label: usize) -> Encoded {
+    let labels = ids
+        .iter()
+        .enumerate()
+        .map(|(i, &id)| if i >= first_label { id } else { IGNORE_INDEX });
+    Encoded {
+        ids: ids.to_vec(),
+        labels: labels.collect(),
+        turns: Vec::new(),
+    }
+}
+
+#[test]
+fn streams_restart_positions_per_sample() {
+    let a = encoded(&[1, IMAGE_TOKEN_INDEX, 5, 6], 2);
+    let b = encoded(&[7, 8], 0);
+    let batch = PackedBatch::new(&[&a, &b], 3).unwrap();
+    assert_eq!(batch.ids, [1, -200, -200, -200, 5, 6, 7, 8]);
+    // The first token of a sample is predicted by nothing of that sample.
+    assert_eq!(batch.labels, [-100, -100, -100, -100, 5, 6, -100, 8]);
+    assert_eq!(batch.position_ids, [0, 1, 2, 3, 4, 5, 0, 1]);
+    assert_eq!(batch.cu_seqlens, [0, 6, 8]);
+    let slot = batch.images[0];
+    assert_eq!(
+        (batch.images.len(), slot.sample, slot.start, slot.len),
+        (1, 0, 1, 3)
+    );
+    assert_eq!((batch.len(), batch.supervised()), (8, 3));
+}
+
+#[test]
+fn rows_are_padded_on_the_right() {
+    let a = encoded(&[7, 8], 1);
+    let b = encoded(&[1, IMAGE_TOKEN_INDEX, 5], 2);
+    let batch = PaddedBatch::new(&[&a, &b], 2, 9).unwrap();
+    assert_eq!((batch.rows(), batch.row_len), (2, 4));
+    assert_eq!(batch.ids, [7, 8, 9, 9, 1, -200, -200, 5]);
+    assert_eq!(batch.labels, [-100, 8, -100, -100, -100, -100, -100, 5]);
+    assert_eq!(
+        batch.attention_mask,
+        [true, true, false, false, true, true, true, true]
+    );
+    assert_eq!(batch.position_ids, [0, 1, 2, 3, 0, 1, 2, 3]);
+    assert_eq!(batch.lengths, [2, 4]);
+    let slot = batch.images[0];
+    assert_eq!((slot.sample, slot.start, slot.len), (1, 1, 2));
+}
+
+#[test]
+fn senseless_batches_are_errors() {
+    let image = encoded(&[IMAGE_TOKEN_INDEX, 1], 1);
+    assert!(PackedBatch::new(&[], 1).is_err());
+    assert!(PackedBatch::new(&[&image], 0).is_err());
+    assert!(PackedBatch::new(&[&encoded(&[], 0)], 1).is_err());
+    assert!(PackedBatch::new(&[&image], usize::MAX / 2).is_err());
+    let mut crooked = image;
+    crooked.labels.pop();
+    assert!(PaddedBatch::new(&[&crooked], 1, 0).is_err());
+}
