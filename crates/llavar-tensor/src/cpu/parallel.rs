@@ -20,6 +20,16 @@ pub(crate) fn simd<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(Op(f))
 }
 
+/// A loop nest too long to be inlined as a closure of [`simd`], which would leave it compiled for the
+/// oldest processor: a struct of its arguments whose `call` is `#[inline(always)]`.
+pub(crate) use pulp::NullaryFnOnce as Kernel;
+
+/// Runs `kernel` compiled for the widest vectors this processor has.
+#[inline]
+pub(crate) fn simd_kernel<K: Kernel>(kernel: K) -> K::Output {
+    pulp::Arch::new().dispatch(kernel)
+}
+
 /// Rows each task gets, so that tasks are neither tiny nor fewer than the threads can share.
 fn rows_per_task(rows: usize, width: usize) -> usize {
     let threads = rayon::current_num_threads().max(1);

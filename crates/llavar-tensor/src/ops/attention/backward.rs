@@ -142,7 +142,7 @@ fn block(
     gather(saved.dout, shape, head, tokens.clone(), 1.0, dout);
     for (r, t) in tokens.enumerate() {
         let index = t * problem.heads + head;
-        delta[r] = cpu::dot(
+        delta[r] = dot_wide(
             &saved.out[index * dim..(index + 1) * dim],
             &dout[r * dim..(r + 1) * dim],
         );
@@ -160,28 +160,17 @@ fn block(
         let vt = rows_of(&keys.vt[panel], BLOCK_K);
         gemm_serial(Layout::NN, rows, cols, dim, q_rows, kt, probs, BLOCK_K, 0.0);
         gemm_serial(Layout::NN, rows, cols, dim, dout_rows, vt, ds, BLOCK_K, 0.0);
-        cpu::simd(|| {
-            for r in 0..rows {
-                let seen = segment.keys_of(queries.start + r);
-                let (start, end) = (
-                    seen.start.clamp(from, from + cols) - from,
-                    seen.end.clamp(from, from + cols) - from,
-                );
-                let p = &mut probs[r * BLOCK_K..r * BLOCK_K + cols];
-                let ds = &mut ds[r * BLOCK_K..r * BLOCK_K + cols];
-                for hidden in [0..start, end.max(start)..cols] {
-                    p[hidden.clone()].fill(0.0);
-                    ds[hidden].fill(0.0);
-                }
-                let (lse, delta) = (lse[r], delta[r]);
-                if start < end {
-                    for (p, ds) in p[start..end].iter_mut().zip(&mut ds[start..end]) {
-                        *p = cpu::exp(*p - lse);
-                        *ds = *p * (*ds - delta);
-                    }
-                }
-            }
-        });
+        let scores = Scores {
+            segment,
+            first: queries.start,
+            from,
+            cols,
+            probs,
+            ds,
+            lse,
+            delta,
+        };
+        cpu::simd_kernel(scores);
         let (probs, ds) = (rows_of(&*probs, BLOCK_K), rows_of(&*ds, BLOCK_K));
         gemm_serial(
             Layout::TN,
@@ -224,5 +213,52 @@ fn block(
         dq.iter_mut()
             .zip(acc)
             .for_each(|(dq, a)| *dq = problem.scale * a);
+    }
+}
+
+/// Dot product compiled for this processor.
+fn dot_wide(x: &[f32], y: &[f32]) -> f32 {
+    cpu::simd(|| cpu::dot(x, y))
+}
+
+/// One block of scores on its way to gradients.
+struct Scores<'a> {
+    segment: &'a Segment,
+    /// First query of the block, counted in the segment.
+    first: usize,
+    /// First key of the block, counted in the segment.
+    from: usize,
+    cols: usize,
+    /// `[rows, BLOCK_K]`: scores before, probabilities after.
+    probs: &'a mut [f32],
+    /// `[rows, BLOCK_K]`: gradients of the probabilities before, of the scores after.
+    ds: &'a mut [f32],
+    lse: &'a [f32],
+    delta: &'a [f32],
+}
+
+impl cpu::Kernel for Scores<'_> {
+    type Output = ();
+
+    /// `p = e^(s - lse)` and `ds = p (dp - delta)`; both 0 for hidden keys.
+    #[inline(always)]
+    fn call(self) {
+        for r in 0..self.lse.len() {
+            let p = &mut self.probs[r * BLOCK_K..r * BLOCK_K + self.cols];
+            let ds = &mut self.ds[r * BLOCK_K..r * BLOCK_K + self.cols];
+            let (start, end) = self
+                .segment
+                .keys_in(self.first + r, self.from..self.from + self.cols);
+            p[..start].fill(0.0);
+            p[end..].fill(0.0);
+            ds[..start].fill(0.0);
+            ds[end..].fill(0.0);
+            let (p, ds) = (&mut p[start..end], &mut ds[start..end]);
+            let (lse, delta) = (self.lse[r], self.delta[r]);
+            for i in 0..p.len().min(ds.len()) {
+                p[i] = cpu::exp(p[i] - lse);
+                ds[i] = p[i] * (ds[i] - delta);
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    forward::largest,
+    forward::{exp_sum, largest},
     layout::{Problem, Segment, with_scratch},
 };
 use crate::cpu;
@@ -80,9 +80,10 @@ fn merge(parts: &[Part], g: usize, out: &mut [f32]) -> f32 {
     for part in parts {
         let weight = cpu::exp(part.max[g] - max);
         sum += weight * part.sum[g];
-        cpu::axpy(out, weight, &part.acc[g * dim..(g + 1) * dim]);
+        let acc = &part.acc[g * dim..(g + 1) * dim];
+        cpu::simd(|| cpu::axpy(out, weight, acc));
     }
-    out.iter_mut().for_each(|o| *o /= sum);
+    cpu::simd(|| out.iter_mut().for_each(|o| *o /= sum));
     max + sum.ln()
 }
 
@@ -98,10 +99,6 @@ fn chunk(
 ) -> Part {
     let (dim, group, kv_heads) = (problem.dim, problem.group(), problem.kv_heads);
     let first = segment.k.start + keys.start;
-    let row = |x, j: usize| -> &[f32] {
-        let x: &[f32] = x;
-        &x[((first + j) * kv_heads + head) * dim..][..dim]
-    };
     let at = (segment.q.start * problem.heads + head * group) * dim;
     let q = &q[at..at + group * dim];
     let mut part = Part {
@@ -109,28 +106,66 @@ fn chunk(
         sum: vec![0.0; group],
         acc: vec![0.0; group * dim],
     };
+    let reach = first * kv_heads * dim..(first + keys.len()) * kv_heads * dim;
     with_scratch(group * keys.len(), |scores| {
-        cpu::simd(|| {
-            let m = keys.len();
-            for j in 0..m {
-                let key = row(k, j);
-                for (g, q) in q.chunks_exact(dim).enumerate() {
-                    scores[g * m + j] = problem.scale * cpu::dot(q, key);
-                }
-            }
-            for (g, p) in scores.chunks_exact_mut(m).enumerate() {
-                let max = largest(p);
-                p.iter_mut().for_each(|p| *p = cpu::exp(*p - max));
-                part.max[g] = max;
-                part.sum[g] = cpu::sum(p);
-            }
-            for j in 0..m {
-                let value = row(v, j);
-                for (g, acc) in part.acc.chunks_exact_mut(dim).enumerate() {
-                    cpu::axpy(acc, scores[g * m + j], value);
-                }
-            }
-        });
+        let args = Chunk {
+            keys: keys.len(),
+            dim,
+            stride: kv_heads * dim,
+            offset: head * dim,
+            scale: problem.scale,
+            q,
+            k: &k[reach.clone()],
+            v: &v[reach],
+            scores,
+            part: &mut part,
+        };
+        cpu::simd_kernel(args);
     });
     part
+}
+
+/// One chunk of keys against one group of query heads.
+struct Chunk<'a> {
+    keys: usize,
+    dim: usize,
+    /// Elements from one key to the next, and where this head begins in each.
+    stride: usize,
+    offset: usize,
+    scale: f32,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    /// `[group, keys]`.
+    scores: &'a mut [f32],
+    part: &'a mut Part,
+}
+
+impl cpu::Kernel for Chunk<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let m = self.keys;
+        for j in 0..m {
+            let key = &self.k[j * self.stride + self.offset..][..self.dim];
+            for (g, q) in self.q.chunks_exact(self.dim).enumerate() {
+                self.scores[g * m + j] = self.scale * cpu::dot(q, key);
+            }
+        }
+        for (g, p) in self.scores.chunks_exact_mut(m).enumerate() {
+            let max = largest(p);
+            self.part.max[g] = max;
+            self.part.sum[g] = exp_sum(p, max);
+        }
+        for j in 0..m {
+            let value = &self.v[j * self.stride + self.offset..][..self.dim];
+            for (g, acc) in self.part.acc.chunks_exact_mut(self.dim).enumerate() {
+                let p = self.scores[g * m + j];
+                for d in 0..self.dim {
+                    acc[d] = p.mul_add(value[d], acc[d]);
+                }
+            }
+        }
+    }
 }

@@ -160,21 +160,18 @@ fn block(
                 BLOCK_K,
                 0.0,
             );
-            cpu::simd(|| {
-                for r in 0..rows {
-                    let keys = segment.keys_of(queries.start + r);
-                    let visible = keys.start.clamp(from, from + cols) - from
-                        ..keys.end.clamp(from, from + cols) - from;
-                    let p = &mut scores[r * BLOCK_K..r * BLOCK_K + cols];
-                    update_row(
-                        p,
-                        visible,
-                        &mut acc[r * dim..(r + 1) * dim],
-                        &mut max[r],
-                        &mut sum[r],
-                    );
-                }
-            });
+            let softmax = Softmax {
+                segment,
+                first: queries.start,
+                from,
+                cols,
+                dim,
+                scores,
+                acc,
+                max,
+                sum,
+            };
+            cpu::simd_kernel(softmax);
             gemm_serial(
                 Layout::NN,
                 rows,
@@ -207,39 +204,95 @@ fn block(
     });
 }
 
-/// Running softmax: turns the scores of a row into probabilities relative to the new maximum and
-/// rescales what the row has gathered so far. Scores outside `visible` become 0.
+/// One block of scores and the running state of its rows.
+struct Softmax<'a> {
+    segment: &'a Segment,
+    /// First query of the block, counted in the segment.
+    first: usize,
+    /// First key of the block, counted in the segment.
+    from: usize,
+    cols: usize,
+    dim: usize,
+    /// `[rows, BLOCK_K]`: scores before, probabilities relative to the new maximum after.
+    scores: &'a mut [f32],
+    /// `[rows, D]`: what the rows have gathered so far.
+    acc: &'a mut [f32],
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+}
+
+impl cpu::Kernel for Softmax<'_> {
+    type Output = ();
+
+    /// Running softmax over one more block of keys. Scores of hidden keys become probability 0.
+    #[inline(always)]
+    fn call(self) {
+        for r in 0..self.max.len() {
+            let p = &mut self.scores[r * BLOCK_K..r * BLOCK_K + self.cols];
+            let (start, end) = self
+                .segment
+                .keys_in(self.first + r, self.from..self.from + self.cols);
+            p[..start].fill(0.0);
+            p[end..].fill(0.0);
+            let p = &mut p[start..end];
+            if p.is_empty() {
+                continue;
+            }
+            let (old, new) = (self.max[r], larger(largest(p), self.max[r]));
+            let shrink = cpu::exp(old - new);
+            self.sum[r] = self.sum[r] * shrink + exp_sum(p, new);
+            self.max[r] = new;
+            if shrink != 1.0 {
+                let acc = &mut self.acc[r * self.dim..(r + 1) * self.dim];
+                for a in acc {
+                    *a *= shrink;
+                }
+            }
+        }
+    }
+}
+
+/// Replaces every x by e^(x - max) and returns the sum, in 16 lanes.
 #[inline(always)]
-fn update_row(p: &mut [f32], visible: Range<usize>, acc: &mut [f32], max: &mut f32, sum: &mut f32) {
-    p[..visible.start].fill(0.0);
-    p[visible.end.max(visible.start)..].fill(0.0);
-    if visible.is_empty() {
-        return;
+pub(super) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let (whole, tail) = x.as_chunks_mut::<16>();
+    for x in whole {
+        for l in 0..16 {
+            x[l] = cpu::exp(x[l] - max);
+            lanes[l] += x[l];
+        }
     }
-    let p = &mut p[visible];
-    let new = largest(p).max(*max);
-    p.iter_mut().for_each(|p| *p = cpu::exp(*p - new));
-    let shrink = cpu::exp(*max - new);
-    *sum = *sum * shrink + cpu::sum(p);
-    *max = new;
-    if shrink != 1.0 {
-        acc.iter_mut().for_each(|a| *a *= shrink);
+    let mut total = cpu::sum(&lanes);
+    for x in tail {
+        *x = cpu::exp(*x - max);
+        total += *x;
     }
+    total
+}
+
+/// Maximum as one instruction: what it gives for NaN does not matter, as NaN stays in the scores.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
 }
 
 /// Largest element, in 16 lanes.
 #[inline(always)]
 pub(super) fn largest(x: &[f32]) -> f32 {
-    let pick = |a: f32, b: f32| if a > b { a } else { b };
     let mut lanes = [f32::NEG_INFINITY; 16];
     let (whole, tail) = x.as_chunks::<16>();
     for x in whole {
         for l in 0..16 {
-            lanes[l] = pick(lanes[l], x[l]);
+            lanes[l] = larger(lanes[l], x[l]);
         }
     }
-    lanes
-        .iter()
-        .chain(tail)
-        .fold(f32::NEG_INFINITY, |a, b| pick(a, *b))
+    let mut max = f32::NEG_INFINITY;
+    for l in lanes {
+        max = larger(max, l);
+    }
+    for x in tail {
+        max = larger(max, *x);
+    }
+    max
 }

@@ -31,6 +31,15 @@ impl Segment {
         start..end
     }
 
+    /// The part of a block of keys that query `i` sees, counted in the block.
+    #[inline(always)]
+    pub(super) fn keys_in(&self, i: usize, block: Range<usize>) -> (usize, usize) {
+        let seen = self.keys_of(i);
+        let start = seen.start.clamp(block.start, block.end) - block.start;
+        let end = seen.end.clamp(block.start, block.end) - block.start;
+        (start.min(end), end)
+    }
+
     /// Keys that any of the queries in a range sees: both ends of [`Self::keys_of`] grow with `i`.
     pub(super) fn keys_of_any(&self, queries: Range<usize>) -> Range<usize> {
         if queries.is_empty() {
