@@ -27,7 +27,7 @@ mod tape;
 mod tensor;
 
 pub use error::{Error, Result};
-pub use ops::{Activation, AttentionSpec, IGNORE_INDEX, RopeTable, TokenLoss};
+pub use ops::{Activation, AttentionSpec, IGNORE_INDEX, Resample, RopeTable, TokenLoss};
 pub use param::Param;
 pub use segments::Segments;
 pub use tape::{Grads, Tape, Var, VarId};
