@@ -3,8 +3,10 @@
 //!
 //! This crate may call `llavar-tensor` and nothing else of the workspace.
 //!
-//! Start with [`config::ModelConfig::read`].
+//! Start with [`config::ModelConfig::read`], [`weights::WeightFiles::open`] and
+//! [`weights::match_parameters`].
 
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod weights;

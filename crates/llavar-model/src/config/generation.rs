@@ -57,19 +57,22 @@ impl GenerationConfig {
 
     /// What follows from the model's own configuration when the folder has no generation file.
     pub fn from_model(llm: &LlmConfig) -> Self {
-        let mut raw = Map::new();
-        raw.insert("_from_model_config".to_owned(), Value::Bool(true));
-        if let Some(id) = llm.bos_token_id {
-            raw.insert("bos_token_id".to_owned(), id.into());
-        }
-        match llm.eos_token_ids.as_slice() {
-            [] => {}
-            [id] => drop(raw.insert("eos_token_id".to_owned(), (*id).into())),
-            ids => drop(raw.insert("eos_token_id".to_owned(), ids.into())),
-        }
-        if let Some(id) = llm.pad_token_id {
-            raw.insert("pad_token_id".to_owned(), id.into());
-        }
+        let eos = match llm.eos_token_ids.as_slice() {
+            [] => Value::Null,
+            [id] => (*id).into(),
+            ids => ids.into(),
+        };
+        let keys = [
+            ("_from_model_config", Value::Bool(true)),
+            ("bos_token_id", llm.bos_token_id.into()),
+            ("eos_token_id", eos),
+            ("pad_token_id", llm.pad_token_id.into()),
+        ];
+        let raw = keys
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
         Self {
             bos_token_id: llm.bos_token_id,
             eos_token_ids: llm.eos_token_ids.clone(),

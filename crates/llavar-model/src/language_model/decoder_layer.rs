@@ -1,0 +1,184 @@
+//! One decoder layer of every family: pre-norm, rotary grouped-query attention, gated MLP.
+//!
+//! `x = x + o_proj(attention(rope(q), rope(k), v)); x = x + down_proj(silu(gate) * up)`, both branches of
+//! the RMS-normed input. Whether projections are stored one by one (Llama) or fused (Phi-3) is data.
+
+use llavar_tensor::{
+    Param, Result as TensorResult, Tape, Var,
+    ops::AttentionSpec,
+};
+
+use super::{kv_cache::KvCache, rope::Rotation};
+use crate::{
+    Result,
+    config::{LlmConfig, LlmFamily},
+    layers::{Block, Linear, Scope},
+};
+
+/// One decoder layer.
+#[derive(Debug)]
+pub(crate) struct DecoderLayer {
+    input_layernorm: RmsNorm,
+    qkv: QkvProjection,
+    o_proj: Linear,
+    post_attention_layernorm: RmsNorm,
+    gate_up: GateUpProjection,
+    down_proj: Linear,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+/// What all layers need to know about the tokens of one pass.
+#[derive(Debug)]
+pub(crate) struct StreamPlan {
+    pub(crate) rotations: Vec<Rotation>,
+    pub(crate) attention: AttentionSpec,
+}
+
+/// The cache of one pass: which layer's part, and how many tokens of each sequence are new.
+pub(crate) struct CacheStep<'a> {
+    pub(crate) cache: &'a mut KvCache,
+    pub(crate) layer: usize,
+    pub(crate) new: &'a [usize],
+}
+
+#[derive(Debug)]
+enum QkvProjection {
+    Split { q_proj: Linear, k_proj: Linear, v_proj: Linear },
+    Fused(Linear),
+}
+
+#[derive(Debug)]
+enum GateUpProjection {
+    Split { gate_proj: Linear, up_proj: Linear },
+    Fused(Linear),
+}
+
+/// RMS norm with a weight.
+#[derive(Debug, Clone)]
+pub(crate) struct RmsNorm {
+    weight: Param,
+    eps: f32,
+}
+
+impl RmsNorm {
+    pub(crate) fn new(weight: Param, eps: f64) -> Self {
+        Self { weight, eps: eps as f32 }
+    }
+
+    pub(crate) fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
+        tape.rms_norm(x, &self.weight, self.eps)
+    }
+}
+
+impl DecoderLayer {
+    pub(crate) fn new(scope: &Scope<'_>, config: &LlmConfig) -> Result<Self> {
+        let (attention, mlp) = (scope.at("self_attn"), scope.at("mlp"));
+        let norm = |name: &str| Ok(RmsNorm::new(scope.at(name).param("weight")?, config.rms_norm_eps));
+        let (qkv, gate_up) = match config.family {
+            LlmFamily::Llama => (
+                QkvProjection::Split {
+                    q_proj: attention.linear_no_bias("q_proj")?,
+                    k_proj: attention.linear_no_bias("k_proj")?,
+                    v_proj: attention.linear_no_bias("v_proj")?,
+                },
+                GateUpProjection::Split {
+                    gate_proj: mlp.linear_no_bias("gate_proj")?,
+                    up_proj: mlp.linear_no_bias("up_proj")?,
+                },
+            ),
+            LlmFamily::Phi3 => (
+                QkvProjection::Fused(attention.linear_no_bias("qkv_proj")?),
+                GateUpProjection::Fused(mlp.linear_no_bias("gate_up_proj")?),
+            ),
+        };
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            qkv,
+            o_proj: attention.linear_no_bias("o_proj")?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            gate_up,
+            down_proj: mlp.linear_no_bias("down_proj")?,
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+        })
+    }
+
+    /// `x [T, D]` -> `[T, D]`. With a cache, attention is over what it holds and the new tokens.
+    pub(crate) fn forward(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        plan: &StreamPlan,
+        cache: Option<CacheStep<'_>>,
+    ) -> TensorResult<Var> {
+        let y = self.input_layernorm.forward(tape, x)?;
+        let (q, k, v) = self.qkv_rotated(tape, &y, plan)?;
+        let y = match cache {
+            None => tape.attention(&q, &k, &v, &plan.attention)?,
+            Some(step) => {
+                step.cache.write(step.layer, step.new, &k, &v)?;
+                let (k, v) = step.cache.view(step.layer, step.new)?;
+                tape.attention(&q, &k, &v, &plan.attention)?
+            }
+        };
+        let y = tape.reshape(&y, &[x.value().rows(), self.heads * self.head_dim])?;
+        let x = self.o_proj.forward_residual(tape, &y, x)?;
+        let y = self.post_attention_layernorm.forward(tape, &x)?;
+        let y = match &self.gate_up {
+            GateUpProjection::Split { gate_proj, up_proj } => {
+                tape.swiglu(&gate_proj.forward(tape, &y)?, &up_proj.forward(tape, &y)?)?
+            }
+            GateUpProjection::Fused(gate_up_proj) => tape.swiglu_fused(&gate_up_proj.forward(tape, &y)?)?,
+        };
+        self.down_proj.forward_residual(tape, &y, &x)
+    }
+
+    /// Queries `[T, Hq, D]`, keys and values `[T, Hkv, D]`, with queries and keys turned.
+    fn qkv_rotated(&self, tape: &Tape, y: &Var, plan: &StreamPlan) -> TensorResult<(Var, Var, Var)> {
+        let rows = y.value().rows();
+        let mut rotations = plan.rotations.as_slice();
+        let (mut q, mut k, v) = match (&self.qkv, rotations) {
+            (QkvProjection::Split { q_proj, k_proj, v_proj }, _) => {
+                let project = |proj: &Linear, heads: usize| {
+                    tape.reshape(&proj.forward(tape, y)?, &[rows, heads, self.head_dim])
+                };
+                (project(q_proj, self.heads)?, project(k_proj, self.kv_heads)?, project(v_proj, self.kv_heads)?)
+            }
+            (QkvProjection::Fused(qkv_proj), [(table, positions), rest @ ..]) => {
+                rotations = rest;
+                let qkv = qkv_proj.forward(tape, y)?;
+                tape.split_qkv_rope(&qkv, self.heads, self.kv_heads, table, positions)?
+            }
+            (QkvProjection::Fused(_), []) => {
+                return Err(llavar_tensor::Error::InvalidArgument {
+                    op: "decoder layer",
+                    reason: "a pass needs at least one rotation".to_owned(),
+                });
+            }
+        };
+        for (table, positions) in rotations {
+            q = tape.rope(&q, table, positions)?;
+            k = tape.rope(&k, table, positions)?;
+        }
+        Ok((q, k, v))
+    }
+}
+
+impl Block for DecoderLayer {
+    fn params(&self) -> Vec<&Param> {
+        let mut linears = vec![&self.o_proj, &self.down_proj];
+        match &self.qkv {
+            QkvProjection::Split { q_proj, k_proj, v_proj } => linears.extend([q_proj, k_proj, v_proj]),
+            QkvProjection::Fused(qkv_proj) => linears.push(qkv_proj),
+        }
+        match &self.gate_up {
+            GateUpProjection::Split { gate_proj, up_proj } => linears.extend([gate_proj, up_proj]),
+            GateUpProjection::Fused(gate_up_proj) => linears.push(gate_up_proj),
+        }
+        let norms = [&self.input_layernorm.weight, &self.post_attention_layernorm.weight];
+        linears.into_iter().flat_map(Linear::params).chain(norms).collect()
+    }
+}

@@ -1,0 +1,202 @@
+//! The language model: Llama-2 (Vicuna), Llama-3.x and Phi-3 / Phi-3.5 in one set of modules.
+//!
+//! Samples lie one behind the other in one stream of tokens ([`Segments`]); attention stays within a
+//! sample and positions restart with each.
+
+mod decoder_layer;
+mod kv_cache;
+mod rope;
+
+use std::sync::Arc;
+
+use llavar_tensor::{
+    Param, Result as TensorResult, Segments, Tape, Var,
+    ops::{AttentionSpec, IGNORE_INDEX, TokenLoss},
+};
+
+pub use kv_cache::KvCache;
+
+use crate::{
+    ModelError, Result,
+    config::LlmConfig,
+    layers::{ParamSet, run_simple},
+};
+use decoder_layer::{CacheStep, DecoderLayer, RmsNorm, StreamPlan};
+use rope::Rope;
+
+/// The language model.
+#[derive(Debug)]
+pub struct LanguageModel {
+    config: LlmConfig,
+    embed_tokens: Param,
+    layers: Vec<Arc<DecoderLayer>>,
+    norm: RmsNorm,
+    lm_head: Param,
+    rope: Rope,
+}
+
+impl LanguageModel {
+    pub(crate) fn new(set: &ParamSet, config: &LlmConfig) -> Result<Self> {
+        let scope = set.scope("model");
+        let embed_tokens = scope.at("embed_tokens").param("weight")?;
+        let lm_head =
+            if config.tie_word_embeddings { embed_tokens.clone() } else { set.get("lm_head.weight")? };
+        Ok(Self {
+            layers: (0..config.num_hidden_layers)
+                .map(|n| Ok(Arc::new(DecoderLayer::new(&scope.at("layers").at(n), config)?)))
+                .collect::<Result<_>>()?,
+            norm: RmsNorm::new(scope.at("norm").param("weight")?, config.rms_norm_eps),
+            rope: Rope::new(config),
+            embed_tokens,
+            lm_head,
+            config: config.clone(),
+        })
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &LlmConfig {
+        &self.config
+    }
+
+    /// The embedding table, `[V, D]`.
+    pub fn embed_tokens(&self) -> &Param {
+        &self.embed_tokens
+    }
+
+    /// The output matrix, `[V, D]`; the embedding table itself where they are tied.
+    pub fn lm_head(&self) -> &Param {
+        &self.lm_head
+    }
+
+    /// Embeddings of `ids`, image features at the negative ones.
+    ///
+    /// # Shapes
+    /// `ids [T]`, `features [M, D]` with M negative ids -> `[T, D]`.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary or the number of negative ids is not M.
+    pub fn embed(&self, tape: &Tape, ids: &[i32], features: Option<&Var>) -> TensorResult<Var> {
+        tape.embed_merge(&self.embed_tokens, ids, features)
+    }
+
+    /// All layers and the final norm.
+    ///
+    /// # Shapes
+    /// `x [T, D]` -> `[T, D]`; `segments` covers T tokens.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, tape: &Tape, x: &Var, segments: &Segments, checkpoint: bool) -> TensorResult<Var> {
+        let texts: Vec<_> = segments.ranges().map(|r| (0..r.len(), r.len())).collect();
+        let plan = Arc::new(StreamPlan {
+            rotations: self.rope.rotations(&texts),
+            attention: self.attention(segments.clone(), segments.clone()),
+        });
+        let mut x = x.clone();
+        for layer in &self.layers {
+            let plan = plan.clone();
+            x = run_simple(tape, layer, &x, checkpoint, move |layer, tape, x| {
+                layer.forward(tape, x, &plan, None)
+            })?;
+        }
+        self.norm.forward(tape, &x)
+    }
+
+    /// As [`LanguageModel::forward`] for new tokens of cached sequences, `new[i]` of them for sequence
+    /// `i`, without gradients.
+    ///
+    /// # Shapes
+    /// `x [T, D]` with T the sum of `new` -> `[T, D]`.
+    ///
+    /// # Errors
+    /// When the cache has no room or the shapes do not fit.
+    pub fn forward_cached(&self, x: &Var, cache: &mut KvCache, new: &[usize]) -> TensorResult<Var> {
+        if !cache.fits(new) {
+            return Err(llavar_tensor::Error::InvalidArgument {
+                op: "kv cache",
+                reason: format!(
+                    "{new:?} new tokens do not fit behind {:?} with room for {}",
+                    cache.lengths(),
+                    cache.capacity()
+                ),
+            });
+        }
+        let tape = Tape::inference();
+        let texts: Vec<_> =
+            cache.lengths().iter().zip(new).map(|(held, new)| (*held..held + new, held + new)).collect();
+        let (queries, keys) = cache.segments(new);
+        let plan =
+            StreamPlan { rotations: self.rope.rotations(&texts), attention: self.attention(queries, keys) };
+        let mut x = x.clone();
+        for (n, layer) in self.layers.iter().enumerate() {
+            let step = CacheStep { cache, layer: n, new };
+            x = layer.forward(&tape, &x, &plan, Some(step))?;
+        }
+        cache.advance(new);
+        self.norm.forward(&tape, &x)
+    }
+
+    /// Logits of every row; for decoding and tests, since a loss never needs them whole.
+    ///
+    /// # Shapes
+    /// `hidden [T, D]` -> `[T, V]`.
+    ///
+    /// # Errors
+    /// When the width is another.
+    pub fn logits(&self, tape: &Tape, hidden: &Var) -> TensorResult<Var> {
+        tape.linear(hidden, &self.lm_head, None)
+    }
+
+    /// Cross-entropy of the next token within each segment.
+    ///
+    /// # Shapes
+    /// `hidden [T, D]`, `labels [T]` unshifted: row t predicts `labels[t + 1]` where t + 1 is in the same
+    /// segment.
+    ///
+    /// # Errors
+    /// When the lengths differ or a label is outside the vocabulary.
+    pub fn loss(&self, tape: &Tape, hidden: &Var, labels: &[i32], segments: &Segments) -> Result<TokenLoss> {
+        check_count("labels", segments.total(), labels.len())?;
+        Ok(tape.linear_cross_entropy(hidden, &self.lm_head, &shift_labels(labels, segments))?)
+    }
+
+    /// Whether a text of `length` tokens is rotated otherwise than a shorter one (longrope beyond its
+    /// original window), so that cached keys of the shorter text are of no use.
+    pub fn is_long(&self, length: usize) -> bool {
+        self.rope.is_long(length)
+    }
+
+    fn attention(&self, q_segments: Segments, k_segments: Segments) -> AttentionSpec {
+        AttentionSpec {
+            q_segments,
+            k_segments,
+            causal: true,
+            window: self.config.sliding_window,
+            scale: (self.config.head_dim as f32).sqrt().recip(),
+        }
+    }
+}
+
+/// What row t is to predict: the label after it, nothing at the end of a segment.
+fn shift_labels(labels: &[i32], segments: &Segments) -> Vec<i32> {
+    let mut shifted = vec![IGNORE_INDEX; labels.len()];
+    for range in segments.ranges().filter(|r| !r.is_empty()) {
+        shifted[range.start..range.end - 1].copy_from_slice(&labels[range.start + 1..range.end]);
+    }
+    shifted
+}
+
+pub(crate) fn check_count(what: &'static str, expected: usize, got: usize) -> Result<()> {
+    if expected == got { Ok(()) } else { Err(ModelError::TokenCount { what, expected, got }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_do_not_cross_segments() {
+        let segments = Segments::from_lengths([3, 0, 2, 1]);
+        assert_eq!(shift_labels(&[1, 2, 3, 4, 5, 6], &segments), [2, 3, -100, 5, -100, -100]);
+    }
+}

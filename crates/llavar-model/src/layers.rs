@@ -1,0 +1,144 @@
+//! Small building blocks that every part shares: the set of parameters by name, linear layers, layer
+//! norms, and gradient checkpointing of a block.
+
+use std::{collections::HashMap, sync::Arc};
+
+use llavar_tensor::{Param, Tape, Var};
+
+use crate::{ModelError, Result};
+
+type TensorResult<T> = llavar_tensor::Result<T>;
+
+/// The model's parameters by published name.
+#[derive(Debug, Default)]
+pub(crate) struct ParamSet(HashMap<String, Param>);
+
+impl ParamSet {
+    pub(crate) fn new(list: &[Param]) -> Self {
+        Self(list.iter().map(|p| (p.name().to_owned(), p.clone())).collect())
+    }
+
+    /// The parameters whose names begin with `prefix` and a dot.
+    pub(crate) fn scope(&self, prefix: impl Into<String>) -> Scope<'_> {
+        Scope { set: self, prefix: prefix.into() }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Result<Param> {
+        self.0.get(name).cloned().ok_or_else(|| ModelError::MissingParameter { name: name.to_owned() })
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+}
+
+/// Parameters below one prefix.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope<'a> {
+    set: &'a ParamSet,
+    prefix: String,
+}
+
+impl Scope<'_> {
+    pub(crate) fn at(&self, name: impl std::fmt::Display) -> Self {
+        Self { set: self.set, prefix: format!("{}.{name}", self.prefix) }
+    }
+
+    pub(crate) fn param(&self, name: &str) -> Result<Param> {
+        self.set.get(&format!("{}.{name}", self.prefix))
+    }
+
+    /// `weight` and `bias` below `name`.
+    pub(crate) fn linear(&self, name: &str) -> Result<Linear> {
+        let scope = self.at(name);
+        Ok(Linear { weight: scope.param("weight")?, bias: Some(scope.param("bias")?) })
+    }
+
+    /// `weight` below `name`.
+    pub(crate) fn linear_no_bias(&self, name: &str) -> Result<Linear> {
+        Ok(Linear { weight: self.at(name).param("weight")?, bias: None })
+    }
+
+    pub(crate) fn layer_norm(&self, name: &str, eps: f64) -> Result<LayerNorm> {
+        let scope = self.at(name);
+        Ok(LayerNorm { weight: scope.param("weight")?, bias: scope.param("bias")?, eps: eps as f32 })
+    }
+}
+
+/// `y = x W^T + b`; a 1x1 or patch convolution where its weight has more than two axes.
+#[derive(Debug, Clone)]
+pub(crate) struct Linear {
+    pub(crate) weight: Param,
+    pub(crate) bias: Option<Param>,
+}
+
+impl Linear {
+    /// `[.., K] -> [.., N]`.
+    pub(crate) fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
+        tape.linear(x, &self.weight, self.bias.as_ref())
+    }
+
+    /// As [`Linear::forward`], plus `residual [.., N]`.
+    pub(crate) fn forward_residual(&self, tape: &Tape, x: &Var, residual: &Var) -> TensorResult<Var> {
+        tape.linear_residual(x, &self.weight, self.bias.as_ref(), Some(residual))
+    }
+
+    pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
+        std::iter::once(&self.weight).chain(&self.bias)
+    }
+}
+
+/// Layer norm over the last axis.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerNorm {
+    weight: Param,
+    bias: Param,
+    eps: f32,
+}
+
+impl LayerNorm {
+    pub(crate) fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
+        tape.layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+
+    pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
+        [&self.weight, &self.bias].into_iter()
+    }
+}
+
+/// A part of the model that can be recomputed in the backward pass.
+pub(crate) trait Block: 'static {
+    /// Its weights.
+    fn params(&self) -> Vec<&Param>;
+}
+
+/// Runs `forward` of a block, with its activations recomputed in the backward pass when `checkpoint` is
+/// on and a gradient passes through the block at all: a frozen tower is not run twice.
+pub(crate) fn run_block<B: Block>(
+    tape: &Tape,
+    block: &Arc<B>,
+    inputs: &[&Var],
+    checkpoint: bool,
+    forward: impl Fn(&B, &Tape, &[Var]) -> TensorResult<Vec<Var>> + 'static,
+) -> TensorResult<Vec<Var>> {
+    if checkpoint && tape.needs_grad(inputs, &block.params()) {
+        let block = block.clone();
+        return tape.checkpoint(inputs, move |tape, x| forward(&block, tape, x));
+    }
+    let inputs: Vec<Var> = inputs.iter().map(|v| (*v).clone()).collect();
+    forward(block, tape, &inputs)
+}
+
+/// As [`run_block`] for one input and one output.
+pub(crate) fn run_simple<B: Block>(
+    tape: &Tape,
+    block: &Arc<B>,
+    x: &Var,
+    checkpoint: bool,
+    forward: impl Fn(&B, &Tape, &Var) -> TensorResult<Var> + 'static,
+) -> TensorResult<Var> {
+    let mut out = run_block(tape, block, &[x], checkpoint, move |block, tape, x| {
+        Ok(vec![forward(block, tape, &x[0])?])
+    })?;
+    Ok(out.swap_remove(0))
+}

@@ -1,0 +1,161 @@
+//! ConvNeXt, the slow path: the picture at full size, stride 32, last stage un-normalised.
+//!
+//! Stem: 4x4 convolution of stride 4 and LayerNorm over the channels. Stage i > 0 begins with LayerNorm
+//! and a 2x2 convolution of stride 2. Block:
+//! `x + gamma * fc2(gelu(fc1(norm(depthwise 7x7 of x))))`, exact GELU.
+//! Activations are `[B, H, W, C]`, so that every norm and linear layer runs over the last axis.
+//!
+//! # Source
+//! timm's plain ConvNeXt, as `convnext_large_mlp` and `convnext_xxlarge` are used by LLaVA-HR; the layer
+//! scale is called `weight` in the published files.
+
+use std::sync::Arc;
+
+use llavar_tensor::{Param, Result as TensorResult, Tape, Var, ops::Activation};
+
+use super::Observer;
+use crate::{
+    Result,
+    config::ConvNextConfig,
+    layers::{Block, LayerNorm, Linear, Scope, run_simple},
+};
+
+/// The convolutional tower without its unused head.
+#[derive(Debug)]
+pub(crate) struct ConvNext {
+    stem: Arc<Stem>,
+    stages: Vec<Stage>,
+}
+
+#[derive(Debug)]
+struct Stem {
+    conv: Linear,
+    norm: LayerNorm,
+}
+
+#[derive(Debug)]
+struct Stage {
+    downsample: Option<Arc<Downsample>>,
+    blocks: Vec<Arc<ConvNextBlock>>,
+}
+
+#[derive(Debug)]
+struct Downsample {
+    norm: LayerNorm,
+    conv: Linear,
+}
+
+#[derive(Debug)]
+struct ConvNextBlock {
+    conv_dw: Linear,
+    norm: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    gamma: Param,
+}
+
+const STEM_STRIDE: usize = 4;
+const DOWNSAMPLE_STRIDE: usize = 2;
+
+impl ConvNext {
+    pub(crate) fn new(scope: &Scope<'_>, config: &ConvNextConfig) -> Result<Self> {
+        let eps = config.layer_norm_eps;
+        let stem = scope.at("stem");
+        let stages = config
+            .depths
+            .iter()
+            .enumerate()
+            .map(|(i, depth)| {
+                let stage = scope.at("stages").at(i);
+                let down = stage.at("downsample");
+                let downsample = (i > 0)
+                    .then(|| Ok(Arc::new(Downsample { norm: down.layer_norm("0", eps)?, conv: down.linear("1")? })))
+                    .transpose();
+                let blocks = (0..*depth)
+                    .map(|j| Ok(Arc::new(ConvNextBlock::new(&stage.at("blocks").at(j), eps)?)))
+                    .collect::<Result<_>>()?;
+                Ok(Stage { downsample: downsample?, blocks })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            stem: Arc::new(Stem { conv: stem.linear("0")?, norm: stem.layer_norm("1", eps)? }),
+            stages,
+        })
+    }
+
+    /// `pixels [B, S, S, 3]` -> `[B, S/32, S/32, dims[3]]`. Stages seen: `slow.stem`, `slow.stage0` to
+    /// `slow.stage3`.
+    pub(crate) fn forward(
+        &self,
+        tape: &Tape,
+        pixels: &Var,
+        checkpoint: bool,
+        observe: &mut Observer<'_>,
+    ) -> TensorResult<Var> {
+        let mut x = run_simple(tape, &self.stem, pixels, checkpoint, Stem::forward)?;
+        observe("slow.stem", &x);
+        for (i, stage) in self.stages.iter().enumerate() {
+            if let Some(downsample) = &stage.downsample {
+                x = run_simple(tape, downsample, &x, checkpoint, Downsample::forward)?;
+            }
+            for block in &stage.blocks {
+                x = run_simple(tape, block, &x, checkpoint, ConvNextBlock::forward)?;
+            }
+            observe(&format!("slow.stage{i}"), &x);
+        }
+        Ok(x)
+    }
+}
+
+impl Stem {
+    fn forward(&self, tape: &Tape, pixels: &Var) -> TensorResult<Var> {
+        let patches = tape.patchify(pixels, STEM_STRIDE)?;
+        self.norm.forward(tape, &self.conv.forward(tape, &patches)?)
+    }
+}
+
+impl Downsample {
+    fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
+        let x = self.norm.forward(tape, x)?;
+        self.conv.forward(tape, &tape.patchify(&x, DOWNSAMPLE_STRIDE)?)
+    }
+}
+
+impl ConvNextBlock {
+    fn new(scope: &Scope<'_>, eps: f64) -> Result<Self> {
+        let mlp = scope.at("mlp");
+        Ok(Self {
+            conv_dw: scope.linear("conv_dw")?,
+            norm: scope.layer_norm("norm", eps)?,
+            fc1: mlp.linear("fc1")?,
+            fc2: mlp.linear("fc2")?,
+            gamma: scope.param("weight")?,
+        })
+    }
+
+    fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
+        let y = tape.depthwise_conv(x, &self.conv_dw.weight, self.conv_dw.bias.as_ref())?;
+        let y = self.norm.forward(tape, &y)?;
+        let y = tape.activation(&self.fc1.forward(tape, &y)?, Activation::Gelu)?;
+        tape.layer_scale_residual(x, &self.fc2.forward(tape, &y)?, &self.gamma)
+    }
+}
+
+impl Block for Stem {
+    fn params(&self) -> Vec<&Param> {
+        self.conv.params().chain(self.norm.params()).collect()
+    }
+}
+
+impl Block for Downsample {
+    fn params(&self) -> Vec<&Param> {
+        self.norm.params().chain(self.conv.params()).collect()
+    }
+}
+
+impl Block for ConvNextBlock {
+    fn params(&self) -> Vec<&Param> {
+        let mlp = self.fc1.params().chain(self.fc2.params());
+        self.conv_dw.params().chain(self.norm.params()).chain(mlp).chain([&self.gamma]).collect()
+    }
+}

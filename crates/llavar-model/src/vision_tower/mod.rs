@@ -1,0 +1,238 @@
+//! The vision tower: pictures in, one feature row for each image position of the text out.
+//!
+//! Two paths (LLaVA-HR, LLaVAR-2): the ConvNeXt sees the picture at full size, CLIP sees it resized to
+//! `max(S / 32 * 14, 336)`; between CLIP's layer groups the adapters add what the ConvNeXt found, and a
+//! fusion layer joins both. One path (LLaVA): CLIP alone, with a choice of layers.
+
+mod adapter;
+mod clip;
+mod convnext;
+mod fusion;
+
+use std::sync::Arc;
+
+use llavar_tensor::{Result as TensorResult, Tape, Tensor, Var, ops::Resample};
+
+use crate::{
+    Result,
+    config::{self, FeatureSelect, SLOW_STRIDE, VisionConfig},
+    layers::{ParamSet, run_block},
+};
+use adapter::Adapter;
+use clip::Clip;
+use convnext::ConvNext;
+use fusion::Fusion;
+
+/// Sees the values between the stages of a forward pass, under the names that the modules' docs give.
+pub type Observer<'a> = dyn FnMut(&str, &Var) + 'a;
+
+const PREFIX: &str = "model.vision_tower";
+/// CLIP's layers run in this many groups, with an adapter after each but the last.
+const GROUPS: usize = 4;
+
+/// The vision tower.
+#[derive(Debug)]
+pub struct VisionTower {
+    config: VisionConfig,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Multipath(Multipath),
+    Single(Clip, FeatureSelect),
+}
+
+#[derive(Debug)]
+struct Multipath {
+    clip: Clip,
+    convnext: ConvNext,
+    adapters: Vec<Arc<Adapter>>,
+    fusion: Fusion,
+    /// The picture for CLIP, where its side is another.
+    shrink: Option<Arc<Resample>>,
+    grid: usize,
+}
+
+impl VisionTower {
+    pub(crate) fn new(set: &ParamSet, config: &VisionConfig) -> Result<Self> {
+        let scope = set.scope(PREFIX);
+        let grid = config.fast_grid();
+        let kind = match &config.tower {
+            config::VisionTower::Single(select) => {
+                Kind::Single(Clip::new(&scope.at("vision_tower"), &config.clip, grid)?, select.clone())
+            }
+            config::VisionTower::Multipath { convnext, .. } => {
+                let (side, fast_side) = (config.input_image_size, config.fast_image_size());
+                let slow_grid = side / SLOW_STRIDE;
+                let resample = slow_to_fast(slow_grid, grid);
+                let has_adapters = set.contains(&format!("{PREFIX}.align_stages_latent.0.gate.0.weight"));
+                let adapters = (0..if has_adapters { GROUPS - 1 } else { 0 })
+                    .map(|n| {
+                        let scope = scope.at("align_stages_latent").at(n);
+                        Ok(Arc::new(Adapter::new(&scope, resample.clone())?))
+                    })
+                    .collect::<Result<_>>()?;
+                Kind::Multipath(Multipath {
+                    clip: Clip::new(&scope.at("fast_vision_tower.vision_tower"), &config.clip, grid)?,
+                    convnext: ConvNext::new(&scope.at("slow_vision_tower.vision_tower"), convnext)?,
+                    adapters,
+                    fusion: Fusion::new(&scope.at("align_stages").at(0), resample)?,
+                    shrink: (side != fast_side).then(|| {
+                        Arc::new(Resample::bilinear_align_corners((side, side), (fast_side, fast_side)))
+                    }),
+                    grid,
+                })
+            }
+        };
+        Ok(Self { config: config.clone(), kind })
+    }
+
+    /// Side of the pictures it takes, pixels.
+    pub fn image_size(&self) -> usize {
+        self.config.input_image_size
+    }
+
+    /// Feature rows of one picture.
+    pub fn tokens_per_image(&self) -> usize {
+        self.config.image_tokens()
+    }
+
+    /// Whether the adapters between the paths exist.
+    pub fn has_adapters(&self) -> bool {
+        matches!(&self.kind, Kind::Multipath(m) if !m.adapters.is_empty())
+    }
+
+    /// Normalised pictures to features.
+    ///
+    /// `observe` sees `slow.stem`, `slow.stage0` to `3` (`[B, H, W, C]`), `fast.embeddings`,
+    /// `fast.pre_layrnorm`, `fast.layer{n}`, `align_latent0` to `2` and `vision_tower` (`[B, N, C]`).
+    ///
+    /// # Shapes
+    /// `pixels [B, S, S, 3]`, f32, normalised -> `[B, N, C]`.
+    ///
+    /// # Errors
+    /// When the shape is another.
+    pub fn forward(
+        &self,
+        tape: &Tape,
+        pixels: &Var,
+        checkpoint: bool,
+        observe: &mut Observer<'_>,
+    ) -> TensorResult<Var> {
+        let features = match &self.kind {
+            Kind::Multipath(tower) => tower.forward(tape, pixels, checkpoint, observe)?,
+            Kind::Single(clip, select) => single(clip, select, tape, pixels, checkpoint, observe)?,
+        };
+        observe("vision_tower", &features);
+        Ok(features)
+    }
+}
+
+impl Multipath {
+    fn forward(
+        &self,
+        tape: &Tape,
+        pixels: &Var,
+        checkpoint: bool,
+        observe: &mut Observer<'_>,
+    ) -> TensorResult<Var> {
+        let slow = self.convnext.forward(tape, pixels, checkpoint, observe)?;
+        let small = match &self.shrink {
+            Some(plan) => tape.resample(pixels, plan)?,
+            None => pixels.clone(),
+        };
+        let mut x = self.clip.embed_patches(tape, &small)?;
+        observe("fast.embeddings", &x);
+        x = self.clip.pre_norm(tape, &x)?;
+        observe("fast.pre_layrnorm", &x);
+        let group = self.clip.depth() / GROUPS;
+        for n in 0..self.clip.depth() {
+            x = self.clip.layer(tape, n, &x, checkpoint, observe)?;
+            if (n + 1) % group != 0 {
+                continue;
+            }
+            let index = (n + 1) / group - 1;
+            if let Some(adapter) = self.adapters.get(index) {
+                let grid = self.grid;
+                let mut out =
+                    run_block(tape, adapter, &[&x, &slow], checkpoint, move |adapter, tape, x| {
+                        Ok(vec![adapter.forward(tape, &x[0], &x[1], grid)?])
+                    })?;
+                x = out.swap_remove(0);
+                observe(&format!("align_latent{index}"), &x);
+            }
+        }
+        self.fusion.forward(tape, &x, &slow)
+    }
+}
+
+/// CLIP alone: the outputs of the chosen layers side by side.
+fn single(
+    clip: &Clip,
+    select: &FeatureSelect,
+    tape: &Tape,
+    pixels: &Var,
+    checkpoint: bool,
+    observe: &mut Observer<'_>,
+) -> TensorResult<Var> {
+    let embeddings = clip.embed_all(tape, pixels)?;
+    observe("fast.embeddings", &embeddings);
+    let mut x = clip.pre_norm(tape, &embeddings)?;
+    observe("fast.pre_layrnorm", &x);
+    let mut chosen: Option<Var> = None;
+    let last = select.layers.iter().copied().max().unwrap_or(0);
+    for done in 0..=last {
+        if done > 0 {
+            x = clip.layer(tape, done - 1, &x, checkpoint, observe)?;
+        }
+        if select.layers.contains(&done) {
+            let features = if select.keep_class_token { x.clone() } else { drop_class_token(tape, &x)? };
+            chosen = Some(match chosen {
+                None => features,
+                Some(before) => {
+                    let width = before.value().last_dim() + features.value().last_dim();
+                    let mut shape = features.shape().to_vec();
+                    if let Some(last) = shape.last_mut() {
+                        *last = width;
+                    }
+                    tape.reshape(&tape.concat_last(&before, &features)?, &shape)?
+                }
+            });
+        }
+    }
+    Ok(chosen.unwrap_or(x))
+}
+
+/// `[B, 1 + N, C]` -> `[B, N, C]`.
+fn drop_class_token(tape: &Tape, x: &Var) -> TensorResult<Var> {
+    let (batch, c) = (x.shape().first().copied().unwrap_or(0), x.value().last_dim());
+    let tokens = x.value().rows() / batch.max(1);
+    let (whole, kept) = (tokens * c, tokens.saturating_sub(1) * c);
+    let mut out = Tensor::zeros(&[batch, tokens.saturating_sub(1), c]);
+    for (to, from) in out.data_mut::<f32>()?.chunks_exact_mut(kept).zip(x.value().data::<f32>()?.chunks_exact(whole))
+    {
+        to.copy_from_slice(&from[c..]);
+    }
+    if !tape.needs_grad(&[x], &[]) {
+        return Ok(Var::constant(out));
+    }
+    let x = x.clone();
+    Ok(tape.record(out, move |dy, grads| {
+        let mut dx = Tensor::zeros(x.shape());
+        for (to, from) in dx.data_mut::<f32>()?.chunks_exact_mut(whole).zip(dy.data::<f32>()?.chunks_exact(kept)) {
+            to[c..].copy_from_slice(from);
+        }
+        grads.add(&x, dx)
+    }))
+}
+
+/// Slow grid to fast grid: bilinear up, average pool down, nothing where they are equal.
+fn slow_to_fast(slow: usize, fast: usize) -> Option<Arc<Resample>> {
+    let plan = match slow.cmp(&fast) {
+        std::cmp::Ordering::Equal => return None,
+        std::cmp::Ordering::Less => Resample::bilinear_align_corners((slow, slow), (fast, fast)),
+        std::cmp::Ordering::Greater => Resample::avg_pool((slow, slow), slow / fast.max(1)),
+    };
+    Some(Arc::new(plan))
+}

@@ -1,0 +1,603 @@
+//! The stack machine.
+
+use std::{cell::Cell, collections::HashMap};
+
+use super::{Global, Id, Node, PickleError, StorageRef, TensorRef};
+
+/// The pickle of a 13B model has about 200 kB; a node takes 32 bytes or less for each byte of input.
+const MAX_PICKLE: usize = 8 << 20;
+
+/// No tensor has more dimensions than this in PyTorch.
+const MAX_DIMS: usize = 64;
+
+/// A finished pickle: an arena of nodes and the value left by STOP.
+#[derive(Debug)]
+pub(crate) struct Pickle<'a> {
+    nodes: Vec<Node<'a>>,
+    pub(crate) root: Id,
+    /// Bytes of the input that were used, STOP included.
+    pub(crate) used: usize,
+}
+
+impl<'a> Pickle<'a> {
+    pub(crate) fn node(&self, id: Id) -> &Node<'a> {
+        // Ids are only made by `push`, and nodes are never removed.
+        &self.nodes[id.0 as usize]
+    }
+}
+
+/// Runs one pickle at the start of `input`.
+pub(crate) fn load(input: &[u8]) -> Result<Pickle<'_>, PickleError> {
+    let limited = &input[..input.len().min(MAX_PICKLE)];
+    let mut machine = Machine {
+        input: limited,
+        at: 0,
+        nodes: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        copied: Cell::new(0),
+    };
+    match machine.run() {
+        Ok(root) => Ok(Pickle {
+            nodes: machine.nodes,
+            root,
+            used: machine.at,
+        }),
+        Err(PickleError::Truncated { .. }) if limited.len() < input.len() => {
+            Err(PickleError::TooLarge {
+                bytes: input.len(),
+                limit: MAX_PICKLE,
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+struct Machine<'a> {
+    input: &'a [u8],
+    at: usize,
+    nodes: Vec<Node<'a>>,
+    stack: Vec<Id>,
+    /// Heights of the stack at open marks.
+    marks: Vec<usize>,
+    /// A map, because an index in the file may be any 32-bit number.
+    memo: HashMap<u32, Id>,
+    /// List items copied so far; see [`Machine::spend`].
+    copied: Cell<usize>,
+}
+
+type Result<T, E = PickleError> = std::result::Result<T, E>;
+
+impl<'a> Machine<'a> {
+    fn run(&mut self) -> Result<Id> {
+        loop {
+            let opcode_at = self.at;
+            let [opcode] = self.bytes::<1>()?;
+            match opcode {
+                // PROTO, FRAME: protocol number and frame length carry nothing that is needed.
+                0x80 => drop(self.bytes::<1>()?),
+                0x95 => drop(self.bytes::<8>()?),
+                b'.' => return self.pop(),
+                b'(' => self.marks.push(self.stack.len()),
+                b'0' => match self.marks.last() {
+                    Some(&height) if height == self.stack.len() => drop(self.marks.pop()),
+                    _ => drop(self.pop()?),
+                },
+                b'1' => drop(self.pop_to_mark()?),
+                b'2' => {
+                    let top = self.top()?;
+                    self.stack.push(top);
+                }
+                b'N' => self.push(Node::None),
+                0x88 => self.push(Node::Bool(true)),
+                0x89 => self.push(Node::Bool(false)),
+                b'I' | b'L' => self.text_integer()?,
+                b'J' => {
+                    let n = i32::from_le_bytes(self.bytes()?);
+                    self.push(Node::Int(n.into()));
+                }
+                b'K' => {
+                    let [n] = self.bytes::<1>()?;
+                    self.push(Node::Int(n.into()));
+                }
+                b'M' => {
+                    let n = u16::from_le_bytes(self.bytes()?);
+                    self.push(Node::Int(n.into()));
+                }
+                0x8a | 0x8b => self.long(opcode)?,
+                b'F' => {
+                    self.line()?;
+                    self.push(Node::Opaque);
+                }
+                b'G' => {
+                    self.bytes::<8>()?;
+                    self.push(Node::Opaque);
+                }
+                // Text: BINUNICODE, SHORT_BINUNICODE, BINUNICODE8, and the byte strings of Python 2.
+                b'X' | b'T' => {
+                    let n = u64::from(u32::from_le_bytes(self.bytes()?));
+                    self.text(n)?;
+                }
+                0x8c | b'U' => {
+                    let [n] = self.bytes::<1>()?;
+                    self.text(n.into())?;
+                }
+                0x8d => {
+                    let n = u64::from_le_bytes(self.bytes()?);
+                    self.text(n)?;
+                }
+                // Bytes: SHORT_BINBYTES, BINBYTES, BINBYTES8, BYTEARRAY8.
+                b'C' => {
+                    let [n] = self.bytes::<1>()?;
+                    self.skip(n.into())?;
+                    self.push(Node::Opaque);
+                }
+                b'B' => {
+                    let n = u32::from_le_bytes(self.bytes()?);
+                    self.skip(n.into())?;
+                    self.push(Node::Opaque);
+                }
+                0x8e | 0x96 => {
+                    let n = u64::from_le_bytes(self.bytes()?);
+                    self.skip(n)?;
+                    self.push(Node::Opaque);
+                }
+                b')' => self.push(Node::Tuple(Box::default())),
+                b't' => {
+                    let items = self.pop_to_mark()?;
+                    self.push(Node::Tuple(items.into()));
+                }
+                0x85..=0x87 => {
+                    let items = self.pop_n(usize::from(opcode - 0x84))?;
+                    self.push(Node::Tuple(items.into()));
+                }
+                b']' => self.push(Node::List(Vec::new())),
+                b'l' => {
+                    let items = self.pop_to_mark()?;
+                    self.push(Node::List(items));
+                }
+                b'a' => {
+                    let item = self.pop()?;
+                    self.append(vec![item])?;
+                }
+                b'e' => {
+                    let items = self.pop_to_mark()?;
+                    self.append(items)?;
+                }
+                b'}' => self.push(Node::Dict(Vec::new())),
+                b'd' => {
+                    let items = self.pop_to_mark()?;
+                    self.push(Node::Dict(Vec::new()));
+                    self.set_items(items)?;
+                }
+                b's' => {
+                    let items = self.pop_n(2)?;
+                    self.set_items(items)?;
+                }
+                b'u' => {
+                    let items = self.pop_to_mark()?;
+                    self.set_items(items)?;
+                }
+                // Sets hold nothing that can be a tensor's name or data.
+                0x8f => self.push(Node::Opaque),
+                0x90 => drop(self.pop_to_mark()?),
+                0x91 => {
+                    self.pop_to_mark()?;
+                    self.push(Node::Opaque);
+                }
+                b'c' => {
+                    let (module, name) = (self.line()?, self.line()?);
+                    self.global(module, name, opcode_at)?;
+                }
+                0x93 => {
+                    let names = self.pop_n(2)?;
+                    match (self.get(names[0]), self.get(names[1])) {
+                        (&Node::Str(module), &Node::Str(name)) => {
+                            self.global(module, name, opcode_at)?
+                        }
+                        _ => return Err(self.damaged("two strings for a global")),
+                    }
+                }
+                b'R' | 0x81 => {
+                    let operands = self.pop_n(2)?;
+                    self.reduce(operands[0], operands[1])?;
+                }
+                // BUILD sets attributes (`_metadata` of a state dict); they carry no tensors.
+                b'b' => {
+                    self.pop()?;
+                    let target = self.top()?;
+                    if !matches!(
+                        self.get(target),
+                        Node::Dict(_) | Node::Tensor(_) | Node::Opaque
+                    ) {
+                        return Err(self.damaged("a dict or tensor to set attributes of"));
+                    }
+                }
+                b'Q' => {
+                    let id = self.pop()?;
+                    let storage = self.storage(id)?;
+                    self.push(Node::Storage(Box::new(storage)));
+                }
+                b'q' => {
+                    let [n] = self.bytes::<1>()?;
+                    self.put(n.into())?;
+                }
+                b'r' => {
+                    let n = u32::from_le_bytes(self.bytes()?);
+                    self.put(n)?;
+                }
+                // MEMOIZE numbers by the memo's size; opcodes are fewer than 2^32.
+                0x94 => self.put(self.memo.len() as u32)?,
+                b'h' => {
+                    let [n] = self.bytes::<1>()?;
+                    self.recall(n.into())?;
+                }
+                b'j' => {
+                    let n = u32::from_le_bytes(self.bytes()?);
+                    self.recall(n)?;
+                }
+                b'p' | b'g' => {
+                    let line = self.line()?;
+                    let n = line.parse().map_err(|_| self.damaged("a memo number"))?;
+                    if opcode == b'p' {
+                        self.put(n)?
+                    } else {
+                        self.recall(n)?
+                    }
+                }
+                _ => {
+                    return Err(PickleError::Opcode {
+                        opcode,
+                        at: opcode_at,
+                    });
+                }
+            }
+        }
+    }
+
+    fn reduce(&mut self, callee: Id, args: Id) -> Result<()> {
+        let &Node::Global(global) = self.get(callee) else {
+            return Err(self.damaged("a known global to apply"));
+        };
+        let Node::Tuple(args) = self.get(args) else {
+            return Err(self.damaged("a tuple of arguments"));
+        };
+        let node = match (global, args.first().copied()) {
+            // Nothing is copied here: the argument itself stands for its copy.
+            (Global::Sequence, Some(id)) => {
+                self.stack.push(id);
+                return Ok(());
+            }
+            (Global::Dict, Some(id)) if matches!(self.get(id), Node::Dict(_)) => {
+                self.stack.push(id);
+                return Ok(());
+            }
+            (Global::Sequence, None) => Node::Tuple(Box::default()),
+            (Global::Dict, _) => self.dict_from(args)?,
+            (Global::Opaque, _) => Node::Opaque,
+            (Global::RebuildTensor | Global::RebuildTensorV3, _) => self.tensor(global, args)?,
+            (Global::RebuildParameter, tensor) => match tensor.map(|id| self.get(id)) {
+                Some(Node::Tensor(tensor)) => {
+                    self.spend(tensor.shape.len())?;
+                    Node::Tensor(tensor.clone())
+                }
+                _ => return Err(self.damaged("a tensor for a parameter")),
+            },
+            (Global::RebuildFromType, _) => {
+                let (func, inner) = match **args {
+                    [func, _, inner, ..] => (func, inner),
+                    _ => return Err(self.damaged("function, type and arguments")),
+                };
+                // One level only: the function must itself be one that makes a tensor.
+                match (self.get(func), self.get(inner)) {
+                    (
+                        &Node::Global(how @ (Global::RebuildTensor | Global::RebuildTensorV3)),
+                        Node::Tuple(inner),
+                    ) => self.tensor(how, inner)?,
+                    _ => return Err(self.damaged("a function that rebuilds a tensor")),
+                }
+            }
+            (Global::TensorClass | Global::Storage(_) | Global::Dtype(_), _) => {
+                return Err(PickleError::TensorKind {
+                    how: global.name(),
+                    at: self.at,
+                });
+            }
+        };
+        self.push(node);
+        Ok(())
+    }
+
+    /// `OrderedDict()` or `OrderedDict([(key, value), ...])`.
+    fn dict_from(&self, args: &[Id]) -> Result<Node<'a>> {
+        let items = match args.first().map(|&id| self.get(id)) {
+            None | Some(Node::Global(_)) => return Ok(Node::Dict(Vec::new())),
+            Some(Node::List(items)) => items.as_slice(),
+            Some(Node::Tuple(items)) => items,
+            Some(_) => return Err(self.damaged("pairs for a dict")),
+        };
+        self.spend(items.len())?;
+        let pairs = items.iter().map(|&id| match self.get(id) {
+            Node::Tuple(pair) if pair.len() == 2 => Ok((pair[0], pair[1])),
+            Node::List(pair) if pair.len() == 2 => Ok((pair[0], pair[1])),
+            _ => Err(self.damaged("pairs for a dict")),
+        });
+        pairs.collect::<Result<_>>().map(Node::Dict)
+    }
+
+    /// `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, dtype for v3])`.
+    fn tensor(&self, how: Global, args: &[Id]) -> Result<Node<'a>> {
+        let [storage, offset, size, stride, rest @ ..] = args else {
+            return Err(self.damaged("storage, offset, size and stride"));
+        };
+        let Node::Storage(storage) = self.get(*storage) else {
+            return Err(self.damaged("a storage for a tensor"));
+        };
+        let dtype = match (how, rest.get(2).map(|&id| self.get(id))) {
+            (Global::RebuildTensorV3, Some(&Node::Global(Global::Dtype(dtype)))) => Some(dtype),
+            (Global::RebuildTensorV3, _) => {
+                return Err(self.damaged("the element type of a tensor"));
+            }
+            _ => None,
+        };
+        Ok(Node::Tensor(Box::new(TensorRef {
+            storage: (**storage).clone(),
+            dtype,
+            offset: self.size(*offset)?,
+            shape: self.sizes(*size)?,
+            strides: self.sizes(*stride)?,
+        })))
+    }
+
+    /// `('storage', type, key, location, numel[, (view key, offset, size)])`.
+    fn storage(&self, id: Id) -> Result<StorageRef<'a>> {
+        let Node::Tuple(parts) = self.get(id) else {
+            return Err(self.damaged("a tuple that names a storage"));
+        };
+        let [tag, kind, key, _location, numel, rest @ ..] = &**parts else {
+            return Err(self.damaged("five parts in the name of a storage"));
+        };
+        let (Node::Str("storage"), &Node::Global(Global::Storage(kind)), &Node::Str(key)) =
+            (self.get(*tag), self.get(*kind), self.get(*key))
+        else {
+            return Err(self.damaged("`storage`, a storage type and a key"));
+        };
+        let view = match rest.first().map(|&id| self.get(id)) {
+            None | Some(Node::None) => None,
+            Some(Node::Tuple(view)) if view.len() == 3 => {
+                Some((self.size(view[1])?, self.size(view[2])?))
+            }
+            Some(_) => return Err(self.damaged("key, offset and size of a storage view")),
+        };
+        Ok(StorageRef {
+            kind,
+            key,
+            numel: self.size(*numel)?,
+            view,
+        })
+    }
+
+    /// Counts copied items. A real pickle writes each list once and uses it once; without a limit, one
+    /// long list used by many short opcodes would fill memory.
+    fn spend(&self, items: usize) -> Result<()> {
+        self.copied.set(self.copied.get() + items);
+        if self.copied.get() > self.input.len() {
+            Err(self.damaged("lists that are used once"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn size(&self, id: Id) -> Result<usize> {
+        match self.get(id) {
+            Node::Int(n) => {
+                usize::try_from(*n).map_err(|_| self.damaged("a size that is not negative"))
+            }
+            _ => Err(self.damaged("a size")),
+        }
+    }
+
+    fn sizes(&self, id: Id) -> Result<Vec<usize>> {
+        let items: &[Id] = match self.get(id) {
+            Node::Tuple(items) => items,
+            Node::List(items) => items,
+            _ => return Err(self.damaged("a tuple of sizes")),
+        };
+        self.spend(items.len())?;
+        if items.len() > MAX_DIMS {
+            return Err(self.damaged("at most 64 dimensions"));
+        }
+        items.iter().map(|&id| self.size(id)).collect()
+    }
+
+    fn global(&mut self, module: &str, name: &str, at: usize) -> Result<()> {
+        match Global::find(module, name) {
+            Some(global) => {
+                self.push(Node::Global(global));
+                Ok(())
+            }
+            None => {
+                // A hostile name may be megabytes long.
+                let short = |s: &str| s.chars().take(100).collect();
+                Err(PickleError::Global {
+                    module: short(module),
+                    name: short(name),
+                    at,
+                })
+            }
+        }
+    }
+
+    fn append(&mut self, items: Vec<Id>) -> Result<()> {
+        let target = self.top()?;
+        match self.get_mut(target) {
+            Node::List(list) => list.extend(items),
+            Node::Opaque => {}
+            _ => return Err(self.damaged("a list to append to")),
+        }
+        Ok(())
+    }
+
+    fn set_items(&mut self, items: Vec<Id>) -> Result<()> {
+        let (pairs, odd) = items.as_chunks::<2>();
+        if !odd.is_empty() {
+            return Err(self.damaged("keys and values in pairs"));
+        }
+        let target = self.top()?;
+        match self.get_mut(target) {
+            Node::Dict(dict) => dict.extend(pairs.iter().map(|&[key, value]| (key, value))),
+            _ => return Err(self.damaged("a dict to set items of")),
+        }
+        Ok(())
+    }
+
+    fn text_integer(&mut self) -> Result<()> {
+        let line = self.line()?;
+        let node = match line.trim_end_matches('L') {
+            "00" => Node::Bool(false),
+            "01" => Node::Bool(true),
+            digits => Node::Int(digits.parse().map_err(|_| self.damaged("an integer"))?),
+        };
+        self.push(node);
+        Ok(())
+    }
+
+    fn long(&mut self, opcode: u8) -> Result<()> {
+        let n = if opcode == 0x8a {
+            u64::from(self.bytes::<1>()?[0])
+        } else {
+            u64::from(u32::from_le_bytes(self.bytes()?))
+        };
+        let bytes = self.skip(n)?;
+        let node = if bytes.len() > 8 {
+            Node::BigInt(bytes)
+        } else {
+            // Two's complement, extended by its sign.
+            let fill = if bytes.last().is_some_and(|b| b & 0x80 != 0) {
+                0xff
+            } else {
+                0
+            };
+            let mut wide = [fill; 8];
+            wide[..bytes.len()].copy_from_slice(bytes);
+            Node::Int(i64::from_le_bytes(wide))
+        };
+        self.push(node);
+        Ok(())
+    }
+
+    fn text(&mut self, len: u64) -> Result<()> {
+        let bytes = self.skip(len)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| self.damaged("text in UTF-8"))?;
+        self.push(Node::Str(text));
+        Ok(())
+    }
+
+    fn put(&mut self, n: u32) -> Result<()> {
+        let top = self.top()?;
+        self.memo.insert(n, top);
+        Ok(())
+    }
+
+    fn recall(&mut self, n: u32) -> Result<()> {
+        let id = *self
+            .memo
+            .get(&n)
+            .ok_or_else(|| self.damaged("a memo entry that was stored before"))?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    fn push(&mut self, node: Node<'a>) {
+        // The input is limited to 64 MiB and each opcode pushes one node, so 32 bits suffice.
+        let id = Id(self.nodes.len() as u32);
+        self.nodes.push(node);
+        self.stack.push(id);
+    }
+
+    fn get(&self, id: Id) -> &Node<'a> {
+        &self.nodes[id.0 as usize]
+    }
+
+    fn get_mut(&mut self, id: Id) -> &mut Node<'a> {
+        &mut self.nodes[id.0 as usize]
+    }
+
+    /// The lowest height that the innermost open mark allows to take from.
+    fn floor(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
+    }
+
+    fn top(&self) -> Result<Id> {
+        if self.stack.len() <= self.floor() {
+            return Err(self.damaged("a value on the stack"));
+        }
+        self.stack
+            .last()
+            .copied()
+            .ok_or_else(|| self.damaged("a value on the stack"))
+    }
+
+    fn pop(&mut self) -> Result<Id> {
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
+    }
+
+    /// Exactly `n` values.
+    fn pop_n(&mut self, n: usize) -> Result<Vec<Id>> {
+        if self.stack.len() < self.floor() + n {
+            return Err(self.damaged("more values on the stack"));
+        }
+        Ok(self.stack.split_off(self.stack.len() - n))
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
+        let height = self
+            .marks
+            .pop()
+            .ok_or_else(|| self.damaged("an open mark"))?;
+        Ok(self.stack.split_off(height))
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let bytes = self
+            .input
+            .get(self.at..)
+            .and_then(|rest| rest.first_chunk::<N>());
+        let bytes = *bytes.ok_or(PickleError::Truncated {
+            at: self.input.len(),
+        })?;
+        self.at += N;
+        Ok(bytes)
+    }
+
+    fn skip(&mut self, len: u64) -> Result<&'a [u8]> {
+        let rest = self.input.get(self.at..).unwrap_or_default();
+        let bytes = usize::try_from(len).ok().and_then(|n| rest.get(..n));
+        let bytes = bytes.ok_or(PickleError::Truncated {
+            at: self.input.len(),
+        })?;
+        self.at += bytes.len();
+        Ok(bytes)
+    }
+
+    /// A line of text without its end, as protocol 0 and GLOBAL use.
+    fn line(&mut self) -> Result<&'a str> {
+        let rest = self.input.get(self.at..).unwrap_or_default();
+        let end = rest
+            .iter()
+            .position(|&b| b == b'\n')
+            .ok_or(PickleError::Truncated {
+                at: self.input.len(),
+            })?;
+        let line = std::str::from_utf8(&rest[..end]).map_err(|_| self.damaged("text in UTF-8"))?;
+        self.at += end + 1;
+        Ok(line)
+    }
+
+    fn damaged(&self, what: &'static str) -> PickleError {
+        PickleError::Damaged { at: self.at, what }
+    }
+}
