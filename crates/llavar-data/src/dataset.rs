@@ -1,6 +1,6 @@
 //! A data set on disk: opened once in a streaming pass, read by number afterwards.
 
-use crate::error::{Error, ImagePathError, SampleError};
+use crate::error::{Error, ImagePathError, Place, SampleError};
 use crate::image_folder::ImageFolder;
 use crate::record::Sample;
 use crate::scan::{self, Entry};
@@ -81,11 +81,13 @@ impl Dataset {
                 source,
             })?;
         let fail = |source, id| Error::Sample {
-            path: self.path.clone(),
-            line: u64::from(entry.line),
-            byte: entry.offset,
-            index,
-            id,
+            at: Box::new(Place {
+                path: self.path.clone(),
+                line: u64::from(entry.line),
+                byte: entry.offset,
+                index,
+                id,
+            }),
             source,
         };
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| {

@@ -30,52 +30,26 @@ pub enum Error {
         path: PathBuf,
     },
     /// The JSON is broken.
-    #[error("{path}:{line} (byte {byte}, sample number {index}{}): broken json: {reason}", id_note(.id))]
+    #[error("{at}: broken json: {reason}")]
     Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Line of the fault, from 1.
-        line: u64,
-        /// Byte offset of the fault, from 0.
-        byte: u64,
-        /// Number of the sample in which it lies, from 0.
-        index: usize,
-        /// Id of that sample, where it could still be read.
-        id: Option<String>,
+        /// Where the fault is.
+        at: Box<Place>,
         /// What is wrong.
         reason: String,
     },
     /// One sample is larger than any real one; most often a quote or bracket is missing.
-    #[error(
-        "{path}:{line} (byte {byte}, sample number {index}{}): sample is longer than {limit} bytes; a closing quote or bracket may be missing", id_note(.id)
-    )]
+    #[error("{at}: sample is longer than {limit} bytes; a closing quote or bracket may be missing")]
     SampleTooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Line where the sample starts, from 1.
-        line: u64,
-        /// Byte where the sample starts, from 0.
-        byte: u64,
-        /// Number of the sample, from 0.
-        index: usize,
-        /// Its id, where it could be read.
-        id: Option<String>,
+        /// Where the sample starts.
+        at: Box<Place>,
         /// The limit in bytes.
         limit: usize,
     },
     /// One sample is valid JSON and not a valid record.
-    #[error("{path}:{line} (byte {byte}, sample number {index}{}): {source}", id_note(.id))]
+    #[error("{at}: {source}")]
     Sample {
-        /// The file.
-        path: PathBuf,
-        /// Line where the sample starts, from 1.
-        line: u64,
-        /// Byte where the sample starts, from 0.
-        byte: u64,
-        /// Number of the sample, from 0.
-        index: usize,
-        /// Its id, where there is one.
-        id: Option<String>,
+        /// Where the sample starts.
+        at: Box<Place>,
         /// What is wrong with it.
         source: SampleError,
     },
@@ -303,8 +277,38 @@ pub enum ImagePathError {
     },
 }
 
-fn id_note(id: &Option<String>) -> String {
-    id.as_ref()
-        .map(|id| format!(", id {id:?}"))
-        .unwrap_or_default()
+/// A place in a data file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// Line, from 1.
+    pub line: u64,
+    /// Byte offset, from 0.
+    pub byte: u64,
+    /// Number of the sample, from 0.
+    pub index: usize,
+    /// Id of the sample, where it could be read.
+    pub id: Option<String>,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Place {
+            path,
+            line,
+            byte,
+            index,
+            id,
+        } = self;
+        write!(
+            f,
+            "{}:{line} (byte {byte}, sample number {index}",
+            path.display()
+        )?;
+        match id {
+            Some(id) => write!(f, ", id {id:?})"),
+            None => f.write_str(")"),
+        }
+    }
 }

@@ -44,7 +44,7 @@ pub mod tokenizer;
 pub mod write;
 
 pub use dataset::Dataset;
-pub use error::{EncodeError, Error, ImagePathError, SampleError};
+pub use error::{EncodeError, Error, ImagePathError, Place, SampleError};
 pub use image_folder::ImageFolder;
 pub use record::{Role, Sample, SampleId, Turn};
 pub use template::{Encoded, MaskMode, Message, Template, TemplateName, TurnSpan};

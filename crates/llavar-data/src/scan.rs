@@ -3,7 +3,7 @@
 //! The file is read through a fixed buffer; only the sample at hand is in memory, and each is
 //! checked to be valid JSON, so a broken file is known before training starts.
 
-use crate::error::Error;
+use crate::error::{Error, Place};
 use serde::de::IgnoredAny;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -263,12 +263,10 @@ impl<R: Read> Scanner<'_, R> {
                 .filter(|(_, b)| **b == b'\n');
             ends.map(|(i, _)| i + 1).nth(line - 2).unwrap_or(0)
         };
+        let line_in_file = self.start.1 + line.saturating_sub(1) as u64;
+        let byte = self.start.0 + (line_start + column.saturating_sub(1)) as u64;
         Some(Error::Syntax {
-            path: self.path.to_path_buf(),
-            line: self.start.1 + line.saturating_sub(1) as u64,
-            byte: self.start.0 + (line_start + column.saturating_sub(1)) as u64,
-            index: self.entries.len(),
-            id: guess_id(&self.element),
+            at: self.place(line_in_file, byte, guess_id(&self.element)),
             reason,
         })
     }
@@ -281,30 +279,32 @@ impl<R: Read> Scanner<'_, R> {
 
     fn too_large(&self) -> Error {
         // A fault inside says more than the size; running out of text is no such fault.
-        if let Some(error @ Error::Syntax { byte, .. }) = self.syntax_error()
-            && byte + 16 < self.offset
+        if let Some(Error::Syntax { at, reason }) = self.syntax_error()
+            && at.byte + 16 < self.offset
         {
-            return error;
+            return Error::Syntax { at, reason };
         }
         Error::SampleTooLarge {
-            path: self.path.to_path_buf(),
-            line: self.start.1,
-            byte: self.start.0,
-            index: self.entries.len(),
-            id: guess_id(&self.element),
+            at: self.place(self.start.1, self.start.0, guess_id(&self.element)),
             limit: self.limit,
         }
     }
 
     fn fault_here(&self, reason: &str) -> Error {
         Error::Syntax {
-            path: self.path.to_path_buf(),
-            line: self.line,
-            byte: self.offset,
-            index: self.entries.len(),
-            id: None,
+            at: self.place(self.line, self.offset, None),
             reason: reason.to_string(),
         }
+    }
+
+    fn place(&self, line: u64, byte: u64, id: Option<String>) -> Box<Place> {
+        Box::new(Place {
+            path: self.path.to_path_buf(),
+            line,
+            byte,
+            index: self.entries.len(),
+            id,
+        })
     }
 }
 
@@ -337,4 +337,37 @@ pub(crate) fn guess_id(element: &[u8]) -> Option<String> {
             .collect(),
     };
     (!id.is_empty() && id.len() <= 200).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_beyond_the_limit_are_refused_early() {
+        let text = format!(
+            "[{{\"id\": \"big\", \"k\": \"{}\"}}]",
+            "x".repeat(2_000_000)
+        );
+        let lines = text.trim_matches(['[', ']']);
+        for text in [&text, lines] {
+            match scan(text.as_bytes(), Path::new("f"), 1000) {
+                Err(Error::SampleTooLarge { at, limit: 1000 }) => {
+                    assert_eq!((at.id.as_deref(), at.line), (Some("big"), 1));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_fault_inside_says_more_than_the_size() {
+        // The bracket is missing: the rest of the file is swallowed up to the limit.
+        let rest = ",\n{\"id\": 1}".repeat(1000);
+        let text = format!("[{{\"id\": \"bad\", \"k\": [1}}{rest}]");
+        match scan(text.as_bytes(), Path::new("f"), 1000) {
+            Err(Error::Syntax { at, .. }) => assert_eq!((at.line, at.byte), (1, 22)),
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -1,4 +1,5 @@
 //! Reading LLaVA JSON and JSONL from disk, hostile files included.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -136,14 +137,9 @@ fn broken_json_names_line_byte_and_sample() {
     for (name, text, expected_line) in cases {
         let path = write(&dir, name, text.as_bytes());
         match Dataset::open(&path, None).unwrap_err() {
-            Error::Syntax {
-                path: at,
-                line,
-                byte,
-                index,
-                id,
-                reason,
-            } => {
+            Error::Syntax { at, reason } => {
+                let (line, byte, index, id) = (at.line, at.byte, at.index, at.id);
+                let at = at.path;
                 assert_eq!(
                     (at, line, index),
                     (path, expected_line, 1),
@@ -241,14 +237,8 @@ fn bad_samples_do_not_hide_good_ones() {
     assert_eq!(data.len(), 7);
     assert!(data.get(0).is_ok() && data.get(6).is_ok());
     match data.get(1).unwrap_err() {
-        Error::Sample {
-            line,
-            index,
-            id,
-            source,
-            byte,
-            ..
-        } => {
+        Error::Sample { at, source } => {
+            let (line, byte, index, id) = (at.line, at.byte, at.index, at.id.clone());
             assert_eq!((line, index, id.as_deref()), (2, 1, Some("5")));
             assert_eq!(source, SampleError::NoTurns);
             assert_eq!(byte as usize, text.find("{\"id\": 5").unwrap());
@@ -273,9 +263,8 @@ fn bad_samples_do_not_hide_good_ones() {
         match data.get(index).unwrap_err() {
             Error::Sample {
                 source: SampleError::Json { .. },
-                id,
-                ..
-            } => assert_eq!(id.as_deref(), Some(name)),
+                at,
+            } => assert_eq!(at.id.as_deref(), Some(name)),
             other => panic!("{other}"),
         }
     }
@@ -319,4 +308,39 @@ fn images_stay_below_the_folder() {
             .image_path(&image)
             .is_err()
     );
+}
+
+proptest::proptest! {
+    /// Whatever is done to a file, reading it ends with samples or typed errors.
+    #[test]
+    fn damaged_files_never_panic(jsonl: bool, cuts in proptest::collection::vec((0usize..10_000, 0u8..=255, 0u8..4), 1..6)) {
+        let records: Vec<String> = (0..12).map(|i| record(&i.to_string(), " \"k\": {\"a\": [1, null]},")).collect();
+        let mut bytes = if jsonl { records.join("\n") } else { format!("[{}]", records.join(",\n")) }.into_bytes();
+        for (at, byte, action) in cuts {
+            let at = at % bytes.len().max(1);
+            match action {
+                0 if !bytes.is_empty() => bytes[at] = byte,
+                1 if !bytes.is_empty() => drop(bytes.remove(at)),
+                2 => bytes.insert(at, b"[]{}\",\\\n"[byte as usize % 8]),
+                _ => bytes.truncate(at),
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        if let Ok(data) = Dataset::open(&write(&dir, "f", &bytes), None) {
+            proptest::prop_assert!(data.iter().count() == data.len());
+        }
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_after_opening_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(
+        &dir,
+        "f",
+        format!("[{},{}]", record("1", ""), record("2", "")).as_bytes(),
+    );
+    let data = Dataset::open(&path, None).unwrap();
+    write(&dir, "f", b"[");
+    assert!(matches!(data.get(1), Err(Error::Io { .. })));
 }

@@ -1,4 +1,5 @@
 //! Packing plans and batches.
+#![allow(clippy::unwrap_used)]
 
 use llavar_data::packing::{PackedBatch, PaddedBatch, pack};
 use llavar_data::{Encoded, IGNORE_INDEX, IMAGE_TOKEN_INDEX};

@@ -1,4 +1,5 @@
 //! Orders of an epoch and exact resume.
+#![allow(clippy::unwrap_used)]
 
 use llavar_data::sampler::{
     GroupingVariant, SampleOrder, Sampler, SamplerState, epoch_permutation,
@@ -23,7 +24,8 @@ fn one_modality_is_grouped_by_length() {
     );
     // Text alone keeps its signs: the shortest is the greatest.
     assert_eq!(grouped(&[-1, -2, -3, -4], 4, 1, Llava), [0, 1, 2, 3]);
-    assert_eq!(grouped(&[-1, -2, -3, -4], 2, 2, Llava), [0, 2, 1, 3]);
+    // Signed totals: what was given something stays the smallest until it is full.
+    assert_eq!(grouped(&[-1, -2, -3, -4], 2, 2, Llava), [0, 1, 2, 3]);
 }
 
 #[test]
@@ -50,6 +52,47 @@ fn modalities_are_kept_apart() {
     assert_eq!(calls, [5, 4, 3]);
     // Images reversed: 7 5 | 4 2 | 0; text 8 6 | 3 1 sorted by length: 6 8, then the last 1 3.
     assert_eq!(order, [6, 8, 2, 4, 7, 5, 0, 1, 3]);
+}
+
+/// Orders computed by a plain transcription of the published Python code.
+#[test]
+fn both_variants_equal_the_published_code() {
+    let lengths: Vec<i64> = (0..50)
+        .map(|i| ((i * 37) % 23 + 1) * if i % 3 == 1 { -1 } else { 1 })
+        .collect();
+    let gcd = |mut a: usize, mut b: usize| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let mut permutation = |n: usize| -> Vec<usize> {
+        let step = [7, 11, 13, 17, 1]
+            .into_iter()
+            .find(|&k| n == 0 || gcd(k, n) == 1)
+            .unwrap();
+        (0..n).map(|i| (i * step + 3) % n).collect()
+    };
+    let llava =
+        group_by_modality_length(&lengths, 2, 3, GroupingVariant::Llava, &mut permutation).unwrap();
+    assert_eq!(
+        llava,
+        [
+            6, 38, 27, 48, 45, 17, 36, 5, 8, 15, 26, 47, 41, 20, 9, 2, 12, 30, 18, 0, 21, 29, 39,
+            11, 13, 10, 31, 43, 1, 22, 3, 35, 24, 32, 42, 14, 16, 46, 34, 25, 37, 4, 7, 19, 23, 28,
+            33, 40, 44, 49,
+        ]
+    );
+    let hr = group_by_modality_length(&lengths, 2, 3, GroupingVariant::LlavaHr, &mut permutation)
+        .unwrap();
+    assert_eq!(
+        hr,
+        [
+            44, 33, 23, 49, 7, 19, 6, 38, 27, 48, 45, 17, 36, 5, 8, 15, 26, 47, 41, 20, 9, 2, 12,
+            30, 18, 0, 21, 29, 39, 11, 13, 10, 31, 43, 1, 22, 3, 35, 24, 32, 42, 14, 16, 46, 34,
+            25, 37, 4, 28, 40,
+        ]
+    );
 }
 
 #[test]
@@ -84,8 +127,8 @@ fn epochs_are_fixed_by_their_seed() {
     assert_eq!(first, epoch_permutation(1000, 7, 0));
     assert_ne!(first, epoch_permutation(1000, 7, 1));
     assert_ne!(first, epoch_permutation(1000, 8, 0));
-    // Kept in the repository: a changed order would break the resume of every run.
-    assert_eq!(epoch_permutation(8, 42, 3), epoch_permutation(8, 42, 3));
+    // Kept here: a changed order would break the resume of every run.
+    assert_eq!(epoch_permutation(8, 42, 3), [6, 4, 3, 0, 2, 5, 7, 1]);
     let moved = first.iter().enumerate().filter(|(i, v)| i != *v).count();
     assert!(moved > 950);
 }

@@ -1,4 +1,5 @@
 //! The SROIE importer and statistics over what it makes.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

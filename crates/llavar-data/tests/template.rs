@@ -1,4 +1,5 @@
 //! Prompts, ids, labels and spans against the public preprocessing code.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -185,7 +186,7 @@ fn golden(turns: usize) -> Sample {
         "At the top.",
     ];
     let turns: Vec<Value> = (0..turns)
-        .map(|i| json!({"from": ["human", "gpt"][i % 2], "value": texts[i]}))
+        .map(|i| json!({"from": (["human", "gpt"][i % 2]), "value": texts[i]}))
         .collect();
     Sample::from_json(json!({"id": "golden", "image": "a.png", "conversations": turns})).unwrap()
 }
@@ -492,7 +493,7 @@ fn hostile_text_keeps_exact_spans() {
         let template = Template::new(template);
         for answer in answers {
             let turns: Vec<Value> = (0..6)
-                .map(|i| json!({"from": ["human", "gpt"][i % 2], "value": if i % 2 == 0 { "q</s><|end|> " } else { answer }}))
+                .map(|i| json!({"from": (["human", "gpt"][i % 2]), "value": if i % 2 == 0 { "q</s><|end|> " } else { answer }}))
                 .collect();
             let sample = Sample::from_json(json!({"id": 1, "conversations": turns})).unwrap();
             let encoded = template
@@ -514,8 +515,15 @@ fn hostile_text_keeps_exact_spans() {
                 }
                 let ids: Vec<u32> = encoded.ids[range].iter().map(|&id| id as u32).collect();
                 let text = tokenizer.decode(&ids, false).unwrap();
+                // SentencePiece knows no difference between its mark and a space.
+                let squash = |text: &str| {
+                    text.replace('\u{2581}', " ")
+                        .split_whitespace()
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                };
                 assert!(
-                    text.contains(answer.trim()),
+                    squash(&text).contains(&squash(answer)),
                     "{name}: {answer:?} in {text:?}"
                 );
             }

@@ -1,4 +1,5 @@
 //! Tokenizers: published ids, streaming, training.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -41,7 +42,6 @@ fn llama_cpp_vectors_agree() {
                 .iter()
                 .map(|t| t.id)
                 .collect();
-            // Only text without a leading space comes back as it was from a SentencePiece decoder.
             assert_eq!(got, expected, "{name}: {text:?}");
             cases += 1;
         }
@@ -199,7 +199,11 @@ fn a_trained_vocabulary_encodes_any_text() {
         (tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id()),
         (Some(1), Some(2), 3)
     );
-    assert!(tokenizer.add_bos() && tokenizer.vocab_len() <= 600 && tokenizer.vocab_len() > 300);
+    assert!(
+        tokenizer.add_bos() && (280..=600).contains(&tokenizer.vocab_len()),
+        "{}",
+        tokenizer.vocab_len()
+    );
     assert!(
         tokenizer
             .token_to_id("<|end|>")

@@ -206,11 +206,16 @@ impl Template {
         let ids: Vec<i64> = placed.iter().map(|token| token.id).collect();
         let mut labels = vec![IGNORE_INDEX; ids.len()];
         let early = mode.early(self.name);
+        let word_start = tokenizer.word_start_id().map(i64::from);
         let mut turns = Vec::with_capacity(prompt.turns.len());
         for marks in &prompt.turns {
             let span = TurnSpan {
-                question: marks.question.map(|mark| tokens_of(&placed, mark)),
-                answer: marks.answer.map(|mark| tokens_of(&placed, mark)),
+                question: marks
+                    .question
+                    .map(|mark| tokens_of(&placed, mark, word_start)),
+                answer: marks
+                    .answer
+                    .map(|mark| tokens_of(&placed, mark, word_start)),
             };
             if let Some(answer) = &span.answer
                 && !answer.is_empty()
@@ -261,9 +266,15 @@ fn place(tokenizer: &Tokenizer, prompt: &Prompt) -> Result<Vec<Placed>, EncodeEr
 /// The tokens that cover a stretch of text.
 ///
 /// A token that begins before the stretch counts if it reaches into it (the space before a word is
-/// part of the word's token). An added token does not: `<|assistant|>` with `rstrip` swallows white
-/// space that follows, and stays a marker.
-fn tokens_of(placed: &[Placed], (start, end): (Position, Position)) -> Range<usize> {
+/// part of the word's token), and so does a lone word-start mark right before it: in a SentencePiece
+/// vocabulary it is the first token of a word that has no entry together with its space. An added
+/// token does not count: `<|assistant|>` with `rstrip` swallows white space that follows, and stays
+/// a marker.
+fn tokens_of(
+    placed: &[Placed],
+    (start, end): (Position, Position),
+    word_start: Option<i64>,
+) -> Range<usize> {
     let mut first = placed.partition_point(|token| token.end <= start);
     while placed
         .get(first)
@@ -274,6 +285,10 @@ fn tokens_of(placed: &[Placed], (start, end): (Position, Position)) -> Range<usi
     let mut last = first;
     while placed.get(last).is_some_and(|token| token.start < end) {
         last += 1;
+    }
+    let is_mark = |token: &Placed| Some(token.id) == word_start && token.end == start;
+    if last > first && first > 0 && placed.get(first - 1).is_some_and(is_mark) {
+        first -= 1;
     }
     first..last
 }

@@ -39,6 +39,8 @@ pub struct Tokenizer {
     unk: Option<u32>,
     add_bos: bool,
     added: HashSet<u32>,
+    special: HashSet<u32>,
+    word_start: Option<u32>,
     vocab_len: usize,
     slow_llama: bool,
 }
@@ -105,7 +107,11 @@ impl Tokenizer {
             (Some("LlamaTokenizer" | "LlamaTokenizerFast"), Some(flag)) => flag && bos.is_some(),
             _ => leading.is_some() && leading == bos,
         };
-        let added = inner.get_added_tokens_decoder().into_keys().collect();
+        let added_tokens = inner.get_added_tokens_decoder();
+        let special = added_tokens.iter().filter(|(_, token)| token.special);
+        let special = special.map(|(&id, _)| id).collect();
+        let added = added_tokens.into_keys().collect();
+        let word_start = inner.token_to_id(METASPACE);
         let vocab_len = inner
             .get_vocab(true)
             .values()
@@ -122,6 +128,8 @@ impl Tokenizer {
             unk,
             add_bos,
             added,
+            special,
+            word_start,
             vocab_len,
             slow_llama: false,
         })
@@ -196,6 +204,17 @@ impl Tokenizer {
     /// Whether an id is an added token.
     pub fn is_added(&self, id: u32) -> bool {
         self.added.contains(&id)
+    }
+
+    /// Whether an id is a special token, left out where text is for people.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// The lone word-start mark `▁` of SentencePiece vocabularies: what stands before a word that
+    /// has no entry together with its space.
+    pub fn word_start_id(&self) -> Option<u32> {
+        self.word_start
     }
 
     /// Tokens of one chunk of text with byte offsets, without BOS.

@@ -36,6 +36,10 @@ impl<'a> DecodeStream<'a> {
     /// # Errors
     /// [`EncodeError::Tokenizer`].
     pub fn push(&mut self, id: u32) -> Result<Option<String>, EncodeError> {
+        if self.skip_special && self.tokenizer.is_special(id) {
+            // Forgotten here, or it would stand between the bytes of a character.
+            return Ok(None);
+        }
         self.ids.push(id);
         let force = self.ids.len() - self.done > MAX_PENDING;
         self.take(force)
@@ -62,14 +66,7 @@ impl<'a> DecodeStream<'a> {
             None => decode(&self.ids[self.done..])?,
         };
         if new.is_empty() {
-            // A skipped token gives no context: it is forgotten. A lone word-start mark does.
-            let (tokenizer, skip) = (self.tokenizer, self.skip_special);
-            let mut position = 0;
-            let done = self.done;
-            self.ids.retain(|&id| {
-                position += 1;
-                position <= done || !(skip && tokenizer.is_added(id))
-            });
+            // A lone word-start mark has no text of its own and still is context.
             self.done = self.ids.len();
             return Ok(None);
         }
