@@ -87,18 +87,42 @@ fn rotate_rows(
     sign: f32,
 ) {
     cpu::par_rows(out, width, |first, y| {
-        cpu::simd(|| {
-            for (i, y) in y.chunks_exact_mut(width).enumerate() {
-                let from = (first + i) * stride + offset;
-                rotate(
-                    &x[from..from + width],
-                    y,
-                    table.at(positions[first + i]),
-                    sign,
-                );
-            }
+        cpu::simd_kernel(RotateRows {
+            x: &x[first * stride..],
+            stride,
+            offset,
+            y,
+            width,
+            table,
+            positions: &positions[first..],
+            sign,
         });
     });
+}
+
+/// Arguments of [`rotate_rows`] for a run of rows.
+struct RotateRows<'a> {
+    x: &'a [f32],
+    stride: usize,
+    offset: usize,
+    y: &'a mut [f32],
+    width: usize,
+    table: &'a RopeTable,
+    positions: &'a [i32],
+    sign: f32,
+}
+
+impl cpu::Kernel for RotateRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let rows = self.y.chunks_exact_mut(self.width).zip(self.positions);
+        for (i, (y, position)) in rows.enumerate() {
+            let x = &self.x[i * self.stride + self.offset..][..self.width];
+            rotate(x, y, self.table.at(*position), self.sign);
+        }
+    }
 }
 
 /// One position a token, all inside the table.
@@ -203,38 +227,38 @@ impl Tape {
         let (qkv, table, positions) = (qkv.clone(), table.clone(), positions.to_vec());
         let vars = self.record_many(outputs.to_vec(), move |incoming, grads| {
             // An output that nobody used has no gradient: its part is zero.
-            let parts = incoming
-                .iter()
-                .map(|g| g.as_ref().map(Tensor::data::<f32>).transpose())
-                .collect::<Result<Vec<Option<&[f32]>>>>()?;
+            let mut parts = [None; 3];
+            for (part, grad) in parts.iter_mut().zip(&incoming) {
+                *part = grad.as_ref().map(Tensor::data::<f32>).transpose()?;
+            }
             let mut dx = Buffer::<f32>::unspecified(tokens * width);
             cpu::par_rows(&mut dx, width, |first, dx| {
-                cpu::simd(|| {
-                    for (i, dx) in dx.chunks_exact_mut(width).enumerate() {
-                        let t = first + i;
-                        let mut rest = dx;
-                        for (part, (dy, width)) in
-                            parts.iter().zip([q_width, kv_width, kv_width]).enumerate()
-                        {
-                            let (to, after) = rest.split_at_mut(width);
-                            rest = after;
-                            match dy {
-                                None => to.fill(0.0),
-                                Some(dy) if part == 2 => {
-                                    to.copy_from_slice(&dy[t * width..(t + 1) * width])
-                                }
-                                Some(dy) => {
-                                    rotate(
-                                        &dy[t * width..(t + 1) * width],
-                                        to,
-                                        table.at(positions[t]),
-                                        -1.0,
-                                    );
-                                }
-                            }
+                for (i, dx) in dx.chunks_exact_mut(width).enumerate() {
+                    let t = first + i;
+                    let (dq, rest) = dx.split_at_mut(q_width);
+                    let (dk, dv) = rest.split_at_mut(kv_width);
+                    for (dy, to, sign) in [
+                        (parts[0], dq, -1.0),
+                        (parts[1], dk, -1.0),
+                        (parts[2], dv, 0.0),
+                    ] {
+                        let row = t * to.len()..(t + 1) * to.len();
+                        match dy {
+                            None => to.fill(0.0),
+                            Some(dy) if sign == 0.0 => to.copy_from_slice(&dy[row]),
+                            Some(dy) => cpu::simd_kernel(RotateRows {
+                                x: &dy[row],
+                                stride: to.len(),
+                                offset: 0,
+                                width: to.len(),
+                                y: to,
+                                table: &table,
+                                positions: &positions[t..=t],
+                                sign,
+                            }),
                         }
                     }
-                });
+                }
             });
             grads.add(&qkv, Tensor::from_buffer(dx, qkv.shape()))
         });

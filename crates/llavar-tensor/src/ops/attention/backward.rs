@@ -142,10 +142,8 @@ fn block(
     gather(saved.dout, shape, head, tokens.clone(), 1.0, dout);
     for (r, t) in tokens.enumerate() {
         let index = t * problem.heads + head;
-        delta[r] = dot_wide(
-            &saved.out[index * dim..(index + 1) * dim],
-            &dout[r * dim..(r + 1) * dim],
-        );
+        let (out, dout) = (&saved.out[index * dim..][..dim], &dout[r * dim..][..dim]);
+        delta[r] = cpu::simd_kernel(RowDot(out, dout));
         lse[r] = saved.lse[index];
     }
 
@@ -216,9 +214,16 @@ fn block(
     }
 }
 
-/// Dot product compiled for this processor.
-fn dot_wide(x: &[f32], y: &[f32]) -> f32 {
-    cpu::simd(|| cpu::dot(x, y))
+/// Dot product of two rows.
+struct RowDot<'a>(&'a [f32], &'a [f32]);
+
+impl cpu::Kernel for RowDot<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn call(self) -> f32 {
+        cpu::dot(self.0, self.1)
+    }
 }
 
 /// One block of scores on its way to gradients.

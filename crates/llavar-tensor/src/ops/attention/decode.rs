@@ -146,10 +146,22 @@ impl cpu::Kernel for Chunk<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let m = self.keys;
-        for j in 0..m {
-            let key = &self.k[j * self.stride + self.offset..][..self.dim];
-            for (g, q) in self.q.chunks_exact(self.dim).enumerate() {
+        let (m, dim) = (self.keys, self.dim);
+        let row = |j: usize| j * self.stride + self.offset..j * self.stride + self.offset + dim;
+        // Four keys at a time: a query is loaded once for all, and their sums do not wait for each other.
+        let blocks = m / 4 * 4;
+        for j in (0..blocks).step_by(4) {
+            let keys = [0, 1, 2, 3].map(|i| &self.k[row(j + i)]);
+            for (g, q) in self.q.chunks_exact(dim).enumerate() {
+                let dots = dot4(q, keys);
+                for i in 0..4 {
+                    self.scores[g * m + j + i] = self.scale * dots[i];
+                }
+            }
+        }
+        for j in blocks..m {
+            let key = &self.k[row(j)];
+            for (g, q) in self.q.chunks_exact(dim).enumerate() {
                 self.scores[g * m + j] = self.scale * cpu::dot(q, key);
             }
         }
@@ -158,14 +170,56 @@ impl cpu::Kernel for Chunk<'_> {
             self.part.max[g] = max;
             self.part.sum[g] = exp_sum(p, max);
         }
-        for j in 0..m {
-            let value = &self.v[j * self.stride + self.offset..][..self.dim];
-            for (g, acc) in self.part.acc.chunks_exact_mut(self.dim).enumerate() {
+        for j in (0..blocks).step_by(4) {
+            let [v0, v1, v2, v3] = [0, 1, 2, 3].map(|i| &self.v[row(j + i)]);
+            for (g, acc) in self.part.acc.chunks_exact_mut(dim).enumerate() {
+                let p = &self.scores[g * m + j..][..4];
+                for d in 0..dim {
+                    let near = p[0].mul_add(v0[d], p[1] * v1[d]);
+                    let far = p[2].mul_add(v2[d], p[3] * v3[d]);
+                    acc[d] += near + far;
+                }
+            }
+        }
+        for j in blocks..m {
+            let value = &self.v[row(j)];
+            for (g, acc) in self.part.acc.chunks_exact_mut(dim).enumerate() {
                 let p = self.scores[g * m + j];
-                for d in 0..self.dim {
+                for d in 0..dim {
                     acc[d] = p.mul_add(value[d], acc[d]);
                 }
             }
         }
     }
+}
+
+/// Dot products of one row with four.
+#[inline(always)]
+fn dot4(x: &[f32], rows: [&[f32]; 4]) -> [f32; 4] {
+    let n = x.len();
+    let mut lanes = [[0.0f32; 16]; 4];
+    let rows = rows.map(|r| &r[..n]);
+    let (chunks, tail) = x.as_chunks::<16>();
+    let [a, b, c, d] = rows.map(|r| r.as_chunks::<16>().0);
+    for i in 0..chunks
+        .len()
+        .min(a.len())
+        .min(b.len())
+        .min(c.len())
+        .min(d.len())
+    {
+        for (lanes, y) in lanes.iter_mut().zip([&a[i], &b[i], &c[i], &d[i]]) {
+            for l in 0..16 {
+                lanes[l] = chunks[i][l].mul_add(y[l], lanes[l]);
+            }
+        }
+    }
+    let mut sums = [0.0; 4];
+    for i in 0..4 {
+        sums[i] = cpu::sum(&lanes[i]);
+        for (x, y) in tail.iter().zip(&rows[i][n - tail.len()..]) {
+            sums[i] = x.mul_add(*y, sums[i]);
+        }
+    }
+    sums
 }

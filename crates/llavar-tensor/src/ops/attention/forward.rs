@@ -190,17 +190,16 @@ fn block(
                 1.0,
             );
         }
-        cpu::simd(|| {
-            for r in 0..rows {
-                let index = (first + r) * problem.heads + head;
-                // SAFETY: this task alone owns this head of these tokens.
-                let (out, lse) = unsafe { (out.row(index), lse.row(index)) };
-                let inverse = if sum[r] == 0.0 { 0.0 } else { 1.0 / sum[r] };
-                let acc = &acc[r * dim..(r + 1) * dim];
-                out.iter_mut().zip(acc).for_each(|(o, a)| *o = a * inverse);
-                lse[0] = max[r] + sum[r].ln();
+        for r in 0..rows {
+            let index = (first + r) * problem.heads + head;
+            // SAFETY: this task alone owns this head of these tokens.
+            let (out, lse) = unsafe { (out.row(index), lse.row(index)) };
+            let inverse = if sum[r] == 0.0 { 0.0 } else { 1.0 / sum[r] };
+            for (o, a) in out.iter_mut().zip(&acc[r * dim..(r + 1) * dim]) {
+                *o = a * inverse;
             }
-        });
+            lse[0] = max[r] + sum[r].ln();
+        }
     });
 }
 
