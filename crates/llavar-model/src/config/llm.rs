@@ -113,7 +113,7 @@ impl LlmConfig {
             1024,
             problems,
         );
-        if num_attention_heads % num_key_value_heads != 0 {
+        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             problems.add(
                 "num_key_value_heads",
                 num_key_value_heads,
@@ -123,7 +123,7 @@ impl LlmConfig {
         let head_dim = if fields.get("head_dim").is_some() {
             fields.size_below("head_dim", None, 4096, problems)
         } else {
-            if hidden_size % num_attention_heads != 0 {
+            if !hidden_size.is_multiple_of(num_attention_heads) {
                 problems.add(
                     "num_attention_heads",
                     num_attention_heads,
@@ -141,7 +141,7 @@ impl LlmConfig {
                 ),
             );
         }
-        if head_dim % 2 != 0 {
+        if !head_dim.is_multiple_of(2) {
             problems.add(
                 "head_dim",
                 head_dim,

@@ -1,6 +1,8 @@
 //! Model configuration as published folders carry it: one `config.json`, typed views of it, and the
 //! original object, so that unknown keys are written back where they were.
 
+mod clip;
+mod convnext;
 mod error;
 mod fields;
 mod generation;
@@ -21,16 +23,15 @@ use std::{
 
 use serde_json::{Map, Value};
 
+pub use clip::{ClipActivation, ClipConfig};
+pub use convnext::ConvNextConfig;
 pub use error::{ConfigError, Problem};
 pub use generation::GenerationConfig;
 pub use llm::{LlmConfig, LlmFamily, RopeScaling};
 pub use parameters::{Parameter, parameters, projector_parameters};
 pub use presets::{PRESETS, Preset};
 pub use projector::{ProjectorConfig, ProjectorKind};
-pub use vision::{
-    ClipActivation, ClipConfig, ConvNextConfig, FeatureSelect, MAX_IMAGE_SIZE, SLOW_STRIDE,
-    VisionConfig, VisionTower,
-};
+pub use vision::{FeatureSelect, MAX_IMAGE_SIZE, SLOW_STRIDE, VisionConfig, VisionTower};
 
 use fields::{Fields, Problems};
 
@@ -120,7 +121,7 @@ impl ModelConfig {
             None
         };
         let projector = vision.as_ref().map(|vision| {
-            ProjectorConfig::read(&fields, vision.clip.hidden_size, llm.hidden_size, problems)
+            ProjectorConfig::read(&fields, vision.feature_size(), llm.hidden_size, problems)
         });
         let image_aspect_ratio = match fields.string("image_aspect_ratio", problems) {
             Some("pad") => ImageAspectRatio::Pad,

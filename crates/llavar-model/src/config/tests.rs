@@ -252,13 +252,28 @@ fn plain_language_models_and_single_towers_read() {
     assert_eq!(
         vision.tower,
         VisionTower::Single(FeatureSelect {
-            layers: 23,
+            layers: vec![23],
             keep_class_token: false
         })
     );
     let error =
-        check(json!({"is_multipath_encoder": false, "mm_vision_select_layer": 104})).unwrap_err();
-    assert!(error.contains("mm_vision_select_layer = 104"), "{error}");
+        check(json!({"is_multipath_encoder": false, "mm_vision_select_layer": 25})).unwrap_err();
+    assert!(error.contains("mm_vision_select_layer = 25"), "{error}");
+    // 400: four layers side by side, so the projector is four times as wide.
+    let several = check(json!({
+        "is_multipath_encoder": false, "clip_vision_config": null, "input_image_size": null,
+        "mm_vision_select_layer": 400, "mm_hidden_size": 4096
+    }))
+    .unwrap();
+    let vision = several.vision.unwrap();
+    assert_eq!(vision.feature_size(), 4096);
+    assert_eq!(
+        vision.tower,
+        VisionTower::Single(FeatureSelect {
+            layers: vec![6, 12, 18, 24],
+            keep_class_token: false
+        })
+    );
 }
 
 #[test]

@@ -64,8 +64,12 @@ pub(crate) fn of_projector(name: &str) -> Option<String> {
 /// Tensors that published files carry and nothing uses: kept, so that a saved folder has them too.
 pub(crate) fn is_unused(name: &str) -> bool {
     let tower = name.starts_with("model.vision_tower.");
-    tower && (name.contains(".vision_tower.head.") || name.contains(".post_layernorm."))
-        || tower && name.contains(".norm_pre.")
+    let parts = [
+        ".vision_tower.head.",
+        ".vision_tower.norm_pre.",
+        ".post_layernorm.",
+    ];
+    tower && parts.iter().any(|part| name.contains(part))
         || name.ends_with("position_ids")
         || name.ends_with(".rotary_emb.inv_freq")
 }

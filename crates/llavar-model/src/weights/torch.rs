@@ -258,7 +258,7 @@ fn resolve(
             (None, StorageType::Untyped) => return Err(TorchError::NoDtype { tensor: name }),
         };
         let unit = source.kind.size();
-        let expected = source.numel.checked_mul(unit).unwrap_or(usize::MAX);
+        let expected = source.numel.saturating_mul(unit);
         if range.len() < expected {
             return Err(TorchError::StorageLength {
                 key: key(),

@@ -12,6 +12,7 @@
 
 mod globals;
 mod machine;
+mod rebuild;
 #[cfg(test)]
 mod tests;
 
