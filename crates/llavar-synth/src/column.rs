@@ -46,9 +46,8 @@ impl<'f> Column<'f> {
         match row {
             Row::Text(t, _, _, text) => limit(t.em_width(text), w),
             Row::Pair(t, _, left, right) => limit(t.em_width(left) + t.em_width(right) + 1.0, w),
-            Row::Entry(l, r, _, at, left, right) => {
-                limit(l.em_width(left) + 0.5, w * at).min(limit(r.em_width(right), w * (1.0 - at)))
-            }
+            Row::Entry(l, r, _, at, left, right) => limit(l.em_width(left) + 0.7, w * at)
+                .min(limit(r.em_width(right) + 0.4, w * (1.0 - at))),
             _ => f32::MAX,
         }
     }
@@ -67,8 +66,14 @@ impl<'f> Column<'f> {
         let mut unit = most.min(h / total.max(1e-3));
         for row in &self.rows {
             if Self::rel(row) > 0.0 && !fixed {
-                // Headings may shrink alone to 60 % before they make everything smaller.
-                unit = unit.min(Self::widest(row, w) / Self::rel(row) / 0.6);
+                // Headings may shrink alone to 60 % before they make everything smaller; rows with
+                // two sides keep one size.
+                let alone = if matches!(row, Row::Text(..)) {
+                    0.6
+                } else {
+                    1.0
+                };
+                unit = unit.min(Self::widest(row, w) / Self::rel(row) / alone);
             }
         }
         unit

@@ -188,6 +188,10 @@ fn finish(mut page: Page<'_>, warped: bool) -> Document {
     let mut chosen: Vec<usize> = (0..facts.len()).collect();
     page.rng.shuffle(&mut chosen);
     chosen.truncate(config.max_facts as usize);
+    if page.fixed() {
+        // Fixed documents are asked in the order of their fields.
+        chosen.sort_unstable();
+    }
     let kind_name = noun(page.kind);
     let duos = chosen
         .into_iter()
@@ -300,7 +304,7 @@ fn caption(page: &mut Page<'_>, warped: bool) -> String {
         page.caption_extra.insert(
             0,
             format!(
-                "The page lies slightly askew on a {} surface that can be seen around its edges.",
+                "The picture was taken slightly askew, and the {} ground shows around the edges.",
                 scheme.surface.name
             ),
         );

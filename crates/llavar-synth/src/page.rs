@@ -414,7 +414,11 @@ impl<'a> Page<'a> {
 
     /// Words for the place of an item.
     pub(crate) fn place(&self, id: ItemId) -> &'static str {
-        let [x, y] = self.centre(id);
+        let [mut x, y] = self.centre(id);
+        if let (true, Some(item)) = (self.fixed(), self.items.get(id)) {
+            // Where texts of any length begin at one place, that place is named and not their middle.
+            x = item.rect[0] / self.w() + 0.05;
+        }
         crate::phrase::place(x, y)
     }
 

@@ -35,15 +35,15 @@ const COMMON_QUESTIONS: &[&str] = &[
 ];
 const COMMON_ANSWERS: &[&str] = &[
     "According to the {k}, {n} is {v}.",
-    "In this {k}, {n} is {v}.",
+    "As the {k} shows, {n} is {v}.",
 ];
 
 #[rustfmt::skip]
 pub(crate) const PHRASES: &[Phrases] = &[
     phrases("shop", "the name of the shop", &["What is the name of the shop?", "Which shop issued this receipt?", "Where was the purchase made?"], &["The name of the shop is {v}.", "The receipt was issued by {v}.", "The purchase was made at {v}."]),
     phrases("total", "the total amount", &["What is the total?", "How much was paid in total?", "What total amount does the receipt show?"], &["The total is {v}.", "The total amount on the receipt is {v}.", "In total, {v} was paid."]),
-    phrases("date", "the date", &["What is the date?", "Which date is printed on the {k}?", "On which date does this take place?"], &["The date is {v}.", "The date printed on the {k} is {v}.", "The {k} gives {v} as the date."]),
-    phrases("time", "the time", &["What is the time?", "Which time is given?", "At what time?"], &["The time is {v}.", "The {k} gives {v} as the time.", "The time given is {v}."]),
+    phrases("date", "the date", &["What is the date?", "Which date is printed on the {k}?", "Which date does the {k} give?"], &["The date is {v}.", "The date printed on the {k} is {v}.", "The {k} gives {v} as the date."]),
+    phrases("time", "the time", &["What is the time?", "Which time is given?", "What time does the {k} show?"], &["The time is {v}.", "The {k} gives {v} as the time.", "The time given is {v}."]),
     phrases("item_price", "the price of {s}", &["How much is {s}?", "What is the price of {s}?", "How much does {s} cost?"], &["{s} costs {v}.", "The price of {s} is {v}.", "According to the {k}, {s} is {v}."]),
     phrases("payment", "the means of payment", &["How was it paid?", "Which means of payment was used?"], &["It was paid by {v}.", "The means of payment is {v}."]),
     phrases("receipt_number", "the receipt number", &["What is the receipt number?", "Which number does the receipt carry?"], &["The receipt number is {v}.", "The receipt carries the number {v}."]),
@@ -53,7 +53,7 @@ pub(crate) const PHRASES: &[Phrases] = &[
     phrases("birth_date", "the date of birth", &["What is the date of birth?", "When was the person born?"], &["The date of birth is {v}.", "The person was born on {v}."]),
     phrases("city", "the city", &["Which city is given?", "What is the city?", "In which city does the person live?"], &["The city is {v}.", "The city given is {v}.", "The person lives in {v}."]),
     phrases("phone", "the phone number", &["What is the phone number?", "Which phone number is given?"], &["The phone number is {v}.", "The {k} gives the phone number {v}."]),
-    phrases("occupation", "the occupation", &["What is the occupation?", "What does the person work as?"], &["The occupation is {v}.", "The person works as {v}."]),
+    phrases("occupation", "the occupation", &["What is the occupation?", "What does the person work as?"], &["The occupation is {v}.", "The form gives {v} as the occupation."]),
     phrases("reference", "the reference number", &["What is the reference number?", "Which reference does the {k} carry?"], &["The reference number is {v}.", "The {k} carries the reference {v}."]),
     phrases("event", "the event", &["Which event is announced?", "What is the event?", "What does the poster advertise?"], &["The event is {v}.", "The poster announces {v}.", "The poster advertises {v}."]),
     phrases("venue", "the venue", &["Where does the event take place?", "What is the venue?"], &["The event takes place at {v}.", "The venue is {v}."]),
@@ -65,8 +65,8 @@ pub(crate) const PHRASES: &[Phrases] = &[
     phrases("chart_title", "the title of the chart", &["What is the title of the chart?", "What does the chart show?"], &["The title of the chart is {v}.", "The chart shows {v}."]),
     phrases("value", "the value for {s}", &["What is the value for {s}?", "How high is {s}?", "Which value does {s} have?"], &["The value for {s} is {v}.", "{s} has the value {v}.", "The chart shows {v} for {s}."]),
     phrases("share", "the share of {s}", &["What share does {s} have?", "How large is the share of {s}?"], &["The share of {s} is {v}.", "{s} has a share of {v}."]),
-    phrases("highest", "the highest value's label", &["Which one is the highest?", "Which label has the largest value?"], &["The highest one is {v}.", "The label with the largest value is {v}."]),
-    phrases("lowest", "the lowest value's label", &["Which one is the lowest?", "Which label has the smallest value?"], &["The lowest one is {v}.", "The label with the smallest value is {v}."]),
+    phrases("highest", "the label with the highest value", &["Which one is the highest?", "Which label has the largest value?"], &["The highest one is {v}.", "The label with the largest value is {v}."]),
+    phrases("lowest", "the label with the lowest value", &["Which one is the lowest?", "Which label has the smallest value?"], &["The lowest one is {v}.", "The label with the smallest value is {v}."]),
     phrases("table_title", "the title of the table", &["What is the title of the table?", "What is the table about?"], &["The title of the table is {v}.", "The table is about {v}."]),
     phrases("cell", "the entry for {s}", &["What is the entry for {s}?", "Which value does the table give for {s}?"], &["The entry for {s} is {v}.", "The table gives {v} for {s}."]),
     phrases("app", "the name of the program", &["What is the name of the program?", "Which program is shown?"], &["The name of the program is {v}.", "The screenshot shows {v}."]),

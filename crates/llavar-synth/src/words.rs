@@ -191,6 +191,11 @@ impl Speaker<'_> {
         row.map_or(english, |row| row[index(self.language)])
     }
 
+    /// All months, in order.
+    pub(crate) fn months(&self) -> &'static [&'static str] {
+        MONTHS[index(self.language)]
+    }
+
     /// The usable part of a list.
     pub(crate) fn list(&self, lists: &Lists) -> &'static [&'static str] {
         let list = lists[index(self.language)];

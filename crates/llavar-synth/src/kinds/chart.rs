@@ -57,8 +57,13 @@ impl Chart {
                 0 => speaker.distinct(&words::TOWNS, n, rng),
                 1 => speaker.distinct(&words::GOODS, n, rng),
                 _ => {
-                    let months = speaker.distinct(&words::MONTHS, 12, rng);
-                    months.into_iter().take(n).collect()
+                    // Months in their order.
+                    let months = speaker.months();
+                    let first = rng.below(months.len() - n + 1);
+                    months[first..first + n]
+                        .iter()
+                        .map(|m| (*m).to_owned())
+                        .collect()
                 }
             },
         };

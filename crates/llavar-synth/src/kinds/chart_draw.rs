@@ -102,14 +102,23 @@ impl Chart {
                     page.canvas.rect(x - thick / 2.0, y, thick, base - y, rgb);
                 }
             }
-            let lift = if line { side * 0.018 } else { side * 0.008 } + value_px * 0.15;
+            let gap = if line { side * 0.018 } else { side * 0.008 } + value_px * 0.15;
+            // The value of a low point of a line goes below it, where the line is not.
+            let higher = |j: usize| self.values.get(j).is_none_or(|&v| v > self.values[i]);
+            let low = line && higher(i + 1) && (i == 0 || higher(i - 1));
+            let below = low && y + gap + value_px * 1.2 < base;
+            let at = if below {
+                y + gap + value_px * 0.75
+            } else {
+                y - gap
+            };
             // A value of a line chart keeps clear of the line on a small cushion of paper.
-            if line {
+            if line && !below {
                 let half = bold.px(value_px).width(value) / 2.0 + value_px * 0.1;
-                let frame = [x - half, y - lift - value_px * 0.85, half * 2.0, value_px];
+                let frame = [x - half, at - value_px * 0.85, half * 2.0, value_px];
                 page.canvas.round_rect(frame, value_px * 0.2, paper);
             }
-            let value_id = page.line(&bold.px(value_px), x, y - lift, Align::Centre, value);
+            let value_id = page.line(&bold.px(value_px), x, at, Align::Centre, value);
             let y = base + label_px * 1.25;
             let label_id = page.line(&text.px(label_px), x, y, Align::Centre, label);
             points.push((label_id, value_id));
@@ -121,7 +130,7 @@ impl Chart {
         };
         let looks = match line {
             true => format!(
-                "A single line in {colour} joins the marked points, with each value printed above its point."
+                "A single line in {colour} joins the marked points, with each value printed beside its point."
             ),
             false => format!(
                 "Vertical bars in {colour} rise from the axis at the bottom, with each value printed above its bar."

@@ -145,7 +145,7 @@ impl Content for Form {
         let unit = column.unit(inner, room, most, page.fixed());
         // Spread the entries over the page, but not too thinly.
         let stretch = (room / column.total(unit))
-            .min(page.vary(1.8, 1.0, 2.2))
+            .min(page.vary(2.0, 1.3, 2.8))
             .max(1.0);
         for row in &mut column.rows {
             if let Row::Gap(gap) = row {

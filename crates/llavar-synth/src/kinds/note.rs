@@ -86,6 +86,22 @@ impl Content for Note {
             .fold(most.min((h - 1.4 * margin) / rows / 1.45), |px, (_, l)| {
                 px.min(hand.fit(l, inner * 0.96).px)
             });
+        // Fixed layouts write every name and thing at the size of the longest.
+        let px = if page.fixed() {
+            let s = &page.speaker;
+            let lead = [
+                (s.label("Dear"), s.list(&words::FIRST_NAMES)),
+                (s.label("please buy"), s.list(&words::GOODS)),
+            ];
+            let all = lead
+                .iter()
+                .flat_map(|(l, list)| list.iter().map(move |word| format!("{l} {word},")));
+            all.fold(px, |px, line| {
+                px.min(hand.px(most).fit(&line, inner * 0.96).px)
+            })
+        } else {
+            px
+        };
         let pitch = (px * 1.7).min((h - 1.4 * margin) / rows).max(px * 1.2);
         let top = margin * 0.8;
         let style = if page.fixed() { 0 } else { page.rng.below(4) };

@@ -191,7 +191,7 @@ impl Content for Receipt {
             page.typ(&[Class::Bold, Class::Mono]),
         );
         let (w, h) = (page.w(), page.h());
-        let paper_w = page.vary(0.8, 0.6, 0.92) * w.min(h * 0.8);
+        let paper_w = page.vary(0.85, 0.7, 0.94) * w.min(h * 0.8);
         let inner = paper_w * 0.88;
         let (column, keys) = self.column(page, mono, bold);
         let most = page.space.px[1].min(page.side() * 0.045);

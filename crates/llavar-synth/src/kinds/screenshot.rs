@@ -122,7 +122,9 @@ impl Content for Screenshot {
             .min(side * if few { 0.14 } else { 0.05 });
         let inner = w - 2.0 * pad;
         for (name, _) in &self.settings {
-            px = px.min(text.fit(name, inner * 0.66).px);
+            px = px
+                .min(text.fit(name, inner * 0.6).px)
+                .min(bold.fit("100%", inner * 0.36).px);
         }
         for (i, (name, value)) in self.settings.iter().enumerate() {
             let y = top + pitch * i as f32;

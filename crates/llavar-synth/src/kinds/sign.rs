@@ -30,7 +30,11 @@ impl Sign {
             } else {
                 "m"
             };
-            let n = speaker.number(rng);
+            let n = if space.few() {
+                speaker.number(rng)
+            } else {
+                rng.int(1, speaker.largest().min(180))
+            };
             let far = if unit == "m" {
                 format!("{} m", (n % 99 + 1) * 10)
             } else {

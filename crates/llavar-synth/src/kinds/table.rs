@@ -22,7 +22,7 @@ impl Table {
         let (n_rows, n_columns) = if few {
             (2, 1)
         } else {
-            let columns = ((space.w / (space.px[0] * 7.0)) as usize).clamp(2, 5) - 1;
+            let columns = ((space.w / (space.px[0] * 9.0)) as usize).clamp(2, 5) - 1;
             (
                 2 + rng.below(space.lines(0.55, 3, 9) - 1),
                 1 + rng.below(columns),
