@@ -2,7 +2,10 @@
 
 use thiserror::Error;
 
-use crate::{config::ConfigError, weights::WeightsError};
+use crate::{
+    config::ConfigError,
+    weights::{SaveError, WeightsError},
+};
 
 /// Why a model cannot be loaded, built or run.
 #[derive(Debug, Error)]
@@ -11,9 +14,12 @@ pub enum ModelError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Weight files cannot be read, do not fit the configuration, or cannot be written.
+    /// Weight files cannot be read or do not fit the configuration.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A model folder cannot be written.
+    #[error(transparent)]
+    Save(#[from] SaveError),
     /// An operation refused its inputs.
     #[error(transparent)]
     Tensor(#[from] llavar_tensor::Error),
@@ -24,7 +30,9 @@ pub enum ModelError {
         name: String,
     },
     /// Pictures were given to a plain language model.
-    #[error("this model has no vision tower and cannot take pictures, leave them out or use another model")]
+    #[error(
+        "this model has no vision tower and cannot take pictures, leave them out or use another model"
+    )]
     NoVisionTower,
     /// The pixels are not a batch of the tower's input size.
     #[error("expected pixels of shape [pictures, {size}, {size}, 3], got {got:?}")]

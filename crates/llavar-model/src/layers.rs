@@ -15,16 +15,28 @@ pub(crate) struct ParamSet(HashMap<String, Param>);
 
 impl ParamSet {
     pub(crate) fn new(list: &[Param]) -> Self {
-        Self(list.iter().map(|p| (p.name().to_owned(), p.clone())).collect())
+        Self(
+            list.iter()
+                .map(|p| (p.name().to_owned(), p.clone()))
+                .collect(),
+        )
     }
 
     /// The parameters whose names begin with `prefix` and a dot.
     pub(crate) fn scope(&self, prefix: impl Into<String>) -> Scope<'_> {
-        Scope { set: self, prefix: prefix.into() }
+        Scope {
+            set: self,
+            prefix: prefix.into(),
+        }
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<Param> {
-        self.0.get(name).cloned().ok_or_else(|| ModelError::MissingParameter { name: name.to_owned() })
+        self.0
+            .get(name)
+            .cloned()
+            .ok_or_else(|| ModelError::MissingParameter {
+                name: name.to_owned(),
+            })
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -41,7 +53,10 @@ pub(crate) struct Scope<'a> {
 
 impl Scope<'_> {
     pub(crate) fn at(&self, name: impl std::fmt::Display) -> Self {
-        Self { set: self.set, prefix: format!("{}.{name}", self.prefix) }
+        Self {
+            set: self.set,
+            prefix: format!("{}.{name}", self.prefix),
+        }
     }
 
     pub(crate) fn param(&self, name: &str) -> Result<Param> {
@@ -51,17 +66,27 @@ impl Scope<'_> {
     /// `weight` and `bias` below `name`.
     pub(crate) fn linear(&self, name: &str) -> Result<Linear> {
         let scope = self.at(name);
-        Ok(Linear { weight: scope.param("weight")?, bias: Some(scope.param("bias")?) })
+        Ok(Linear {
+            weight: scope.param("weight")?,
+            bias: Some(scope.param("bias")?),
+        })
     }
 
     /// `weight` below `name`.
     pub(crate) fn linear_no_bias(&self, name: &str) -> Result<Linear> {
-        Ok(Linear { weight: self.at(name).param("weight")?, bias: None })
+        Ok(Linear {
+            weight: self.at(name).param("weight")?,
+            bias: None,
+        })
     }
 
     pub(crate) fn layer_norm(&self, name: &str, eps: f64) -> Result<LayerNorm> {
         let scope = self.at(name);
-        Ok(LayerNorm { weight: scope.param("weight")?, bias: scope.param("bias")?, eps: eps as f32 })
+        Ok(LayerNorm {
+            weight: scope.param("weight")?,
+            bias: scope.param("bias")?,
+            eps: eps as f32,
+        })
     }
 }
 
@@ -79,7 +104,12 @@ impl Linear {
     }
 
     /// As [`Linear::forward`], plus `residual [.., N]`.
-    pub(crate) fn forward_residual(&self, tape: &Tape, x: &Var, residual: &Var) -> TensorResult<Var> {
+    pub(crate) fn forward_residual(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        residual: &Var,
+    ) -> TensorResult<Var> {
         tape.linear_residual(x, &self.weight, self.bias.as_ref(), Some(residual))
     }
 

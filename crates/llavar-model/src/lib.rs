@@ -3,10 +3,35 @@
 //!
 //! This crate may call `llavar-tensor` and nothing else of the workspace.
 //!
-//! Start with [`config::ModelConfig::read`], [`weights::WeightFiles::open`] and
-//! [`weights::match_parameters`].
+//! Start with [`LlavaModel`] and [`generation::generate`]; below them [`config::ModelConfig`],
+//! [`weights::WeightFiles`] and [`weights::match_parameters`].
+//!
+//! ```no_run
+//! use std::{ops::ControlFlow, path::Path};
+//! use llavar_model::{LlavaModel, generation::{GenerationOptions, generate}};
+//!
+//! # fn main() -> llavar_model::Result<()> {
+//! let model = LlavaModel::load(Path::new("a-model-folder"))?;
+//! let options = GenerationOptions::from_config(&model.config, None);
+//! let answer = generate(&model, &[1, 15043], None, &options, |_id| ControlFlow::Continue(()))?;
+//! # Ok(()) }
+//! ```
 
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod error;
+pub mod generation;
+mod init;
+mod language_model;
+mod layers;
+mod mm_projector;
+mod model;
+mod vision_tower;
 pub mod weights;
+
+pub use error::{ModelError, Result};
+pub use language_model::{KvCache, LanguageModel};
+pub use mm_projector::MmProjector;
+pub use model::{LlavaModel, expand_image_tokens};
+pub use vision_tower::{Observer, VisionTower};

@@ -24,7 +24,9 @@ impl MmProjector {
             ProjectorKind::Mlp { depth } => {
                 let scope = set.scope("model.mm_projector");
                 // The GELUs between the layers take the odd numbers.
-                (0..depth).map(|n| scope.linear(&(2 * n).to_string())).collect::<Result<_>>()?
+                (0..depth)
+                    .map(|n| scope.linear(&(2 * n).to_string()))
+                    .collect::<Result<_>>()?
             }
         };
         Ok(Self { layers })

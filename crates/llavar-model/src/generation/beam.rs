@@ -46,9 +46,15 @@ pub(crate) fn search(
     at_limit: StopReason,
 ) -> Result<Hypothesis> {
     let width = options.num_beams;
-    let mut finished = Finished { best: Vec::new(), width };
+    let mut finished = Finished {
+        best: Vec::new(),
+        width,
+    };
     let first = session.start()?;
-    let mut beams = vec![Beam { ids: Vec::new(), sum: 0.0 }];
+    let mut beams = vec![Beam {
+        ids: Vec::new(),
+        sum: 0.0,
+    }];
     let mut logits = vec![first];
     let mut done = false;
     for length in 1..=max_new {
@@ -60,19 +66,27 @@ pub(crate) fn search(
         if done || beams.is_empty() || length == max_new {
             break;
         }
-        if beams.len() == parents.len() && beams.len() == width {
-            session.reorder(&parents)?;
-        }
+        session.reorder(&parents)?;
         let answers: Vec<&[u32]> = beams.iter().map(|b| b.ids.as_slice()).collect();
         logits = session.step(&answers)?;
     }
     if !done {
         for beam in beams {
             let length = beam.ids.len();
-            finished.add(beam.ids, beam.sum, length, options.length_penalty, at_limit.clone());
+            finished.add(
+                beam.ids,
+                beam.sum,
+                length,
+                options.length_penalty,
+                at_limit.clone(),
+            );
         }
     }
-    let empty = Hypothesis { ids: Vec::new(), score: f64::NEG_INFINITY, stop_reason: at_limit };
+    let empty = Hypothesis {
+        ids: Vec::new(),
+        score: f64::NEG_INFINITY,
+        stop_reason: at_limit,
+    };
     Ok(finished.best.pop().unwrap_or(empty))
 }
 
@@ -103,7 +117,10 @@ fn choose(
             }
             continue;
         }
-        next.push(Beam { ids, sum: candidate.sum });
+        next.push(Beam {
+            ids,
+            sum: candidate.sum,
+        });
         parents.push(candidate.parent);
         if next.len() == width {
             break;
@@ -129,7 +146,11 @@ fn best_candidates(
             .iter()
             .enumerate()
             .filter(|(_, p)| p.is_finite())
-            .map(|(id, p)| Candidate { parent, id: id as u32, sum: beam.sum + f64::from(*p) })
+            .map(|(id, p)| Candidate {
+                parent,
+                id: id as u32,
+                sum: beam.sum + f64::from(*p),
+            })
             .collect();
         // No beam can give more than `keep` of the best `keep`.
         if own.len() > keep {
@@ -144,7 +165,10 @@ fn best_candidates(
 }
 
 fn better(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
-    b.sum.total_cmp(&a.sum).then(a.parent.cmp(&b.parent)).then(a.id.cmp(&b.id))
+    b.sum
+        .total_cmp(&a.sum)
+        .then(a.parent.cmp(&b.parent))
+        .then(a.id.cmp(&b.id))
 }
 
 /// The best finished answers, worst first.
@@ -154,11 +178,30 @@ struct Finished {
 }
 
 impl Finished {
-    fn add(&mut self, ids: Vec<u32>, sum: f64, length: usize, penalty: f32, stop_reason: StopReason) {
+    fn add(
+        &mut self,
+        ids: Vec<u32>,
+        sum: f64,
+        length: usize,
+        penalty: f32,
+        stop_reason: StopReason,
+    ) {
         let score = sum / (length.max(1) as f64).powf(f64::from(penalty));
+        if self.best.len() >= self.width
+            && self.best.first().is_some_and(|worst| score <= worst.score)
+        {
+            return;
+        }
         // Of equal scores the later one wins, as there.
         let at = self.best.partition_point(|h| h.score <= score);
-        self.best.insert(at, Hypothesis { ids, score, stop_reason });
+        self.best.insert(
+            at,
+            Hypothesis {
+                ids,
+                score,
+                stop_reason,
+            },
+        );
         if self.best.len() > self.width {
             self.best.remove(0);
         }
@@ -166,6 +209,10 @@ impl Finished {
 
     fn is_done(&self, best_sum: f64, length: usize, penalty: f32) -> bool {
         let reachable = best_sum / (length as f64).powf(f64::from(penalty));
-        self.best.len() >= self.width && self.best.first().is_some_and(|worst| worst.score >= reachable)
+        self.best.len() >= self.width
+            && self
+                .best
+                .first()
+                .is_some_and(|worst| worst.score >= reachable)
     }
 }

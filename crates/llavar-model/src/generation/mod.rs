@@ -59,7 +59,10 @@ pub fn generate(
     }
     let context = model.context_length();
     if prompt.len() >= context {
-        return Err(ModelError::PromptTooLong { prompt: prompt.len(), context });
+        return Err(ModelError::PromptTooLong {
+            prompt: prompt.len(),
+            context,
+        });
     }
     let room = context - prompt.len();
     let (max_new, at_limit) = if options.max_new_tokens <= room {
@@ -78,11 +81,23 @@ pub fn generate(
             ids.truncate(n + 1);
             stop_reason = StopReason::Callback;
         }
-        return Ok(Generation { ids, stop_reason, prompt_tokens, score: best.score });
+        return Ok(Generation {
+            ids,
+            stop_reason,
+            prompt_tokens,
+            score: best.score,
+        });
     }
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let (mut ids, mut score) = (Vec::new(), 0.0);
-    let mut done = |ids, stop_reason, score| Ok(Generation { ids, stop_reason, prompt_tokens, score });
+    let done = |ids, stop_reason, score| {
+        Ok(Generation {
+            ids,
+            stop_reason,
+            prompt_tokens,
+            score,
+        })
+    };
     if max_new == 0 {
         return done(ids, at_limit, score);
     }
@@ -115,7 +130,11 @@ pub fn generate(
 }
 
 /// The prompt with one negative id for each image position.
-fn fit_to_features(model: &LlavaModel, prompt: &[i32], features: Option<&Tensor>) -> Result<Vec<i32>> {
+fn fit_to_features(
+    model: &LlavaModel,
+    prompt: &[i32],
+    features: Option<&Tensor>,
+) -> Result<Vec<i32>> {
     let negative = prompt.iter().filter(|id| **id < 0).count();
     let rows = features.map_or(0, Tensor::rows);
     if negative == rows {
@@ -125,5 +144,9 @@ fn fit_to_features(model: &LlavaModel, prompt: &[i32], features: Option<&Tensor>
     if negative * tokens_per_image == rows {
         return Ok(expand_image_tokens(prompt, tokens_per_image));
     }
-    Err(ModelError::ImagePositions { expected: rows, got: negative, tokens_per_image })
+    Err(ModelError::ImagePositions {
+        expected: rows,
+        got: negative,
+        tokens_per_image,
+    })
 }

@@ -82,8 +82,13 @@ impl GenerationOptions {
     /// The defaults of a model folder: `generation_config.json` where there is one, the end ids of both
     /// files.
     pub fn from_config(model: &ModelConfig, generation: Option<&GenerationConfig>) -> Self {
-        let mut options = Self { stop_ids: model.llm.eos_token_ids.clone(), ..Self::default() };
-        let Some(config) = generation else { return options };
+        let mut options = Self {
+            stop_ids: model.llm.eos_token_ids.clone(),
+            ..Self::default()
+        };
+        let Some(config) = generation else {
+            return options;
+        };
         options.stop_ids.extend(&config.eos_token_ids);
         options.stop_ids.sort_unstable();
         options.stop_ids.dedup();
@@ -115,15 +120,30 @@ impl GenerationOptions {
                 format!("{:?}", self.top_p),
                 "above 0 and at most 1",
             ),
-            (self.top_k != Some(0), "top_k", "0".to_owned(), "1 or more, or left out"),
-            ((1..=64).contains(&self.num_beams), "num_beams", self.num_beams.to_string(), "from 1 to 64"),
+            (
+                self.top_k != Some(0),
+                "top_k",
+                "0".to_owned(),
+                "1 or more, or left out",
+            ),
+            (
+                (1..=64).contains(&self.num_beams),
+                "num_beams",
+                self.num_beams.to_string(),
+                "from 1 to 64",
+            ),
             (
                 self.num_beams == 1 || self.temperature == 0.0,
                 "num_beams",
                 self.num_beams.to_string(),
                 "1 where the temperature is above 0",
             ),
-            (self.length_penalty.is_finite(), "length_penalty", self.length_penalty.to_string(), "a number"),
+            (
+                self.length_penalty.is_finite(),
+                "length_penalty",
+                self.length_penalty.to_string(),
+                "a number",
+            ),
             (
                 above_zero(self.repetition_penalty),
                 "repetition_penalty",
@@ -139,9 +159,11 @@ impl GenerationOptions {
         ];
         match checks.into_iter().find(|(ok, ..)| !ok) {
             None => Ok(()),
-            Some((_, option, value, allowed)) => {
-                Err(ModelError::GenerationOption { option, value, allowed })
-            }
+            Some((_, option, value, allowed)) => Err(ModelError::GenerationOption {
+                option,
+                value,
+                allowed,
+            }),
         }
     }
 }

@@ -68,7 +68,10 @@ pub(crate) fn sample(logits: &[f32], options: &GenerationOptions, rng: &mut impl
     }
     candidates.sort_unstable_by(more_likely);
     let max = candidates[0].1;
-    let mut weights: Vec<f64> = candidates.iter().map(|(_, z)| f64::from(z - max).exp()).collect();
+    let mut weights: Vec<f64> = candidates
+        .iter()
+        .map(|(_, z)| f64::from(z - max).exp())
+        .collect();
     let total: f64 = weights.iter().sum();
     let mut before = 0.0;
     let nucleus = f64::from(options.top_p.unwrap_or(1.0)) * total;
@@ -110,18 +113,44 @@ mod tests {
     fn frequencies_follow_the_probabilities() {
         // Probabilities 0.5, 0.25, 0.125, 0.125.
         let logits = [2.0f32.ln(), 0.0, 0.5f32.ln(), 0.5f32.ln()];
-        let warm = GenerationOptions { temperature: 1.0, ..Default::default() };
+        let warm = GenerationOptions {
+            temperature: 1.0,
+            ..Default::default()
+        };
         let counts = drawn(&logits, &warm);
         for (count, p) in counts.iter().zip([0.5, 0.25, 0.125, 0.125]) {
             assert!((*count as f64 / 4000.0 - p).abs() < 0.03, "{counts:?}");
         }
-        let k2 = drawn(&logits, &GenerationOptions { top_k: Some(2), ..warm.clone() });
-        assert!(k2[2] == 0 && k2[3] == 0 && (k2[0] as f64 / 4000.0 - 2.0 / 3.0).abs() < 0.03, "{k2:?}");
+        let k2 = drawn(
+            &logits,
+            &GenerationOptions {
+                top_k: Some(2),
+                ..warm.clone()
+            },
+        );
+        assert!(
+            k2[2] == 0 && k2[3] == 0 && (k2[0] as f64 / 4000.0 - 2.0 / 3.0).abs() < 0.03,
+            "{k2:?}"
+        );
         // 0.5 + 0.25 reaches 0.7; with 0.5 the first alone does.
-        let p = |top_p| drawn(&logits, &GenerationOptions { top_p: Some(top_p), ..warm.clone() });
+        let p = |top_p| {
+            drawn(
+                &logits,
+                &GenerationOptions {
+                    top_p: Some(top_p),
+                    ..warm.clone()
+                },
+            )
+        };
         assert!(p(0.7)[1] > 0 && p(0.7)[2] == 0);
         assert_eq!(p(0.5)[0], 4000);
-        let cold = drawn(&logits, &GenerationOptions { temperature: 0.05, ..warm });
+        let cold = drawn(
+            &logits,
+            &GenerationOptions {
+                temperature: 0.05,
+                ..warm
+            },
+        );
         assert!(cold[0] > 3990, "{cold:?}");
     }
 
@@ -133,6 +162,9 @@ mod tests {
         mask(&mut logits, Some(3));
         assert_eq!(argmax(&logits), 2);
         log_softmax(&mut logits, Some(2));
-        assert!((logits[0].exp() + logits[1].exp() - 1.0).abs() < 1e-6 && logits[2] == f32::NEG_INFINITY);
+        assert!(
+            (logits[0].exp() + logits[1].exp() - 1.0).abs() < 1e-6
+                && logits[2] == f32::NEG_INFINITY
+        );
     }
 }

@@ -41,30 +41,53 @@ impl<'a> Session<'a> {
     pub(crate) fn step(&mut self, answers: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         let held = self.cache.lengths().first().copied().unwrap_or(0);
         let language_model = &self.model.language_model;
+        let slots = self.cache.lengths().len();
         if language_model.is_long(held + 1) != language_model.is_long(held) {
             // The frequencies of every past key change: all is computed again, as the reference does.
             self.cache.clear();
-            let rows = (0..answers.len()).map(|slot| Ok(self.read(slot, answers[slot])?.swap_remove(0)));
-            return rows.collect();
+            let mut rows = Vec::new();
+            for slot in 0..slots {
+                // A sequence out of use gets some answer, so that its copy of the prompt is there.
+                if let Some(answer) = answers.get(slot).or(answers.first()) {
+                    rows.extend(self.read(slot, answer)?);
+                }
+            }
+            rows.truncate(answers.len());
+            return Ok(rows);
         }
-        let ids: Vec<i32> = answers.iter().filter_map(|ids| ids.last()).map(|id| *id as i32).collect();
+        let ids: Vec<i32> = answers
+            .iter()
+            .filter_map(|ids| ids.last())
+            .map(|id| *id as i32)
+            .collect();
         let tape = Tape::inference();
         let x = language_model.embed(&tape, &ids, None)?;
-        let new = vec![1; ids.len()];
+        let new: Vec<usize> = (0..slots)
+            .map(|slot| usize::from(slot < ids.len()))
+            .collect();
         let hidden = language_model.forward_cached(&x, &mut self.cache, &new)?;
         rows(&language_model.logits(&tape, &hidden)?)
     }
 
-    /// Makes sequence `i` a continuation of sequence `parents[i]`.
+    /// Makes sequence `i` a continuation of sequence `parents[i]`; those beyond stay out of use.
     pub(crate) fn reorder(&mut self, parents: &[usize]) -> Result<()> {
-        Ok(self.cache.reorder(parents, self.prompt.len())?)
+        let slots = self.cache.lengths().len();
+        let parents: Vec<usize> = (0..slots)
+            .map(|slot| parents.get(slot).copied().unwrap_or(slot))
+            .collect();
+        Ok(self.cache.reorder(&parents, self.prompt.len())?)
     }
 
     /// Reads the prompt and an answer into one empty sequence; logits after the last id.
     fn read(&mut self, slot: usize, answer: &[u32]) -> Result<Vec<Vec<f32>>> {
         let language_model = &self.model.language_model;
         let tape = Tape::inference();
-        let ids: Vec<i32> = self.prompt.iter().copied().chain(answer.iter().map(|id| *id as i32)).collect();
+        let ids: Vec<i32> = self
+            .prompt
+            .iter()
+            .copied()
+            .chain(answer.iter().map(|id| *id as i32))
+            .collect();
         let x = language_model.embed(&tape, &ids, self.features.as_ref())?;
         let mut new = vec![0; self.cache.lengths().len()];
         if let Some(n) = new.get_mut(slot) {
@@ -78,5 +101,10 @@ impl<'a> Session<'a> {
 
 fn rows(logits: &Var) -> Result<Vec<Vec<f32>>> {
     let width = logits.value().last_dim();
-    Ok(logits.value().data::<f32>()?.chunks_exact(width.max(1)).map(<[f32]>::to_vec).collect())
+    Ok(logits
+        .value()
+        .data::<f32>()?
+        .chunks_exact(width.max(1))
+        .map(<[f32]>::to_vec)
+        .collect())
 }

@@ -26,5 +26,9 @@ pub(crate) fn stop_string(options: &GenerationOptions, ids: &[u32]) -> Option<St
     let decode = options.decode.as_ref()?;
     let longest = options.stop_strings.iter().map(String::len).max()?;
     let tail = decode(&ids[ids.len().saturating_sub(longest + 8)..]);
-    options.stop_strings.iter().find(|s| !s.is_empty() && tail.contains(s.as_str())).cloned()
+    options
+        .stop_strings
+        .iter()
+        .find(|s| !s.is_empty() && tail.contains(s.as_str()))
+        .cloned()
 }

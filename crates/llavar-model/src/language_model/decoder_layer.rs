@@ -3,10 +3,7 @@
 //! `x = x + o_proj(attention(rope(q), rope(k), v)); x = x + down_proj(silu(gate) * up)`, both branches of
 //! the RMS-normed input. Whether projections are stored one by one (Llama) or fused (Phi-3) is data.
 
-use llavar_tensor::{
-    Param, Result as TensorResult, Tape, Var,
-    ops::AttentionSpec,
-};
+use llavar_tensor::{Param, Result as TensorResult, Tape, Var, ops::AttentionSpec};
 
 use super::{kv_cache::KvCache, rope::Rotation};
 use crate::{
@@ -45,7 +42,11 @@ pub(crate) struct CacheStep<'a> {
 
 #[derive(Debug)]
 enum QkvProjection {
-    Split { q_proj: Linear, k_proj: Linear, v_proj: Linear },
+    Split {
+        q_proj: Linear,
+        k_proj: Linear,
+        v_proj: Linear,
+    },
     Fused(Linear),
 }
 
@@ -64,7 +65,10 @@ pub(crate) struct RmsNorm {
 
 impl RmsNorm {
     pub(crate) fn new(weight: Param, eps: f64) -> Self {
-        Self { weight, eps: eps as f32 }
+        Self {
+            weight,
+            eps: eps as f32,
+        }
     }
 
     pub(crate) fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
@@ -75,7 +79,12 @@ impl RmsNorm {
 impl DecoderLayer {
     pub(crate) fn new(scope: &Scope<'_>, config: &LlmConfig) -> Result<Self> {
         let (attention, mlp) = (scope.at("self_attn"), scope.at("mlp"));
-        let norm = |name: &str| Ok(RmsNorm::new(scope.at(name).param("weight")?, config.rms_norm_eps));
+        let norm = |name: &str| -> Result<RmsNorm> {
+            Ok(RmsNorm::new(
+                scope.at(name).param("weight")?,
+                config.rms_norm_eps,
+            ))
+        };
         let (qkv, gate_up) = match config.family {
             LlmFamily::Llama => (
                 QkvProjection::Split {
@@ -131,21 +140,39 @@ impl DecoderLayer {
             GateUpProjection::Split { gate_proj, up_proj } => {
                 tape.swiglu(&gate_proj.forward(tape, &y)?, &up_proj.forward(tape, &y)?)?
             }
-            GateUpProjection::Fused(gate_up_proj) => tape.swiglu_fused(&gate_up_proj.forward(tape, &y)?)?,
+            GateUpProjection::Fused(gate_up_proj) => {
+                tape.swiglu_fused(&gate_up_proj.forward(tape, &y)?)?
+            }
         };
         self.down_proj.forward_residual(tape, &y, &x)
     }
 
     /// Queries `[T, Hq, D]`, keys and values `[T, Hkv, D]`, with queries and keys turned.
-    fn qkv_rotated(&self, tape: &Tape, y: &Var, plan: &StreamPlan) -> TensorResult<(Var, Var, Var)> {
+    fn qkv_rotated(
+        &self,
+        tape: &Tape,
+        y: &Var,
+        plan: &StreamPlan,
+    ) -> TensorResult<(Var, Var, Var)> {
         let rows = y.value().rows();
         let mut rotations = plan.rotations.as_slice();
         let (mut q, mut k, v) = match (&self.qkv, rotations) {
-            (QkvProjection::Split { q_proj, k_proj, v_proj }, _) => {
+            (
+                QkvProjection::Split {
+                    q_proj,
+                    k_proj,
+                    v_proj,
+                },
+                _,
+            ) => {
                 let project = |proj: &Linear, heads: usize| {
                     tape.reshape(&proj.forward(tape, y)?, &[rows, heads, self.head_dim])
                 };
-                (project(q_proj, self.heads)?, project(k_proj, self.kv_heads)?, project(v_proj, self.kv_heads)?)
+                (
+                    project(q_proj, self.heads)?,
+                    project(k_proj, self.kv_heads)?,
+                    project(v_proj, self.kv_heads)?,
+                )
             }
             (QkvProjection::Fused(qkv_proj), [(table, positions), rest @ ..]) => {
                 rotations = rest;
@@ -171,14 +198,25 @@ impl Block for DecoderLayer {
     fn params(&self) -> Vec<&Param> {
         let mut linears = vec![&self.o_proj, &self.down_proj];
         match &self.qkv {
-            QkvProjection::Split { q_proj, k_proj, v_proj } => linears.extend([q_proj, k_proj, v_proj]),
+            QkvProjection::Split {
+                q_proj,
+                k_proj,
+                v_proj,
+            } => linears.extend([q_proj, k_proj, v_proj]),
             QkvProjection::Fused(qkv_proj) => linears.push(qkv_proj),
         }
         match &self.gate_up {
             GateUpProjection::Split { gate_proj, up_proj } => linears.extend([gate_proj, up_proj]),
             GateUpProjection::Fused(gate_up_proj) => linears.push(gate_up_proj),
         }
-        let norms = [&self.input_layernorm.weight, &self.post_attention_layernorm.weight];
-        linears.into_iter().flat_map(Linear::params).chain(norms).collect()
+        let norms = [
+            &self.input_layernorm.weight,
+            &self.post_attention_layernorm.weight,
+        ];
+        linears
+            .into_iter()
+            .flat_map(Linear::params)
+            .chain(norms)
+            .collect()
     }
 }

@@ -21,7 +21,11 @@ pub struct KvCache {
 impl KvCache {
     /// Room for `slots` sequences of `capacity` tokens: `2 * layers * slots * capacity * kv_size` floats.
     pub fn new(config: &LlmConfig, slots: usize, capacity: usize) -> Self {
-        let shape = [slots * capacity, config.num_key_value_heads, config.head_dim];
+        let shape = [
+            slots * capacity,
+            config.num_key_value_heads,
+            config.head_dim,
+        ];
         Self {
             layers: (0..config.num_hidden_layers)
                 .map(|_| [Tensor::zeros(&shape), Tensor::zeros(&shape)])
@@ -53,25 +57,34 @@ impl KvCache {
     /// # Errors
     /// When the tensors are not f32, which they always are.
     pub fn reorder(&mut self, parents: &[usize], shared: usize) -> TensorResult<()> {
-        let moves: Vec<(usize, usize)> =
-            parents.iter().copied().enumerate().filter(|(slot, parent)| slot != parent).collect();
+        let moves: Vec<(usize, usize)> = parents
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(slot, parent)| slot != parent)
+            .collect();
         if moves.is_empty() {
             return Ok(());
         }
         let range = |slot: usize, length: usize| {
-            (slot * self.capacity + shared.min(length)) * self.width..(slot * self.capacity + length) * self.width
+            (slot * self.capacity + shared.min(length)) * self.width
+                ..(slot * self.capacity + length) * self.width
         };
         for tensor in self.layers.iter_mut().flatten() {
             let data = tensor.data_mut::<f32>()?;
             // All sources are read before the first is overwritten.
-            let rows: Vec<Vec<f32>> =
-                moves.iter().map(|(_, parent)| data[range(*parent, self.lengths[*parent])].to_vec()).collect();
+            let rows: Vec<Vec<f32>> = moves
+                .iter()
+                .map(|(_, parent)| data[range(*parent, self.lengths[*parent])].to_vec())
+                .collect();
             for ((slot, parent), rows) in moves.iter().zip(rows) {
                 data[range(*slot, self.lengths[*parent])].copy_from_slice(&rows);
             }
         }
         let before = self.lengths.clone();
-        moves.iter().for_each(|(slot, parent)| self.lengths[*slot] = before[*parent]);
+        moves
+            .iter()
+            .for_each(|(slot, parent)| self.lengths[*slot] = before[*parent]);
         Ok(())
     }
 
@@ -85,7 +98,13 @@ impl KvCache {
 
     /// Writes the keys and values of new tokens, `new[i]` of them for sequence `i`, behind those held;
     /// [`KvCache::advance`] then counts them.
-    pub(crate) fn write(&mut self, layer: usize, new: &[usize], keys: &Var, values: &Var) -> TensorResult<()> {
+    pub(crate) fn write(
+        &mut self,
+        layer: usize,
+        new: &[usize],
+        keys: &Var,
+        values: &Var,
+    ) -> TensorResult<()> {
         let (width, capacity) = (self.width, self.capacity);
         for (tensor, rows) in self.layers[layer].iter_mut().zip([keys, values]) {
             let (data, rows) = (tensor.data_mut::<f32>()?, rows.value().data::<f32>()?);
@@ -109,7 +128,10 @@ impl KvCache {
 
     /// Counts the tokens that every layer has written.
     pub(crate) fn advance(&mut self, new: &[usize]) {
-        self.lengths.iter_mut().zip(new).for_each(|(length, new)| *length += new);
+        self.lengths
+            .iter_mut()
+            .zip(new)
+            .for_each(|(length, new)| *length += new);
     }
 
     /// Rows up to the end of the last sequence.
@@ -133,12 +155,19 @@ impl KvCache {
                 keys.push(self.capacity - length - new);
             }
         }
-        (Segments::from_lengths(queries), Segments::from_lengths(keys))
+        (
+            Segments::from_lengths(queries),
+            Segments::from_lengths(keys),
+        )
     }
 
     /// Whether `new[i]` more tokens fit for every sequence.
     pub(crate) fn fits(&self, new: &[usize]) -> bool {
         new.len() == self.lengths.len()
-            && self.lengths.iter().zip(new).all(|(length, new)| length + new <= self.capacity)
+            && self
+                .lengths
+                .iter()
+                .zip(new)
+                .all(|(length, new)| length + new <= self.capacity)
     }
 }

@@ -39,11 +39,19 @@ impl LanguageModel {
     pub(crate) fn new(set: &ParamSet, config: &LlmConfig) -> Result<Self> {
         let scope = set.scope("model");
         let embed_tokens = scope.at("embed_tokens").param("weight")?;
-        let lm_head =
-            if config.tie_word_embeddings { embed_tokens.clone() } else { set.get("lm_head.weight")? };
+        let lm_head = if config.tie_word_embeddings {
+            embed_tokens.clone()
+        } else {
+            set.get("lm_head.weight")?
+        };
         Ok(Self {
             layers: (0..config.num_hidden_layers)
-                .map(|n| Ok(Arc::new(DecoderLayer::new(&scope.at("layers").at(n), config)?)))
+                .map(|n| {
+                    Ok(Arc::new(DecoderLayer::new(
+                        &scope.at("layers").at(n),
+                        config,
+                    )?))
+                })
                 .collect::<Result<_>>()?,
             norm: RmsNorm::new(scope.at("norm").param("weight")?, config.rms_norm_eps),
             rope: Rope::new(config),
@@ -86,7 +94,13 @@ impl LanguageModel {
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn forward(&self, tape: &Tape, x: &Var, segments: &Segments, checkpoint: bool) -> TensorResult<Var> {
+    pub fn forward(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        segments: &Segments,
+        checkpoint: bool,
+    ) -> TensorResult<Var> {
         let texts: Vec<_> = segments.ranges().map(|r| (0..r.len(), r.len())).collect();
         let plan = Arc::new(StreamPlan {
             rotations: self.rope.rotations(&texts),
@@ -122,14 +136,24 @@ impl LanguageModel {
             });
         }
         let tape = Tape::inference();
-        let texts: Vec<_> =
-            cache.lengths().iter().zip(new).map(|(held, new)| (*held..held + new, held + new)).collect();
+        let texts: Vec<_> = cache
+            .lengths()
+            .iter()
+            .zip(new)
+            .map(|(held, new)| (*held..held + new, held + new))
+            .collect();
         let (queries, keys) = cache.segments(new);
-        let plan =
-            StreamPlan { rotations: self.rope.rotations(&texts), attention: self.attention(queries, keys) };
+        let plan = StreamPlan {
+            rotations: self.rope.rotations(&texts),
+            attention: self.attention(queries, keys),
+        };
         let mut x = x.clone();
         for (n, layer) in self.layers.iter().enumerate() {
-            let step = CacheStep { cache, layer: n, new };
+            let step = CacheStep {
+                cache,
+                layer: n,
+                new,
+            };
             x = layer.forward(&tape, &x, &plan, Some(step))?;
         }
         cache.advance(new);
@@ -155,7 +179,13 @@ impl LanguageModel {
     ///
     /// # Errors
     /// When the lengths differ or a label is outside the vocabulary.
-    pub fn loss(&self, tape: &Tape, hidden: &Var, labels: &[i32], segments: &Segments) -> Result<TokenLoss> {
+    pub fn loss(
+        &self,
+        tape: &Tape,
+        hidden: &Var,
+        labels: &[i32],
+        segments: &Segments,
+    ) -> Result<TokenLoss> {
         check_count("labels", segments.total(), labels.len())?;
         Ok(tape.linear_cross_entropy(hidden, &self.lm_head, &shift_labels(labels, segments))?)
     }
@@ -187,7 +217,15 @@ fn shift_labels(labels: &[i32], segments: &Segments) -> Vec<i32> {
 }
 
 pub(crate) fn check_count(what: &'static str, expected: usize, got: usize) -> Result<()> {
-    if expected == got { Ok(()) } else { Err(ModelError::TokenCount { what, expected, got }) }
+    if expected == got {
+        Ok(())
+    } else {
+        Err(ModelError::TokenCount {
+            what,
+            expected,
+            got,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +235,9 @@ mod tests {
     #[test]
     fn labels_do_not_cross_segments() {
         let segments = Segments::from_lengths([3, 0, 2, 1]);
-        assert_eq!(shift_labels(&[1, 2, 3, 4, 5, 6], &segments), [2, 3, -100, 5, -100, -100]);
+        assert_eq!(
+            shift_labels(&[1, 2, 3, 4, 5, 6], &segments),
+            [2, 3, -100, 5, -100, -100]
+        );
     }
 }

@@ -51,7 +51,15 @@ impl Rope {
                 let window = *original_max_position_embeddings as f64;
                 let scaled: Vec<f32> = plain
                     .iter()
-                    .map(|f| llama3(f64::from(*f), *factor, *low_freq_factor, *high_freq_factor, window))
+                    .map(|f| {
+                        llama3(
+                            f64::from(*f),
+                            *factor,
+                            *low_freq_factor,
+                            *high_freq_factor,
+                            window,
+                        )
+                    })
                     .collect();
                 (scaled.clone(), scaled, 1.0, None)
             }
@@ -62,15 +70,31 @@ impl Rope {
                 attention_factor,
             } => {
                 let stretch = |factors: &[f64]| -> Vec<f32> {
-                    let powers = (0..config.head_dim / 2).map(|i| power(config.rope_theta, config.head_dim, i));
-                    powers.zip(factors).map(|(p, f)| 1.0 / (*f as f32 * p)).collect()
+                    let powers = (0..config.head_dim / 2)
+                        .map(|i| power(config.rope_theta, config.head_dim, i));
+                    powers
+                        .zip(factors)
+                        .map(|(p, f)| 1.0 / (*f as f32 * p))
+                        .collect()
                 };
                 let window = Some(*original_max_position_embeddings);
-                (stretch(short_factor), stretch(long_factor), *attention_factor as f32, window)
+                (
+                    stretch(short_factor),
+                    stretch(long_factor),
+                    *attention_factor as f32,
+                    window,
+                )
             }
         };
-        let set = |inv_freq| Frequencies { inv_freq, attention_factor: factor, tables: Mutex::default() };
-        Self { frequencies: [set(short), set(long)], original_window }
+        let set = |inv_freq| Frequencies {
+            inv_freq,
+            attention_factor: factor,
+            tables: Mutex::default(),
+        };
+        Self {
+            frequencies: [set(short), set(long)],
+            original_window,
+        }
     }
 
     /// Whether a text of `length` tokens takes the long factors.
@@ -84,8 +108,12 @@ impl Rope {
     /// `texts` gives for each text the positions of its tokens in this stream and its whole length.
     pub(crate) fn rotations(&self, texts: &[(std::ops::Range<usize>, usize)]) -> Vec<Rotation> {
         let largest = texts.iter().map(|(range, _)| range.end).max().unwrap_or(0);
-        let positions =
-            || texts.iter().flat_map(|(range, _)| range.clone().map(|p| p as i32)).collect::<Vec<i32>>();
+        let positions = || {
+            texts
+                .iter()
+                .flat_map(|(range, _)| range.clone().map(|p| p as i32))
+                .collect::<Vec<i32>>()
+        };
         let filled = || texts.iter().filter(|(range, _)| !range.is_empty());
         let any_long = filled().any(|(_, length)| self.is_long(*length));
         let any_short = filled().any(|(_, length)| !self.is_long(*length));
@@ -103,11 +131,16 @@ impl Rope {
                 .iter()
                 .flat_map(|(range, length)| {
                     let turned = self.is_long(*length) == wanted;
-                    range.clone().map(move |p| if turned { p as i32 } else { 0 })
+                    range
+                        .clone()
+                        .map(move |p| if turned { p as i32 } else { 0 })
                 })
                 .collect::<Vec<i32>>()
         };
-        vec![(short.table(largest, true), only(false)), (long.table(largest, false), only(true))]
+        vec![
+            (short.table(largest, true), only(false)),
+            (long.table(largest, false), only(true)),
+        ]
     }
 }
 
@@ -120,7 +153,11 @@ impl Frequencies {
             Some(table) if table.positions() >= positions => table.clone(),
             _ => {
                 let size = positions.next_power_of_two().max(FIRST_TABLE);
-                let factor = if with_factor { self.attention_factor } else { 1.0 };
+                let factor = if with_factor {
+                    self.attention_factor
+                } else {
+                    1.0
+                };
                 let table = Arc::new(RopeTable::new(&self.inv_freq, size, factor));
                 *slot = Some(table.clone());
                 table
@@ -161,7 +198,10 @@ mod tests {
     fn llama3_scaling_keeps_short_waves_and_slows_long_ones() {
         // Llama-3.1: factor 8, low 1, high 4, window 8192, theta 500000, head 128.
         let f = plain(500_000.0, 128);
-        let scaled: Vec<f32> = f.iter().map(|f| llama3(f64::from(*f), 8.0, 1.0, 4.0, 8192.0)).collect();
+        let scaled: Vec<f32> = f
+            .iter()
+            .map(|f| llama3(f64::from(*f), 8.0, 1.0, 4.0, 8192.0))
+            .collect();
         assert_eq!(scaled[0], 1.0);
         assert_eq!(scaled[28], f[28], "wavelength 1963 is below 8192 / 4");
         assert!((scaled[63] * 8.0 / f[63] - 1.0).abs() < 1e-6);

@@ -53,8 +53,17 @@ impl Adapter {
     }
 
     /// `fast [B, f * f, C]`, `slow [B, s, s, Cs]` -> `[B, f * f, C]`.
-    pub(crate) fn forward(&self, tape: &Tape, fast: &Var, slow: &Var, grid: usize) -> TensorResult<Var> {
-        let (batch, c) = (fast.shape().first().copied().unwrap_or(0), fast.value().last_dim());
+    pub(crate) fn forward(
+        &self,
+        tape: &Tape,
+        fast: &Var,
+        slow: &Var,
+        grid: usize,
+    ) -> TensorResult<Var> {
+        let (batch, c) = (
+            fast.shape().first().copied().unwrap_or(0),
+            fast.value().last_dim(),
+        );
         let h = tape.activation(&self.slow_conv.forward(tape, slow)?, Activation::Gelu)?;
         let mut h = self.slow_proj.forward(tape, &h)?;
         if let Some(plan) = &self.resample {

@@ -63,10 +63,19 @@ impl Clip {
             position_embedding: embeddings.at("position_embedding").param("weight")?,
             pre_layrnorm: scope.layer_norm("pre_layrnorm", config.layer_norm_eps)?,
             layers: (0..config.num_hidden_layers)
-                .map(|n| Ok(Arc::new(ClipLayer::new(&scope.at("encoder").at("layers").at(n), config)?)))
+                .map(|n| {
+                    Ok(Arc::new(ClipLayer::new(
+                        &scope.at("encoder").at("layers").at(n),
+                        config,
+                    )?))
+                })
                 .collect::<Result<_>>()?,
-            interpolate: (grid != trained)
-                .then(|| Arc::new(Resample::bicubic_antialias((trained, trained), (grid, grid)))),
+            interpolate: (grid != trained).then(|| {
+                Arc::new(Resample::bicubic_antialias(
+                    (trained, trained),
+                    (grid, grid),
+                ))
+            }),
             grid,
             config: config.clone(),
         })
@@ -99,7 +108,9 @@ impl Clip {
         let batch = pixels.shape().first().copied().unwrap_or(0);
         let (n, c) = (self.grid * self.grid, self.config.hidden_size);
         // Id 0 is the class token, the only row of its table; the others take the patches in order.
-        let ids: Vec<i32> = (0..batch * (n + 1)).map(|t| if t % (n + 1) == 0 { 0 } else { -1 }).collect();
+        let ids: Vec<i32> = (0..batch * (n + 1))
+            .map(|t| if t % (n + 1) == 0 { 0 } else { -1 })
+            .collect();
         let tokens = tape.embed_merge(&self.class_embedding, &ids, Some(&patches))?;
         let tokens = tape.reshape(&tokens, &[batch, n + 1, c])?;
         // Plain LLaVA takes pictures of the trained size only: nothing is interpolated.
@@ -108,7 +119,8 @@ impl Clip {
     }
 
     fn patches(&self, tape: &Tape, pixels: &Var) -> TensorResult<Var> {
-        self.patch_embedding.forward(tape, &tape.patchify(pixels, self.config.patch_size)?)
+        self.patch_embedding
+            .forward(tape, &tape.patchify(pixels, self.config.patch_size)?)
     }
 
     /// Position embeddings of the grid, `[f * f, C]`.
@@ -116,7 +128,9 @@ impl Clip {
         let table = tape.param(&self.position_embedding)?;
         let (trained, c) = (self.config.position_grid(), self.config.hidden_size);
         let grid = tape.narrow(&table, 1, trained * trained)?;
-        let Some(plan) = &self.interpolate else { return Ok(grid) };
+        let Some(plan) = &self.interpolate else {
+            return Ok(grid);
+        };
         let grid = tape.reshape(&grid, &[1, trained, trained, c])?;
         let grid = tape.resample(&grid, plan)?;
         tape.reshape(&grid, &[self.grid * self.grid, c])
@@ -135,7 +149,9 @@ impl Clip {
         checkpoint: bool,
         observe: &mut Observer<'_>,
     ) -> TensorResult<Var> {
-        let Some(layer) = self.layers.get(n) else { return Ok(x.clone()) };
+        let Some(layer) = self.layers.get(n) else {
+            return Ok(x.clone());
+        };
         let y = run_simple(tape, layer, x, checkpoint, ClipLayer::forward)?;
         observe(&format!("fast.layer{n}"), &y);
         Ok(y)
@@ -164,7 +180,10 @@ impl ClipLayer {
     }
 
     fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
-        let (batch, c) = (x.shape().first().copied().unwrap_or(0), x.value().last_dim());
+        let (batch, c) = (
+            x.shape().first().copied().unwrap_or(0),
+            x.value().last_dim(),
+        );
         let rows = x.value().rows();
         let tokens = rows / batch.max(1);
         let head_dim = c / self.heads;
@@ -180,7 +199,12 @@ impl ClipLayer {
             window: None,
             scale: (head_dim as f32).sqrt().recip(),
         };
-        let y = tape.attention(&split(&self.q_proj)?, &split(&self.k_proj)?, &split(&self.v_proj)?, &spec)?;
+        let y = tape.attention(
+            &split(&self.q_proj)?,
+            &split(&self.k_proj)?,
+            &split(&self.v_proj)?,
+            &spec,
+        )?;
         let y = tape.reshape(&y, x.shape())?;
         let x = self.out_proj.forward_residual(tape, &y, x)?;
         let y = self.layer_norm2.forward(tape, &x)?;
@@ -191,7 +215,14 @@ impl ClipLayer {
 
 impl Block for ClipLayer {
     fn params(&self) -> Vec<&Param> {
-        let linears = [&self.q_proj, &self.k_proj, &self.v_proj, &self.out_proj, &self.fc1, &self.fc2];
+        let linears = [
+            &self.q_proj,
+            &self.k_proj,
+            &self.v_proj,
+            &self.out_proj,
+            &self.fc1,
+            &self.fc2,
+        ];
         let norms = [&self.layer_norm1, &self.layer_norm2];
         linears
             .into_iter()

@@ -68,17 +68,28 @@ impl ConvNext {
             .map(|(i, depth)| {
                 let stage = scope.at("stages").at(i);
                 let down = stage.at("downsample");
-                let downsample = (i > 0)
-                    .then(|| Ok(Arc::new(Downsample { norm: down.layer_norm("0", eps)?, conv: down.linear("1")? })))
-                    .transpose();
+                let downsample = if i > 0 {
+                    let (norm, conv) = (down.layer_norm("0", eps)?, down.linear("1")?);
+                    Some(Arc::new(Downsample { norm, conv }))
+                } else {
+                    None
+                };
                 let blocks = (0..*depth)
-                    .map(|j| Ok(Arc::new(ConvNextBlock::new(&stage.at("blocks").at(j), eps)?)))
+                    .map(|j| {
+                        Ok(Arc::new(ConvNextBlock::new(
+                            &stage.at("blocks").at(j),
+                            eps,
+                        )?))
+                    })
                     .collect::<Result<_>>()?;
-                Ok(Stage { downsample: downsample?, blocks })
+                Ok(Stage { downsample, blocks })
             })
             .collect::<Result<_>>()?;
         Ok(Self {
-            stem: Arc::new(Stem { conv: stem.linear("0")?, norm: stem.layer_norm("1", eps)? }),
+            stem: Arc::new(Stem {
+                conv: stem.linear("0")?,
+                norm: stem.layer_norm("1", eps)?,
+            }),
             stages,
         })
     }
@@ -117,7 +128,8 @@ impl Stem {
 impl Downsample {
     fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
         let x = self.norm.forward(tape, x)?;
-        self.conv.forward(tape, &tape.patchify(&x, DOWNSAMPLE_STRIDE)?)
+        self.conv
+            .forward(tape, &tape.patchify(&x, DOWNSAMPLE_STRIDE)?)
     }
 }
 
@@ -156,6 +168,11 @@ impl Block for Downsample {
 impl Block for ConvNextBlock {
     fn params(&self) -> Vec<&Param> {
         let mlp = self.fc1.params().chain(self.fc2.params());
-        self.conv_dw.params().chain(self.norm.params()).chain(mlp).chain([&self.gamma]).collect()
+        self.conv_dw
+            .params()
+            .chain(self.norm.params())
+            .chain(mlp)
+            .chain([&self.gamma])
+            .collect()
     }
 }

@@ -23,7 +23,11 @@ pub(crate) struct Fusion {
 
 impl Fusion {
     pub(crate) fn new(scope: &Scope<'_>, resample: Option<Arc<Resample>>) -> Result<Self> {
-        Ok(Self { fast_proj: scope.linear("fast_proj")?, slow_proj: scope.linear("slow_proj")?, resample })
+        Ok(Self {
+            fast_proj: scope.linear("fast_proj")?,
+            slow_proj: scope.linear("slow_proj")?,
+            resample,
+        })
     }
 
     /// `fast [B, f * f, C]`, `slow [B, s, s, Cs]` -> `[B, f * f, C]`.

@@ -59,14 +59,16 @@ impl VisionTower {
         let scope = set.scope(PREFIX);
         let grid = config.fast_grid();
         let kind = match &config.tower {
-            config::VisionTower::Single(select) => {
-                Kind::Single(Clip::new(&scope.at("vision_tower"), &config.clip, grid)?, select.clone())
-            }
+            config::VisionTower::Single(select) => Kind::Single(
+                Clip::new(&scope.at("vision_tower"), &config.clip, grid)?,
+                select.clone(),
+            ),
             config::VisionTower::Multipath { convnext, .. } => {
                 let (side, fast_side) = (config.input_image_size, config.fast_image_size());
                 let slow_grid = side / SLOW_STRIDE;
                 let resample = slow_to_fast(slow_grid, grid);
-                let has_adapters = set.contains(&format!("{PREFIX}.align_stages_latent.0.gate.0.weight"));
+                let has_adapters =
+                    set.contains(&format!("{PREFIX}.align_stages_latent.0.gate.0.weight"));
                 let adapters = (0..if has_adapters { GROUPS - 1 } else { 0 })
                     .map(|n| {
                         let scope = scope.at("align_stages_latent").at(n);
@@ -74,18 +76,28 @@ impl VisionTower {
                     })
                     .collect::<Result<_>>()?;
                 Kind::Multipath(Multipath {
-                    clip: Clip::new(&scope.at("fast_vision_tower.vision_tower"), &config.clip, grid)?,
+                    clip: Clip::new(
+                        &scope.at("fast_vision_tower.vision_tower"),
+                        &config.clip,
+                        grid,
+                    )?,
                     convnext: ConvNext::new(&scope.at("slow_vision_tower.vision_tower"), convnext)?,
                     adapters,
                     fusion: Fusion::new(&scope.at("align_stages").at(0), resample)?,
                     shrink: (side != fast_side).then(|| {
-                        Arc::new(Resample::bilinear_align_corners((side, side), (fast_side, fast_side)))
+                        Arc::new(Resample::bilinear_align_corners(
+                            (side, side),
+                            (fast_side, fast_side),
+                        ))
                     }),
                     grid,
                 })
             }
         };
-        Ok(Self { config: config.clone(), kind })
+        Ok(Self {
+            config: config.clone(),
+            kind,
+        })
     }
 
     /// Side of the pictures it takes, pixels.
@@ -96,6 +108,11 @@ impl VisionTower {
     /// Feature rows of one picture.
     pub fn tokens_per_image(&self) -> usize {
         self.config.image_tokens()
+    }
+
+    /// Whether there are two paths.
+    pub fn is_multipath(&self) -> bool {
+        matches!(self.kind, Kind::Multipath(_))
     }
 
     /// Whether the adapters between the paths exist.
@@ -155,10 +172,13 @@ impl Multipath {
             let index = (n + 1) / group - 1;
             if let Some(adapter) = self.adapters.get(index) {
                 let grid = self.grid;
-                let mut out =
-                    run_block(tape, adapter, &[&x, &slow], checkpoint, move |adapter, tape, x| {
-                        Ok(vec![adapter.forward(tape, &x[0], &x[1], grid)?])
-                    })?;
+                let mut out = run_block(
+                    tape,
+                    adapter,
+                    &[&x, &slow],
+                    checkpoint,
+                    move |adapter, tape, x| Ok(vec![adapter.forward(tape, &x[0], &x[1], grid)?]),
+                )?;
                 x = out.swap_remove(0);
                 observe(&format!("align_latent{index}"), &x);
             }
@@ -187,7 +207,11 @@ fn single(
             x = clip.layer(tape, done - 1, &x, checkpoint, observe)?;
         }
         if select.layers.contains(&done) {
-            let features = if select.keep_class_token { x.clone() } else { drop_class_token(tape, &x)? };
+            let features = if select.keep_class_token {
+                x.clone()
+            } else {
+                drop_class_token(tape, &x)?
+            };
             chosen = Some(match chosen {
                 None => features,
                 Some(before) => {
@@ -206,11 +230,17 @@ fn single(
 
 /// `[B, 1 + N, C]` -> `[B, N, C]`.
 fn drop_class_token(tape: &Tape, x: &Var) -> TensorResult<Var> {
-    let (batch, c) = (x.shape().first().copied().unwrap_or(0), x.value().last_dim());
+    let (batch, c) = (
+        x.shape().first().copied().unwrap_or(0),
+        x.value().last_dim(),
+    );
     let tokens = x.value().rows() / batch.max(1);
     let (whole, kept) = (tokens * c, tokens.saturating_sub(1) * c);
     let mut out = Tensor::zeros(&[batch, tokens.saturating_sub(1), c]);
-    for (to, from) in out.data_mut::<f32>()?.chunks_exact_mut(kept).zip(x.value().data::<f32>()?.chunks_exact(whole))
+    for (to, from) in out
+        .data_mut::<f32>()?
+        .chunks_exact_mut(kept)
+        .zip(x.value().data::<f32>()?.chunks_exact(whole))
     {
         to.copy_from_slice(&from[c..]);
     }
@@ -220,7 +250,11 @@ fn drop_class_token(tape: &Tape, x: &Var) -> TensorResult<Var> {
     let x = x.clone();
     Ok(tape.record(out, move |dy, grads| {
         let mut dx = Tensor::zeros(x.shape());
-        for (to, from) in dx.data_mut::<f32>()?.chunks_exact_mut(whole).zip(dy.data::<f32>()?.chunks_exact(kept)) {
+        for (to, from) in dx
+            .data_mut::<f32>()?
+            .chunks_exact_mut(whole)
+            .zip(dy.data::<f32>()?.chunks_exact(kept))
+        {
             to[c..].copy_from_slice(from);
         }
         grads.add(&x, dx)

@@ -62,6 +62,18 @@ fn integers_of_all_spellings() {
 }
 
 #[test]
+fn attributes_of_a_state_dict_are_passed_over() {
+    // `state_dict()` carries `_metadata`, which pickle sets with BUILD.
+    for bytes in [
+        &b"ccollections\nOrderedDict\n)R}X\x09\0\0\0_metadata}sb."[..],
+        b"\x80\x04\x95\0\0\0\0\0\0\0\0\x8c\x0bcollections\x94\x8c\x0bOrderedDict\x94\x93\x94)R\x94}\x94b.",
+    ] {
+        let pickle = load(bytes).unwrap();
+        assert!(matches!(pickle.node(pickle.root), Node::Dict(items) if items.is_empty()));
+    }
+}
+
+#[test]
 fn bombs_stay_small() {
     // Lists of lists, each twice in the next: 2^200 leaves if they were copied.
     let mut laughs = b"\x80\x02]q\x00".to_vec();

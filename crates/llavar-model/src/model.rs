@@ -1,0 +1,397 @@
+//! The whole model: vision tower, projector, language model.
+
+use std::path::Path;
+
+use llavar_tensor::{Param, Segments, Tape, Tensor, Var, ops::TokenLoss};
+use rayon::prelude::*;
+
+use crate::{
+    ModelError, Result,
+    config::{self, ModelConfig, Parameter, parameters},
+    init::Initializer,
+    language_model::{LanguageModel, check_count},
+    layers::ParamSet,
+    mm_projector::MmProjector,
+    vision_tower::{Observer, VisionTower},
+    weights::{
+        Dtype, FolderWriter, Located, Role, SaveError, SaveOptions, Source, TensorEntry,
+        TensorSpec, WeightFiles, adapters_present, match_parameters,
+    },
+};
+
+/// A LLaVA model, or a plain language model where the vision tower is absent.
+#[derive(Debug)]
+pub struct LlavaModel {
+    /// The configuration, with the keys that this crate does not know.
+    pub config: ModelConfig,
+    /// Pictures to features; absent in a plain language model.
+    pub vision_tower: Option<VisionTower>,
+    /// Features to embeddings; present exactly when the vision tower is.
+    pub mm_projector: Option<MmProjector>,
+    /// The language model.
+    pub language_model: LanguageModel,
+    params: Vec<Param>,
+    kept: Vec<Kept>,
+}
+
+/// A tensor of the files that the forward pass does not use; written back when saving.
+#[derive(Debug)]
+struct Kept {
+    entry: TensorEntry,
+    bytes: Vec<u8>,
+}
+
+impl LlavaModel {
+    /// Reads a published model folder: `config.json` and safetensors or PyTorch weights. Weights become
+    /// f32. Whether the vision tower has adapters is decided by the tensors, not by `freeze_vision`.
+    ///
+    /// # Errors
+    /// An unusable configuration, unreadable weights, or everything about them that does not fit the
+    /// configuration in one message.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let config = ModelConfig::read(folder)?;
+        let files = WeightFiles::open(folder)?;
+        let source = Source {
+            files: &files,
+            role: Role::Model,
+        };
+        Self::from_sources(config, adapters_present(&files), &[source], |_| false, 0)
+    }
+
+    /// An untrained model with the default initialisations of the reference's modules; adapters unless
+    /// `freeze_vision` is true or absent. The values depend on `seed` and the names of the parameters only.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself.
+    pub fn init(config: ModelConfig, seed: u64) -> Result<Self> {
+        let adapters = config.vision.as_ref().is_some_and(|vision| {
+            matches!(
+                vision.tower,
+                config::VisionTower::Multipath {
+                    freeze_vision: Some(false),
+                    ..
+                }
+            )
+        });
+        Self::from_sources(config, adapters, &[], |_| true, seed)
+    }
+
+    /// A model put together from several sources (a language model, a CLIP, a ConvNeXt, a stage-1 file),
+    /// a later one winning over an earlier one. Parameters that no source has are initialised as in
+    /// [`LlavaModel::init`] where `may_be_missing` allows it.
+    ///
+    /// # Errors
+    /// As [`LlavaModel::load`].
+    pub fn from_sources(
+        config: ModelConfig,
+        adapters: bool,
+        sources: &[Source<'_>],
+        may_be_missing: impl Fn(&str) -> bool,
+        seed: u64,
+    ) -> Result<Self> {
+        let list = parameters(&config, adapters);
+        let matched = match_parameters(
+            &list,
+            sources,
+            config.llm.tie_word_embeddings,
+            may_be_missing,
+        )?;
+        let initializer = Initializer::new(&config, &list, seed);
+        let params = list
+            .par_iter()
+            .zip(&matched.found)
+            .map(|(parameter, found)| {
+                let value = match found {
+                    Some(located) => read(parameter, located)?,
+                    None => initializer.value(parameter)?,
+                };
+                Ok(Param::new(parameter.name.clone(), value))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let kept = matched
+            .kept
+            .iter()
+            .map(|located| {
+                let entry = TensorEntry {
+                    name: located.name.clone(),
+                    dtype: located.dtype,
+                    shape: located.shape.to_vec(),
+                };
+                Ok(Kept {
+                    entry,
+                    bytes: located.bytes()?.into_owned(),
+                })
+            })
+            .collect::<Result<_>>()?;
+        Self::build(config, params, kept)
+    }
+
+    fn build(config: ModelConfig, params: Vec<Param>, kept: Vec<Kept>) -> Result<Self> {
+        let set = ParamSet::new(&params);
+        Ok(Self {
+            vision_tower: config
+                .vision
+                .as_ref()
+                .map(|v| VisionTower::new(&set, v))
+                .transpose()?,
+            mm_projector: config
+                .projector
+                .as_ref()
+                .map(|p| MmProjector::new(&set, p))
+                .transpose()?,
+            language_model: LanguageModel::new(&set, &config.llm)?,
+            config,
+            params,
+            kept,
+        })
+    }
+
+    /// The same model with freshly initialised adapters, which change no value until they are trained:
+    /// the step from stage 1 to stage 2. Nothing happens where they exist already or the tower has one
+    /// path.
+    ///
+    /// # Errors
+    /// None that a built model can give.
+    pub fn with_adapters(self, seed: u64) -> Result<Self> {
+        let list = parameters(&self.config, true);
+        let initializer = Initializer::new(&self.config, &list, seed);
+        let set = ParamSet::new(&self.params);
+        let params = list
+            .iter()
+            .map(|parameter| match set.get(&parameter.name) {
+                Ok(param) => Ok(param),
+                Err(_) => Ok(Param::new(
+                    parameter.name.clone(),
+                    initializer.value(parameter)?,
+                )),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Self::build(self.config, params, self.kept)
+    }
+
+    /// Every weight that the forward pass uses, by the names and in the order of
+    /// [`config::parameters`]; a tied head once, as the embedding.
+    pub fn params(&self) -> Vec<Param> {
+        self.params.clone()
+    }
+
+    /// Writes a model folder with f32 weights: `config.json`, safetensors (sharded where large) and,
+    /// from another folder, the tokenizer's files. A model folder that is there already is replaced in
+    /// one step; nothing is lost when writing fails.
+    ///
+    /// # Errors
+    /// [`SaveError`], [`SaveError::DiskFull`] among them.
+    pub fn save(&self, folder: &Path, tokenizer_files_from: Option<&Path>) -> Result<()> {
+        self.save_as(folder, tokenizer_files_from, Dtype::F32)
+    }
+
+    /// As [`LlavaModel::save`] with weights rounded to `dtype`, one of F32, BF16 and F16.
+    ///
+    /// # Errors
+    /// As [`LlavaModel::save`].
+    pub fn save_as(
+        &self,
+        folder: &Path,
+        tokenizer_files_from: Option<&Path>,
+        dtype: Dtype,
+    ) -> Result<()> {
+        let mut writer = FolderWriter::create(
+            folder,
+            SaveOptions {
+                overwrite: true,
+                ..Default::default()
+            },
+        )?;
+        writer.write_config(&self.config_to_save(dtype)?)?;
+        if let Some(from) = tokenizer_files_from {
+            writer.copy_companions(from)?;
+        }
+        let specs: Vec<TensorSpec> =
+            self.params
+                .iter()
+                .map(|p| TensorSpec::new(p.name(), dtype, p.shape()))
+                .chain(self.kept.iter().map(|k| {
+                    TensorSpec::new(&k.entry.name, k.entry.dtype, k.entry.shape.as_slice())
+                }))
+                .collect();
+        let set = ParamSet::new(&self.params);
+        writer.write_weights(&specs, |spec, sink| {
+            if let Some(kept) = self.kept.iter().find(|k| k.entry.name == spec.name) {
+                return sink.write(&kept.bytes);
+            }
+            match set.get(&spec.name).map(|p| p.value()) {
+                Ok(value) => match value.data::<f32>() {
+                    Ok(values) => sink.write_f32(values),
+                    Err(_) => sink.write_f32(&value.to_f32_vec()),
+                },
+                // The list was made from the same parameters.
+                Err(_) => Err(SaveError::FileName {
+                    name: spec.name.clone(),
+                }),
+            }
+        })?;
+        Ok(writer.finish()?)
+    }
+
+    /// The configuration with the keys that follow from the weights.
+    fn config_to_save(&self, dtype: Dtype) -> Result<ModelConfig> {
+        let name = match dtype {
+            Dtype::BF16 => "bfloat16",
+            Dtype::F16 => "float16",
+            _ => "float32",
+        };
+        let mut changes = vec![("torch_dtype".to_owned(), name.into())];
+        if let Some(tower) = self.vision_tower.as_ref().filter(|t| t.is_multipath()) {
+            changes.push(("freeze_vision".to_owned(), (!tower.has_adapters()).into()));
+        }
+        Ok(self.config.with(changes)?)
+    }
+
+    /// Positions of one picture in the text; `None` for a plain language model.
+    pub fn tokens_per_image(&self) -> Option<usize> {
+        self.vision_tower
+            .as_ref()
+            .map(VisionTower::tokens_per_image)
+    }
+
+    /// Side in pixels of the pictures it takes; `None` for a plain language model.
+    pub fn image_size(&self) -> Option<usize> {
+        self.vision_tower.as_ref().map(VisionTower::image_size)
+    }
+
+    /// Longest sequence in generation, tokens: `max_position_embeddings`, or `max_sequence_length` where
+    /// the configuration gives a smaller one.
+    pub fn context_length(&self) -> usize {
+        let positions = self.config.llm.max_position_embeddings;
+        self.config
+            .max_sequence_length
+            .map_or(positions, |n| n.min(positions))
+    }
+
+    /// Pictures to rows for the text. With `checkpoint`, layers are computed again in the backward pass.
+    ///
+    /// # Shapes
+    /// `pixels [B, S, S, 3]`, f32, normalised as the image processor does -> `[B * N, D]`.
+    ///
+    /// # Errors
+    /// Without a vision tower, or for another shape.
+    pub fn encode_images(&self, tape: &Tape, pixels: &Tensor, checkpoint: bool) -> Result<Var> {
+        self.encode_images_observed(tape, pixels, checkpoint, &mut |_, _| {})
+    }
+
+    /// As [`LlavaModel::encode_images`], showing the stages of [`VisionTower::forward`] and `projector`.
+    ///
+    /// # Errors
+    /// As [`LlavaModel::encode_images`].
+    pub fn encode_images_observed(
+        &self,
+        tape: &Tape,
+        pixels: &Tensor,
+        checkpoint: bool,
+        observe: &mut Observer<'_>,
+    ) -> Result<Var> {
+        let (Some(tower), Some(projector)) = (&self.vision_tower, &self.mm_projector) else {
+            return Err(ModelError::NoVisionTower);
+        };
+        let size = tower.image_size();
+        let &[_, height, width, 3] = pixels.shape() else {
+            return Err(ModelError::PixelShape {
+                size,
+                got: pixels.shape().to_vec(),
+            });
+        };
+        if (height, width) != (size, size) {
+            return Err(ModelError::PixelShape {
+                size,
+                got: pixels.shape().to_vec(),
+            });
+        }
+        let features = tower.forward(tape, &Var::constant(pixels.clone()), checkpoint, observe)?;
+        let features = projector.forward(tape, &features)?;
+        observe("projector", &features);
+        let rows = [features.value().rows(), features.value().last_dim()];
+        Ok(tape.reshape(&features, &rows)?)
+    }
+
+    /// The language model's output after its final norm.
+    ///
+    /// # Shapes
+    /// `ids [T]`, a negative id for each image position; `segments` over T tokens, positions restart with
+    /// each; `features [M, D]` with M negative ids -> `[T, D]`.
+    ///
+    /// # Errors
+    /// When the lengths do not fit or an id is outside the vocabulary.
+    pub fn hidden(
+        &self,
+        tape: &Tape,
+        ids: &[i32],
+        segments: &Segments,
+        features: Option<&Var>,
+        checkpoint: bool,
+    ) -> Result<Var> {
+        check_count("segments", ids.len(), segments.total())?;
+        let expected = features.map_or(0, |f| f.value().rows());
+        let got = ids.iter().filter(|id| **id < 0).count();
+        if expected != got {
+            let tokens_per_image = self.tokens_per_image().unwrap_or(0);
+            return Err(ModelError::ImagePositions {
+                expected,
+                got,
+                tokens_per_image,
+            });
+        }
+        let x = self.language_model.embed(tape, ids, features)?;
+        Ok(self
+            .language_model
+            .forward(tape, &x, segments, checkpoint)?)
+    }
+
+    /// Sum of the next-token losses of a packed stream, with the number of supervised tokens.
+    ///
+    /// # Shapes
+    /// `ids [T]` as in [`LlavaModel::hidden`], `labels [T]` unshifted (-100 where nothing is supervised),
+    /// `pixels [B, S, S, 3]`: the pictures in the order of their positions.
+    ///
+    /// # Errors
+    /// As [`LlavaModel::encode_images`] and [`LlavaModel::hidden`].
+    pub fn loss(
+        &self,
+        tape: &Tape,
+        ids: &[i32],
+        labels: &[i32],
+        segments: &Segments,
+        pixels: Option<&Tensor>,
+        checkpoint: bool,
+    ) -> Result<TokenLoss> {
+        check_count("labels", ids.len(), labels.len())?;
+        let features = pixels
+            .map(|p| self.encode_images(tape, p, checkpoint))
+            .transpose()?;
+        let hidden = self.hidden(tape, ids, segments, features.as_ref(), checkpoint)?;
+        self.language_model.loss(tape, &hidden, labels, segments)
+    }
+
+    /// Logits of some rows.
+    ///
+    /// # Shapes
+    /// `hidden [T, D]` -> `[T, V]`.
+    ///
+    /// # Errors
+    /// When the width is another.
+    pub fn logits(&self, tape: &Tape, hidden: &Var) -> Result<Var> {
+        Ok(self.language_model.logits(tape, hidden)?)
+    }
+}
+
+fn read(parameter: &Parameter, located: &Located<'_>) -> Result<Tensor> {
+    let mut value = Tensor::zeros(&parameter.shape);
+    located.read_f32_into(value.data_mut::<f32>()?)?;
+    Ok(value)
+}
+
+/// Each negative id (a picture) repeated for its `tokens_per_image` positions.
+pub fn expand_image_tokens(ids: &[i32], tokens_per_image: usize) -> Vec<i32> {
+    ids.iter()
+        .flat_map(|id| std::iter::repeat_n(*id, if *id < 0 { tokens_per_image } else { 1 }))
+        .collect()
+}
