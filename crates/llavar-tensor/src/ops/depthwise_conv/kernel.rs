@@ -97,16 +97,10 @@ impl WithSimd for Correlate<'_> {
         let mut i = 0;
         while i < count {
             let pair = i + 1 < count && (self.first + i) % h + 1 < h;
-            for channel in (0..c).step_by(S::F32_LANES) {
-                let lanes = Lanes {
-                    simd,
-                    len: S::F32_LANES.min(c - channel),
-                };
-                match (pair, wide) {
-                    (true, true) => self.line::<S, 8, 2>(lanes, i, channel),
-                    (true, false) => self.line::<S, 6, 2>(lanes, i, channel),
-                    (false, _) => self.line::<S, 8, 1>(lanes, i, channel),
-                }
+            match (pair, wide) {
+                (true, true) => self.line::<S, 8, 2>(simd, i),
+                (true, false) => self.line::<S, 6, 2>(simd, i),
+                (false, _) => self.line::<S, 8, 1>(simd, i),
             }
             i += 1 + usize::from(pair);
         }
@@ -114,28 +108,31 @@ impl WithSimd for Correlate<'_> {
 }
 
 impl Correlate<'_> {
-    /// One vector of channels of `ROWS` whole output rows.
+    /// `ROWS` whole output rows. Channels innermost: a tile's pixels then stay within a few pages.
     #[inline(always)]
-    fn line<S: Simd, const T: usize, const ROWS: usize>(
-        &mut self,
-        lanes: Lanes<S>,
-        i: usize,
-        channel: usize,
-    ) {
-        let Geometry { w, k, .. } = self.geometry;
+    fn line<S: Simd, const T: usize, const ROWS: usize>(&mut self, simd: S, i: usize) {
+        let Geometry { w, c, k, .. } = self.geometry;
         let p = k / 2;
-        let mut ox = 0;
-        while ox < w {
+        for ox in (0..w).step_by(T) {
             // The last tile moves left to end at the border.
-            let start = if ox + T > w { w.saturating_sub(T) } else { ox };
+            let start = ox.min(w.saturating_sub(T));
             let inside = start >= p && start + T + p <= w;
-            match (inside, lanes.len == S::F32_LANES) {
-                (true, true) => self.tile::<S, T, ROWS, false, true>(lanes, i, channel, start),
-                (true, false) => self.tile::<S, T, ROWS, false, false>(lanes, i, channel, start),
-                (false, true) => self.tile::<S, T, ROWS, true, true>(lanes, i, channel, start),
-                (false, false) => self.tile::<S, T, ROWS, true, false>(lanes, i, channel, start),
+            for channel in (0..c).step_by(S::F32_LANES) {
+                let lanes = Lanes {
+                    simd,
+                    len: S::F32_LANES.min(c - channel),
+                };
+                match (inside, lanes.len == S::F32_LANES) {
+                    (true, true) => self.tile::<S, T, ROWS, false, true>(lanes, i, channel, start),
+                    (true, false) => {
+                        self.tile::<S, T, ROWS, false, false>(lanes, i, channel, start)
+                    }
+                    (false, true) => self.tile::<S, T, ROWS, true, true>(lanes, i, channel, start),
+                    (false, false) => {
+                        self.tile::<S, T, ROWS, true, false>(lanes, i, channel, start)
+                    }
+                }
             }
-            ox += T;
         }
     }
 
