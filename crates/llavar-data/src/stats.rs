@@ -148,3 +148,44 @@ impl Stats {
         }
     }
 }
+
+impl std::fmt::Display for Stats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut row = |name: &str, value: usize| writeln!(f, "{name:<20}{value:>12}");
+        row("samples", self.samples)?;
+        row("  without image", self.text_only)?;
+        row("  bad", self.bad_samples)?;
+        row("images", self.images)?;
+        row("  missing", self.missing_images)?;
+        row("turns", self.turns)?;
+        row("  answers", self.answers)?;
+        row("  dropped", self.dropped_turns)?;
+        row("words", self.words)?;
+        if let (Some(tokens), Some(supervised)) = (self.tokens, self.supervised_tokens) {
+            row("tokens", tokens)?;
+            row("  supervised", supervised)?;
+        }
+        row("longest sample", self.longest)?;
+        row("median sample", self.median)?;
+        let unit = if self.tokens.is_some() {
+            "tokens"
+        } else {
+            "words"
+        };
+        writeln!(f, "samples by {unit}")?;
+        let most = self.lengths.iter().map(|b| b.count).max().unwrap_or(1);
+        for Bucket { from, to, count } in &self.lengths {
+            // At least one mark, so that a rare length is seen.
+            let bar = "#".repeat((count * 40).div_ceil(most));
+            writeln!(
+                f,
+                "  {:<18}{count:>12} {bar}",
+                format!("{from} to {}", to - 1)
+            )?;
+        }
+        for fault in &self.faults {
+            writeln!(f, "fault: {fault}")?;
+        }
+        Ok(())
+    }
+}

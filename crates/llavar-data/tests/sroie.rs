@@ -96,6 +96,11 @@ fn duos_quote_the_receipt() {
         stats.lengths.iter().map(|b| b.count).sum::<usize>(),
         stats.samples
     );
+    eprintln!("{stats}");
+    assert!(stats.to_string().contains("supervised"));
+    let json = serde_json::to_value(&stats).unwrap();
+    assert_eq!(json["samples"], stats.samples);
+    assert!(stats.lengths.iter().all(|b| b.from < b.to && b.count > 0));
 }
 
 fn lay(root: &Path, name: &str, parts: &[(&str, &[u8])]) {
@@ -179,5 +184,61 @@ fn missing_and_broken_files_are_counted_and_named() {
             .unwrap_err()
             .to_string()
             .contains("img")
+    );
+}
+
+#[test]
+fn statistics_count_what_is_bad() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.jsonl");
+    let turns = r#"[{"from": "human", "value": "a b"}, {"from": "gpt", "value": "c d e"}]"#;
+    let image = r#"[{"from": "system", "value": "s"}, {"from": "human", "value": "<image> b"}, {"from": "gpt", "value": "c"}]"#;
+    let question = r#"[{"from": "human", "value": "q"}]"#;
+    let lines = [
+        format!(r#"{{"id": 1, "conversations": {turns}}}"#),
+        format!(r#"{{"id": 2, "image": "none.png", "conversations": {image}}}"#),
+        format!(r#"{{"id": 3, "image": "x.png", "conversations": {turns}}}"#),
+        format!(r#"{{"id": 4, "conversations": {question}}}"#),
+    ];
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let data = Dataset::open(&path, Some(dir.path())).unwrap();
+    let words = Stats::of_dataset(&data, None);
+    assert_eq!(
+        (
+            words.samples,
+            words.bad_samples,
+            words.text_only,
+            words.images
+        ),
+        (3, 1, 2, 1)
+    );
+    assert_eq!(
+        (words.words, words.longest, words.median, words.tokens),
+        (9, 5, 3, None)
+    );
+    assert_eq!(
+        (
+            words.turns,
+            words.answers,
+            words.dropped_turns,
+            words.missing_images
+        ),
+        (5, 2, 1, 1)
+    );
+    assert!(
+        words.faults[0].contains("none.png") && words.faults[1].contains("id \"3\""),
+        "{:?}",
+        words.faults
+    );
+    // With a template, a sample that teaches nothing is bad too.
+    let tokenizer = common::small_tokenizer();
+    let template = Template::new(TemplateName::V1);
+    let tokens = Stats::of_dataset(&data, Some((&tokenizer, &template)));
+    assert_eq!((tokens.samples, tokens.bad_samples), (2, 2));
+    assert!(
+        tokens
+            .faults
+            .iter()
+            .any(|f| f.contains("sample 4: no supervised token"))
     );
 }

@@ -256,3 +256,26 @@ fn bad_tokenizers_are_errors() {
         "{error}"
     );
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+    /// A damaged file is a typed error or a tokenizer that works, never a panic.
+    #[test]
+    fn damaged_tokenizers_never_panic(changes in proptest::collection::vec((0usize..100_000, 0u8..=255, 0u8..3), 1..5)) {
+        static JSON: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        let json = JSON.get_or_init(|| train_bpe(["The title is Foo."; 9].iter(), &BpeOptions::new(290)).unwrap().0);
+        let mut bytes = json.clone().into_bytes();
+        for (at, byte, action) in changes {
+            let at = at % bytes.len();
+            match action {
+                0 => bytes[at] = b"0123456789[]{}\",:abc<>"[byte as usize % 22],
+                1 => drop(bytes.remove(at)),
+                _ => bytes.insert(at, b"0123456789[]{}\",:abc<>"[byte as usize % 22]),
+            }
+        }
+        if let Ok(tokenizer) = Tokenizer::from_json(&String::from_utf8_lossy(&bytes), &serde_json::Value::Null) {
+            let ids = tokenizer.encode("The title 42 </s> 🚀").unwrap_or_default();
+            let _ = tokenizer.decode(&ids, true);
+        }
+    }
+}
