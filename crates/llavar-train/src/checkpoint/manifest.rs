@@ -1,0 +1,123 @@
+//! `manifest.json` and `DONE`: length and checksum of every file, so that damage is seen.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+const MANIFEST: &str = "manifest.json";
+const DONE: &str = "DONE";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    /// By path within the checkpoint, with `/`.
+    files: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    bytes: u64,
+    crc32: String,
+}
+
+/// Whether `DONE` is there.
+pub(crate) fn is_published(checkpoint: &Path) -> bool {
+    checkpoint.join(DONE).is_file()
+}
+
+/// Forces every file to disk, then writes `manifest.json` and `DONE`.
+pub(crate) fn seal(folder: &Path) -> io::Result<()> {
+    let mut files = BTreeMap::new();
+    walk(folder, "", &mut |name, path| {
+        let entry = checksum(path)?;
+        File::open(path)?.sync_all()?;
+        files.insert(name.to_owned(), entry);
+        Ok(())
+    })?;
+    let text = serde_json::to_vec_pretty(&Manifest { files })?;
+    write_synced(&folder.join(MANIFEST), &text)?;
+    let mark = format!("{:08x}\n", crc32fast::hash(&text));
+    write_synced(&folder.join(DONE), mark.as_bytes())
+}
+
+/// Checks every file of a checkpoint against its manifest.
+///
+/// # Errors
+/// One sentence that names the first file that is missing, extra, short or changed.
+pub fn verify(checkpoint: &Path) -> Result<(), String> {
+    let read = |name: &str| {
+        fs::read(checkpoint.join(name)).map_err(|e| format!("{name} cannot be read: {e}"))
+    };
+    let mark = read(DONE)?;
+    let text = read(MANIFEST)?;
+    if String::from_utf8_lossy(&mark).trim() != format!("{:08x}", crc32fast::hash(&text)) {
+        return Err(format!("{MANIFEST} is not the one that {DONE} stands for"));
+    }
+    let manifest: Manifest =
+        serde_json::from_slice(&text).map_err(|e| format!("{MANIFEST}: {e}"))?;
+    for (name, want) in &manifest.files {
+        let got = checksum(&checkpoint.join(name))
+            .map_err(|e| format!("{name} cannot be read: {e}"))?;
+        if got.bytes != want.bytes {
+            return Err(format!("{name} has {} bytes, expected {}", got.bytes, want.bytes));
+        }
+        if got != *want {
+            return Err(format!("{name} was changed: its checksum differs"));
+        }
+    }
+    Ok(())
+}
+
+fn checksum(path: &Path) -> io::Result<Entry> {
+    let mut file = File::open(path)?;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let read = file.read(&mut buffer)?;
+        let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else {
+            break;
+        };
+        hasher.update(part);
+        bytes += read as u64;
+    }
+    Ok(Entry {
+        bytes,
+        crc32: format!("{:08x}", hasher.finalize()),
+    })
+}
+
+fn walk(
+    folder: &Path,
+    prefix: &str,
+    visit: &mut dyn FnMut(&str, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            walk(&entry.path(), &format!("{name}/"), visit)?;
+        } else {
+            visit(&name, &entry.path())?;
+        }
+    }
+    sync_folder(folder)
+}
+
+/// Forces the names in a folder to disk; systems that cannot sync folders do not need it.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}

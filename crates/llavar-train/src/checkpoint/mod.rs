@@ -1,0 +1,89 @@
+//! Checkpoints: written aside, synced, renamed; verified when they are read.
+//!
+//! ```text
+//! RUN/checkpoints/step-00000500/
+//!   model/                 HF folder, f32
+//!   optimizer.safetensors  moments
+//!   state.json             position of the run
+//!   recipe.toml            resolved recipe
+//!   manifest.json          length and checksum of every file
+//!   DONE                   checksum of the manifest; written last
+//! ```
+//! A folder without `DONE` is no checkpoint. A published one is never changed.
+
+mod manifest;
+mod store;
+
+pub use manifest::verify;
+pub use store::{CheckpointInfo, PIN_FILE, list};
+pub(crate) use store::{Store, replace_folder};
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+
+/// Position of a run: with weights and moments, everything that decides how it goes on. The order of
+/// samples is a function of seed and step, so no generator state is needed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainState {
+    /// Version of this file's layout.
+    pub format: u32,
+    /// Optimizer steps done, skipped ones included.
+    pub step: u64,
+    /// Updates done: steps without those skipped for a gradient that was not finite.
+    pub updates: u64,
+    /// Steps skipped for a gradient that was not finite.
+    pub skipped_steps: u64,
+    /// Epoch in which the next step begins, from 0.
+    pub epoch: u64,
+    /// Place of its first sample in the order of that epoch.
+    pub position: u64,
+    /// Seed of the order.
+    pub seed: u64,
+    /// What the data were.
+    pub data: String,
+    /// Numbers of samples that could not be used.
+    pub bad_samples: Vec<usize>,
+    /// Sum of the losses since the last line of the log.
+    pub log_loss: f64,
+    /// Steps since the last line of the log.
+    pub log_steps: u64,
+    /// Tokens seen, images counted in full.
+    pub tokens: u64,
+    /// Supervised tokens seen.
+    pub supervised_tokens: u64,
+    /// Images seen.
+    pub images: u64,
+    /// Seconds of training.
+    pub seconds: f64,
+}
+
+/// Layout version of `state.json`.
+pub(crate) const FORMAT: u32 = 1;
+
+impl TrainState {
+    /// Reads `state.json` of a checkpoint.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`], or [`TrainError::Checkpoint`] for another layout.
+    pub fn read(checkpoint: &Path) -> Result<Self, TrainError> {
+        let path = checkpoint.join("state.json");
+        let text = std::fs::read(&path).map_err(TrainError::io(&path))?;
+        let bad = |reason: String| TrainError::Checkpoint {
+            path: checkpoint.to_owned(),
+            reason,
+        };
+        let state: Self =
+            serde_json::from_slice(&text).map_err(|e| bad(format!("state.json: {e}")))?;
+        if state.format != FORMAT {
+            return Err(bad(format!(
+                "state.json has layout {}, this program reads {FORMAT}",
+                state.format
+            )));
+        }
+        Ok(state)
+    }
+}

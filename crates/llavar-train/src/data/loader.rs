@@ -1,0 +1,220 @@
+//! `Loader`: worker threads that prepare samples ahead of the training loop, handed out in order.
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use super::{Orders, Prepared, SampleSource};
+use crate::{TrainError, error::SampleFault};
+
+/// How often a waiting consumer looks at the stop flag.
+const STOP_CHECK: Duration = Duration::from_millis(50);
+
+/// One place of the stream: its sample, or why none could stand in, and what was skipped for it.
+pub(crate) struct Loaded {
+    pub(crate) sample: Result<Prepared, TrainError>,
+    pub(crate) skipped: Vec<SampleFault>,
+}
+
+struct Shared {
+    source: Arc<SampleSource>,
+    orders: Arc<Orders>,
+    /// Bad samples in a row before a place is given up; 0: the first one stops the run.
+    tries: usize,
+    prefetch_bytes: usize,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+struct Queue {
+    /// Next place that no worker has taken.
+    next_job: u64,
+    /// Next place that the consumer wants.
+    wanted: u64,
+    /// First place that is not part of the run any more.
+    end: u64,
+    ready: BTreeMap<u64, Loaded>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// Prepares the samples of a range of places, `epoch * samples + position`, ahead of time.
+///
+/// At most `prefetch_bytes` are held, plus what the workers are at; the sample that the consumer waits
+/// for is always let through, however large it is.
+pub(crate) struct Loader {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Starts `workers` threads (0: samples are prepared when they are asked for) over `places`.
+    pub(crate) fn start(
+        source: Arc<SampleSource>,
+        orders: Arc<Orders>,
+        places: std::ops::Range<u64>,
+        workers: usize,
+        prefetch_bytes: usize,
+        tries: usize,
+    ) -> Result<Self, TrainError> {
+        let shared = Arc::new(Shared {
+            source,
+            orders,
+            tries,
+            prefetch_bytes,
+            queue: Mutex::new(Queue {
+                next_job: places.start,
+                wanted: places.start,
+                end: places.end,
+                ready: BTreeMap::new(),
+                bytes: 0,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let mut loader = Self {
+            shared,
+            workers: Vec::new(),
+        };
+        for number in 0..workers {
+            let shared = Arc::clone(&loader.shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("data-{number}"))
+                .spawn(move || shared.work());
+            match thread {
+                Ok(thread) => loader.workers.push(thread),
+                // Fewer threads than asked for still do the work; without any it is done inline.
+                Err(_) => break,
+            }
+        }
+        Ok(loader)
+    }
+
+    /// The next place of the stream; `None` when `stop` was set while waiting.
+    pub(crate) fn next(&mut self, stop: &AtomicBool) -> Result<Option<Loaded>, TrainError> {
+        let mut queue = self.shared.lock();
+        let place = queue.wanted;
+        if self.workers.is_empty() {
+            queue.wanted += 1;
+            drop(queue);
+            return Ok(Some(self.shared.prepare(place)));
+        }
+        loop {
+            if let Some(loaded) = queue.ready.remove(&place) {
+                queue.wanted += 1;
+                queue.bytes -= loaded.bytes();
+                self.shared.changed.notify_all();
+                return Ok(Some(loaded));
+            }
+            if stop.load(Relaxed) {
+                return Ok(None);
+            }
+            if place >= queue.end || self.workers.iter().all(JoinHandle::is_finished) {
+                return Err(TrainError::Workers);
+            }
+            queue = self
+                .shared
+                .changed
+                .wait_timeout(queue, STOP_CHECK)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker cannot fail: what it does to a sample is caught.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Loaded {
+    fn bytes(&self) -> usize {
+        self.sample.as_ref().map_or(0, Prepared::bytes)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        loop {
+            let mut queue = self.lock();
+            let place = loop {
+                if queue.closed || queue.next_job >= queue.end {
+                    return;
+                }
+                if queue.bytes < self.prefetch_bytes || queue.next_job == queue.wanted {
+                    break queue.next_job;
+                }
+                queue = self
+                    .changed
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
+            };
+            queue.next_job += 1;
+            drop(queue);
+            let loaded = self.prepare(place);
+            let mut queue = self.lock();
+            queue.bytes += loaded.bytes();
+            queue.ready.insert(place, loaded);
+            drop(queue);
+            self.changed.notify_all();
+        }
+    }
+
+    /// The sample of a place, or the next usable one of the same epoch's order.
+    fn prepare(&self, place: u64) -> Loaded {
+        let mut skipped = Vec::new();
+        let sample = self.try_prepare(place, &mut skipped);
+        Loaded { sample, skipped }
+    }
+
+    fn try_prepare(
+        &self,
+        place: u64,
+        skipped: &mut Vec<SampleFault>,
+    ) -> Result<Prepared, TrainError> {
+        let len = self.orders.epoch_len() as u64;
+        let order = self.orders.epoch(place / len)?;
+        let position = (place % len) as usize;
+        let mut index = order.iter().cycle().skip(position).take(order.len());
+        loop {
+            let Some(&index) = index.next() else {
+                return Err(match skipped.pop() {
+                    Some(source) => TrainError::BadSample { source },
+                    None => TrainError::Workers,
+                });
+            };
+            let fault = match catch_unwind(AssertUnwindSafe(|| self.source.prepare(index))) {
+                Ok(Ok(sample)) => return Ok(sample),
+                Ok(Err(fault)) => fault,
+                Err(_) => SampleFault {
+                    index,
+                    id: "?".into(),
+                    path: None,
+                    phase: "read",
+                    reason: "reading it failed in an unforeseen way".into(),
+                },
+            };
+            if skipped.len() >= self.tries {
+                return Err(TrainError::BadSample { source: fault });
+            }
+            skipped.push(fault);
+        }
+    }
+}

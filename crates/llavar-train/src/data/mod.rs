@@ -1,0 +1,14 @@
+//! From data files to micro-batches, in an order that depends on the seed alone.
+
+mod batch;
+mod cache;
+mod loader;
+mod order;
+mod quarantine;
+mod source;
+
+pub(crate) use batch::{Batch, split_by_tokens};
+pub(crate) use loader::Loader;
+pub(crate) use order::Orders;
+pub(crate) use quarantine::Quarantine;
+pub(crate) use source::{Prepared, SampleSource};

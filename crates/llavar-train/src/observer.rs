@@ -1,0 +1,93 @@
+//! What a run tells its caller while it works.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::MemoryPlan;
+
+/// What is known before the first step.
+#[derive(Debug, Clone)]
+pub struct RunInfo {
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// Steps done already, where the run resumes.
+    pub first_step: u64,
+    /// Steps that warm up.
+    pub warmup_steps: u64,
+    /// Samples of an epoch.
+    pub samples: usize,
+    /// Weights of the model, elements.
+    pub parameters: usize,
+    /// Weights that train, elements.
+    pub trainable_parameters: usize,
+    /// Estimated memory.
+    pub memory: MemoryPlan,
+    /// The checkpoint from which the run goes on.
+    pub resumed_from: Option<PathBuf>,
+    /// What was noticed while the run was made ready.
+    pub warnings: Vec<String>,
+}
+
+/// One optimizer step; one line of `train.jsonl` (where `loss` is the mean since the last line).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepReport {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// Epochs done.
+    pub epoch: f64,
+    /// Loss before the update, nats a token.
+    pub loss: f64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Norm of the gradient before clipping; absent (null) where it was not finite.
+    pub grad_norm: Option<f32>,
+    /// Whether the update was skipped because the gradient was not finite.
+    pub skipped: bool,
+    /// Supervised tokens of this step.
+    pub supervised_tokens: usize,
+    /// Supervised tokens a second.
+    pub supervised_tokens_per_second: f64,
+    /// Tokens a second, images counted in full, padding not.
+    pub tokens_per_second: f64,
+    /// Images a second.
+    pub images_per_second: f64,
+    /// Share of the step spent waiting for data, percent.
+    pub data_wait_percent: f64,
+    /// Largest memory held by tensors since the start of the run, bytes.
+    pub tensor_peak_bytes: usize,
+    /// Resident memory of the process, bytes; null where the system does not tell.
+    pub resident_bytes: Option<usize>,
+    /// Seconds of this step.
+    pub seconds: f64,
+    /// Seconds to the end of the run at the mean pace so far.
+    pub eta_seconds: f64,
+}
+
+/// Receives what happens in a run. Every method does nothing by default.
+pub trait Observer {
+    /// Before the first step.
+    fn on_start(&mut self, _info: &RunInfo) {}
+    /// After each step.
+    fn on_step(&mut self, _report: &StepReport) {}
+    /// After a checkpoint was published.
+    fn on_checkpoint(&mut self, _step: u64, _path: &Path) {}
+    /// Something that does not stop the run and that a person should know.
+    fn on_warning(&mut self, _message: &str) {}
+}
+
+/// An observer that ignores everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Observer for Silent {}
+
+/// Resident memory of this process, bytes, where `/proc` tells.
+pub(crate) fn resident_bytes() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}

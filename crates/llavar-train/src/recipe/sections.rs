@@ -1,0 +1,282 @@
+//! The sections of a recipe. Names are the flags of LLaVA and of the transformers' trainer where those
+//! have one; values are in their units.
+
+use serde::{Deserialize, Serialize};
+
+/// Which of the two training stages runs (spec 6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Stage 1: projector and final fusion learn to read the towers (`tune_mm_mlp_adapter`).
+    Pretrain,
+    /// Stage 2: everything learns.
+    Sft,
+}
+
+/// `[model]`: what is trained, from which weights, with which conversation template.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSection {
+    /// Folder of the model to start from.
+    pub model_name_or_path: Option<String>,
+    /// Conversation template: `plain`, `v1`, `llava_v1`, `phi3_instruct`, `llama3`.
+    pub version: String,
+    /// Stage-1 weights (`mm_projector.safetensors` or a run folder that holds them) to load first.
+    pub pretrain_mm_mlp_adapter: Option<String>,
+    /// Side of the square input, px. None: as the model's configuration has it.
+    pub input_image_size: Option<usize>,
+    /// Whether the towers stay frozen and no adapters exist between them; stage 2 has `false`.
+    pub freeze_vision: bool,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self {
+            model_name_or_path: None,
+            version: "v1".into(),
+            pretrain_mm_mlp_adapter: None,
+            input_image_size: None,
+            freeze_vision: false,
+        }
+    }
+}
+
+/// One or more paths.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Paths {
+    /// None given.
+    #[default]
+    None,
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl Paths {
+    /// As a list.
+    pub fn list(&self) -> Vec<&str> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One(path) => vec![path],
+            Self::Many(paths) => paths.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+/// What happens when a sample cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadSample {
+    /// The run stops with an error that names sample and path.
+    Stop,
+    /// The sample is written to `quarantine.jsonl` and the next one of the epoch's order stands in.
+    Skip,
+}
+
+/// `[data]`: which samples, and how they reach the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSection {
+    /// LLaVA JSON or JSONL; a list is trained on as one set.
+    #[serde(skip_serializing_if = "is_none")]
+    pub data_path: Paths,
+    /// Folder below which the images lie; one for all files, or one a file.
+    #[serde(skip_serializing_if = "is_none")]
+    pub image_folder: Paths,
+    /// `pad` or `square`.
+    pub image_aspect_ratio: String,
+    /// `exact`, or `llavar2` for the release's labels that start one or two tokens early.
+    pub mask_compat: String,
+    /// Whether samples are drawn in a new random order each epoch.
+    pub shuffle: bool,
+    /// Threads that read, decode and tokenize; 0 does it between the steps.
+    pub dataloader_num_workers: usize,
+    /// Samples that are ready or in work may hold this many bytes.
+    pub prefetch_bytes: usize,
+    /// Resized pictures kept in memory for the next epoch, bytes; 0 keeps none.
+    pub image_cache_bytes: usize,
+    /// `stop` or `skip`.
+    pub on_bad_sample: OnBadSample,
+    /// With `skip`: the run stops once more samples than this were bad.
+    pub max_bad_samples: usize,
+}
+
+fn is_none(paths: &Paths) -> bool {
+    *paths == Paths::None
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        Self {
+            data_path: Paths::None,
+            image_folder: Paths::None,
+            image_aspect_ratio: "square".into(),
+            mask_compat: "exact".into(),
+            shuffle: true,
+            dataloader_num_workers: 4,
+            prefetch_bytes: 256 << 20,
+            image_cache_bytes: 0,
+            on_bad_sample: OnBadSample::Stop,
+            max_bad_samples: 100,
+        }
+    }
+}
+
+/// Shape of the learning rate over the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedulerType {
+    /// Warm-up, then half a cosine to 0.
+    Cosine,
+    /// Warm-up, then a straight line to 0.
+    Linear,
+    /// The same rate throughout; no warm-up, as in transformers.
+    Constant,
+    /// Warm-up, then the same rate.
+    ConstantWithWarmup,
+}
+
+/// How tokens of one optimizer step are weighed against each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossWeighting {
+    /// Mean over all supervised tokens of the global batch.
+    Token,
+    /// Mean of the micro-batches' means, as the reference.
+    MicroBatch,
+}
+
+/// How the samples of a micro-batch lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// One after the other, no padding.
+    Packed,
+    /// Rows as long as the longest, as the reference.
+    Padded,
+}
+
+/// What happens when a checkpoint cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnSaveError {
+    /// The run stops; all earlier checkpoints stay.
+    Stop,
+    /// The run goes on and tries again at the next save.
+    Continue,
+}
+
+/// `[train]`: the optimisation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainSection {
+    /// `pretrain` or `sft`.
+    pub stage: Stage,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Own rate of the projector; None: the same.
+    pub mm_projector_lr: Option<f64>,
+    /// Passes over the data.
+    pub num_train_epochs: u64,
+    /// Optimizer steps; above 0 it replaces `num_train_epochs`.
+    pub max_steps: u64,
+    /// Samples in one micro-batch.
+    pub per_device_train_batch_size: usize,
+    /// Micro-batches in one optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// Packed layout only: the samples of a step are cut into micro-batches of at most this many
+    /// tokens instead of a fixed number of samples; 0 keeps the fixed number.
+    pub max_tokens_per_micro_batch: usize,
+    /// Share of the steps that warm up.
+    pub warmup_ratio: f64,
+    /// Steps that warm up; above 0 it replaces `warmup_ratio`.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Shape of the learning rate.
+    pub lr_scheduler_type: LrSchedulerType,
+    /// Largest gradient norm; 0 never clips.
+    pub max_grad_norm: f64,
+    /// Decay of AdamW's first moment.
+    pub adam_beta1: f64,
+    /// Decay of AdamW's second moment.
+    pub adam_beta2: f64,
+    /// Added to the root of AdamW's second moment.
+    pub adam_epsilon: f64,
+    /// Batches of one modality and of similar length.
+    pub group_by_modality_length: bool,
+    /// Longest text, tokens, an image counting as one.
+    pub model_max_length: usize,
+    /// Weighting of the loss.
+    pub loss_weighting: LossWeighting,
+    /// Layout of a micro-batch.
+    pub layout: Layout,
+    /// Recompute activations in the backward pass.
+    pub gradient_checkpointing: bool,
+    /// Steps between checkpoints; 0 saves only at the end and when interrupted.
+    pub save_steps: u64,
+    /// Checkpoints kept; 0 keeps all.
+    pub save_total_limit: usize,
+    /// `stop` or `continue`.
+    pub on_save_error: OnSaveError,
+    /// Seed of the sample order and of new weights.
+    pub seed: u64,
+    /// Patterns (`*`, `?`) of weights that train beside those of the stage.
+    pub trainable: Vec<String>,
+    /// Patterns of weights that do not train; wins over everything else.
+    pub freeze: Vec<String>,
+    /// Resume although the recipe differs from the checkpoint's; the result is no longer that of an
+    /// unbroken run.
+    pub allow_recipe_change: bool,
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self {
+            stage: Stage::Sft,
+            learning_rate: 2e-5,
+            mm_projector_lr: None,
+            num_train_epochs: 1,
+            max_steps: 0,
+            per_device_train_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            max_tokens_per_micro_batch: 0,
+            warmup_ratio: 0.03,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            lr_scheduler_type: LrSchedulerType::Cosine,
+            max_grad_norm: 1.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            group_by_modality_length: false,
+            model_max_length: 2048,
+            loss_weighting: LossWeighting::Token,
+            layout: Layout::Packed,
+            gradient_checkpointing: true,
+            save_steps: 500,
+            save_total_limit: 2,
+            on_save_error: OnSaveError::Stop,
+            seed: 42,
+            trainable: Vec::new(),
+            freeze: Vec::new(),
+            allow_recipe_change: false,
+        }
+    }
+}
+
+/// `[log]`: what is written about the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// Steps between lines of `train.jsonl`.
+    pub logging_steps: u64,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { logging_steps: 1 }
+    }
+}

@@ -1,0 +1,199 @@
+//! Which weights train in a stage, and in which group of the optimizer each of them is (spec 6.1, 6.3).
+
+use llavar_tensor::Param;
+
+use crate::{
+    TrainError,
+    recipe::{Stage, TrainSection},
+};
+
+/// Whether the stage itself trains the weight `name`.
+///
+/// `pretrain`: every weight with `mm_projector` or `align_stages` in its name. The reference has no
+/// `align_stages_latent` modules in that stage; where a model has them, its rule "`align_stages` in the
+/// name" covers them too. `sft`: everything.
+pub fn trains(stage: Stage, name: &str) -> bool {
+    match stage {
+        Stage::Pretrain => name.contains("mm_projector") || name.contains("align_stages"),
+        Stage::Sft => true,
+    }
+}
+
+/// Sets `requires_grad` of every weight from the stage and the recipe's patterns.
+///
+/// # Errors
+/// [`TrainError::Setting`] when a pattern fits no weight, or nothing is left to train.
+pub fn select_trainable(params: &[Param], train: &TrainSection) -> Result<(), TrainError> {
+    for (key, patterns) in [
+        ("train.trainable", &train.trainable),
+        ("train.freeze", &train.freeze),
+    ] {
+        for pattern in patterns {
+            if !params.iter().any(|p| glob(pattern, p.name())) {
+                let example = params.last().map_or("", Param::name);
+                return Err(TrainError::Setting {
+                    key,
+                    reason: format!("pattern `{pattern}` fits no weight; names look like `{example}`"),
+                });
+            }
+        }
+    }
+    let any = |patterns: &[String], name: &str| patterns.iter().any(|p| glob(p, name));
+    let mut count = 0usize;
+    for param in params {
+        let name = param.name();
+        let on = (trains(train.stage, name) || any(&train.trainable, name))
+            && !any(&train.freeze, name);
+        param.set_requires_grad(on);
+        count += usize::from(on);
+    }
+    if count == 0 {
+        return Err(TrainError::Setting {
+            key: "train.stage",
+            reason: "no weight is left to train; check train.stage and train.freeze".into(),
+        });
+    }
+    Ok(())
+}
+
+/// Group of a weight in the optimizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    /// Whether weight decay acts on it.
+    pub decay: bool,
+    /// Whether it has the projector's learning rate (where the recipe sets one).
+    pub projector: bool,
+}
+
+impl Group {
+    /// The group of a weight. Without decay: biases, and the weights of the norms that the reference
+    /// finds by type (`nn.LayerNorm` with its subclasses, `LlamaRMSNorm`; Phi-3's norms are of a type of
+    /// their own, so they do decay, as do layer scales and position embeddings).
+    pub fn of(name: &str, phi3: bool) -> Self {
+        let language = !name.contains("vision_tower") && !name.contains("mm_projector");
+        let norm = if language {
+            !phi3 && (name.ends_with("layernorm.weight") || name.ends_with("norm.weight"))
+        } else {
+            let layer_norm = ["pre_layrnorm", "post_layernorm", "layer_norm1", "layer_norm2"];
+            layer_norm.iter().any(|n| name.contains(n))
+                || name.ends_with(".norm.weight")
+                || name.ends_with(".stem.1.weight")
+                || (name.contains(".downsample.0."))
+        };
+        Self {
+            decay: !norm && !name.contains("bias"),
+            projector: name.contains("mm_projector"),
+        }
+    }
+}
+
+/// `*` stands for any run of characters, `?` for one.
+pub(crate) fn glob(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    // Where to go back to: after the last star, and the text position that it has swallowed up to.
+    let mut back: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                back = Some((p + 1, t));
+                p += 1;
+            }
+            Some(c) if *c == b'?' || *c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match back {
+                Some((after_star, swallowed)) => {
+                    back = Some((after_star, swallowed + 1));
+                    (p, t) = (after_star, swallowed + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p.min(pattern.len())..].iter().all(|c| *c == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llavar_tensor::Tensor;
+
+    fn params(names: &[&str]) -> Vec<Param> {
+        names
+            .iter()
+            .map(|n| Param::new(*n, Tensor::zeros(&[1])))
+            .collect()
+    }
+
+    fn training(params: &[Param]) -> Vec<&str> {
+        let on = params.iter().filter(|p| p.requires_grad());
+        on.map(Param::name).collect()
+    }
+
+    const NAMES: [&str; 4] = [
+        "model.layers.0.mlp.down_proj.weight",
+        "model.vision_tower.align_stages.0.fast_proj.weight",
+        "model.vision_tower.align_stages_latent.0.gate.0.bias",
+        "model.mm_projector.0.weight",
+    ];
+
+    #[test]
+    fn stages_and_patterns_select_weights() {
+        let all = params(&NAMES);
+        let mut section = TrainSection {
+            stage: Stage::Pretrain,
+            ..TrainSection::default()
+        };
+        select_trainable(&all, &section).unwrap();
+        assert_eq!(training(&all), NAMES[1..]);
+        section.trainable = vec!["model.layers.*".into()];
+        section.freeze = vec!["*latent.?.*".into()];
+        select_trainable(&all, &section).unwrap();
+        assert_eq!(training(&all), [NAMES[0], NAMES[1], NAMES[3]]);
+        section.stage = Stage::Sft;
+        section.freeze = vec!["*".into()];
+        assert!(select_trainable(&all, &section).is_err());
+        section.freeze = vec!["no.such".into()];
+        let error = select_trainable(&all, &section).unwrap_err().to_string();
+        assert!(error.contains("no.such"), "{error}");
+    }
+
+    #[test]
+    fn decay_groups_are_those_of_the_reference() {
+        let decays = |name: &str, phi3| Group::of(name, phi3).decay;
+        for name in ["model.norm.weight", "model.layers.3.input_layernorm.weight"] {
+            assert!(!decays(name, false) && decays(name, true), "{name}");
+        }
+        let clip = "model.vision_tower.fast_vision_tower.vision_tower.vision_model.";
+        let slow = "model.vision_tower.slow_vision_tower.vision_tower.";
+        for tail in ["pre_layrnorm.weight", "encoder.layers.0.layer_norm2.weight", "x.bias"] {
+            assert!(!decays(&format!("{clip}{tail}"), false), "{tail}");
+        }
+        for tail in ["stem.1.weight", "stages.1.downsample.0.weight", "stages.0.blocks.0.norm.weight"] {
+            assert!(!decays(&format!("{slow}{tail}"), false), "{tail}");
+        }
+        for tail in ["stem.0.weight", "stages.1.downsample.1.weight", "stages.0.blocks.0.weight"] {
+            assert!(decays(&format!("{slow}{tail}"), false), "{tail}");
+        }
+        assert!(decays(&format!("{clip}embeddings.position_embedding.weight"), false));
+        assert!(decays("model.mm_projector.0.weight", false));
+        assert!(Group::of("model.mm_projector.0.bias", false).projector);
+    }
+
+    #[test]
+    fn globs() {
+        for (pattern, text, want) in [
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a*c", "abcb", false),
+            ("*.b*.c", "a.b.x.b1.c", true),
+            ("a?", "a", false),
+            ("", "a", false),
+            ("ab", "ab", true),
+        ] {
+            assert_eq!(glob(pattern, text), want, "{pattern} {text}");
+        }
+    }
+}

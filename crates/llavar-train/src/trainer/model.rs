@@ -1,0 +1,65 @@
+//! Loading the model that a recipe names.
+
+use std::path::Path;
+
+use llavar_model::{
+    LlavaModel,
+    config::{ModelConfig, VisionTower},
+    weights::{Role, Source, WeightFiles, adapters_present},
+};
+
+use crate::{Recipe, TrainError, recipe::Stage};
+
+/// Reads the model of a recipe: its folder, the image size it asks for, the stage-1 weights over it, and
+/// fresh adapters where stage 2 needs them.
+pub(super) fn load(recipe: &Recipe, folder: &Path) -> Result<LlavaModel, TrainError> {
+    fn at<E: std::error::Error + Send + Sync + 'static>(folder: &Path) -> impl FnOnce(E) -> TrainError {
+        let folder = folder.to_owned();
+        move |e| TrainError::model(Some(folder), e)
+    }
+    let mut config = ModelConfig::read(folder).map_err(at(folder))?;
+    if let (Some(size), true) = (recipe.model.input_image_size, config.vision.is_some()) {
+        config = config
+            .with([("input_image_size".to_owned(), size.into())])
+            .map_err(at(folder))?;
+    }
+    let files = WeightFiles::open(folder).map_err(at(folder))?;
+    let stage1 = match &recipe.model.pretrain_mm_mlp_adapter {
+        Some(path) => Some(stage1_weights(Path::new(path))?),
+        None => None,
+    };
+    let mut sources = vec![Source {
+        files: &files,
+        role: Role::Model,
+    }];
+    sources.extend(stage1.as_ref().map(|files| Source {
+        files,
+        role: Role::Projector,
+    }));
+    let stage1_adapters = stage1.as_ref().is_some_and(adapters_present);
+    let adapters = adapters_present(&files) || stage1_adapters || makes_adapters(recipe, &config);
+    // Fresh adapters change nothing until they are trained; every other weight must be in the files.
+    let fresh = |name: &str| name.contains("align_stages_latent");
+    LlavaModel::from_sources(config, adapters, &sources, fresh, recipe.train.seed)
+        .map_err(at(folder))
+}
+
+/// Whether the recipe's stage trains with adapters, as the reference builds them: `freeze_vision False`
+/// on the tower of two paths.
+pub(super) fn makes_adapters(recipe: &Recipe, config: &ModelConfig) -> bool {
+    let multipath = config
+        .vision
+        .as_ref()
+        .is_some_and(|v| matches!(v.tower, VisionTower::Multipath { .. }));
+    multipath && recipe.train.stage == Stage::Sft && !recipe.model.freeze_vision
+}
+
+/// The stage-1 file itself, or the one of a run folder.
+fn stage1_weights(path: &Path) -> Result<WeightFiles, TrainError> {
+    let found = WeightFiles::open_projector(path)
+        .map_err(|e| TrainError::model(Some(path.to_owned()), e))?;
+    found.ok_or_else(|| TrainError::Setting {
+        key: "model.pretrain_mm_mlp_adapter",
+        reason: format!("{} holds no mm_projector.safetensors or mm_projector.bin", path.display()),
+    })
+}

@@ -1,0 +1,289 @@
+//! Making a run ready: folder, lock, checkpoint, model, data.
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use llavar_data::Tokenizer;
+use llavar_model::{LlavaModel, config::LlmFamily};
+
+use super::{Resume, Trainer, model};
+use crate::{
+    Recipe, TrainError,
+    checkpoint::{FORMAT, Store, TrainState, verify},
+    data::{Orders, Quarantine, SampleSource},
+    optimizer::Optimizer,
+    schedule::{Schedule, StepPlan},
+    stage::select_trainable,
+};
+
+impl Trainer {
+    pub(super) fn open(
+        recipe: Recipe,
+        given: Option<(LlavaModel, &Path)>,
+        run_dir: &Path,
+        resume: Resume,
+    ) -> Result<Self, TrainError> {
+        let problems = recipe.validate();
+        if !problems.is_empty() {
+            return Err(TrainError::Recipe {
+                origin: "given".into(),
+                problems,
+            });
+        }
+        fs::create_dir_all(run_dir).map_err(TrainError::io(run_dir))?;
+        let lock = lock(run_dir)?;
+        let store = Store::new(run_dir);
+        store.clean()?;
+        let mut warnings = Vec::new();
+        let checkpoint = find_checkpoint(&store, run_dir, &resume, &mut warnings)?;
+        if let Some(checkpoint) = &checkpoint {
+            check_recipe(&recipe, checkpoint, &mut warnings)?;
+        }
+
+        let (model, tokenizer_folder) = match (&checkpoint, given) {
+            (Some(path), _) => {
+                let folder = path.join("model");
+                let model = LlavaModel::load(&folder)
+                    .map_err(|e| TrainError::model(Some(folder.clone()), e))?;
+                (model, folder)
+            }
+            (None, Some((model, folder))) => {
+                let adapters = model::makes_adapters(&recipe, &model.config);
+                let model = if adapters {
+                    let seed = recipe.train.seed;
+                    model.with_adapters(seed).map_err(|e| TrainError::model(None, e))?
+                } else {
+                    model
+                };
+                (model, folder.to_owned())
+            }
+            (None, None) => {
+                let Some(folder) = &recipe.model.model_name_or_path else {
+                    return Err(TrainError::Setting {
+                        key: "model.model_name_or_path",
+                        reason: "not given; name the folder of the model to start from".into(),
+                    });
+                };
+                let folder = PathBuf::from(folder);
+                (model::load(&recipe, &folder)?, folder)
+            }
+        };
+        let params = model.params();
+        select_trainable(&params, &recipe.train)?;
+        let phi3 = model.config.llm.family == LlmFamily::Phi3;
+        let mut optimizer = Optimizer::new(params, &recipe.train, phi3);
+
+        let tokenizer = Tokenizer::from_folder(&tokenizer_folder)?;
+        let rows = model.config.llm.vocab_size;
+        if tokenizer.vocab_len() > rows {
+            return Err(TrainError::Setting {
+                key: "model.model_name_or_path",
+                reason: format!(
+                    "the tokenizer in {} has {} ids, the model only {rows} embedding rows",
+                    tokenizer_folder.display(),
+                    tokenizer.vocab_len()
+                ),
+            });
+        }
+        let source = SampleSource::open(&recipe, tokenizer, model.image_size())?;
+        let orders = Orders::new(&recipe, &source)?;
+        let plan = StepPlan::new(&recipe.train, source.len());
+        let schedule = Schedule::new(&recipe.train, plan.total_steps());
+
+        let state = match &checkpoint {
+            Some(path) => {
+                optimizer.load(&path.join("optimizer.safetensors"))?;
+                let state = TrainState::read(path)?;
+                check_data(&state, &source, path, &recipe, &mut warnings)?;
+                state
+            }
+            None => TrainState {
+                format: FORMAT,
+                seed: recipe.train.seed,
+                data: source.fingerprint(),
+                ..TrainState::default()
+            },
+        };
+        let quarantine = Quarantine::new(
+            &run_dir.join("quarantine.jsonl"),
+            recipe.data.max_bad_samples,
+            state.bad_samples.iter().copied(),
+        );
+        let text = recipe.to_toml()?;
+        let path = run_dir.join("recipe.toml");
+        fs::write(&path, text).map_err(|e| TrainError::save(&path, e))?;
+        Ok(Self {
+            recipe,
+            model,
+            tokenizer_folder,
+            run_dir: run_dir.to_owned(),
+            store,
+            source: Arc::new(source),
+            orders: Arc::new(orders),
+            optimizer,
+            plan,
+            schedule,
+            state,
+            quarantine,
+            resumed_from: checkpoint,
+            warnings,
+            _lock: lock,
+        })
+    }
+}
+
+fn lock(run_dir: &Path) -> Result<File, TrainError> {
+    let path = run_dir.join(".lock");
+    let file = File::create(&path).map_err(TrainError::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(TrainError::RunFolderBusy {
+            path: run_dir.to_owned(),
+        }),
+        // File systems without locks are used at the user's own care.
+        Err(TryLockError::Error(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+            Ok(file)
+        }
+        Err(TryLockError::Error(error)) => Err(TrainError::io(&path)(error)),
+    }
+}
+
+/// The checkpoint to go on from, verified.
+fn find_checkpoint(
+    store: &Store,
+    run_dir: &Path,
+    resume: &Resume,
+    warnings: &mut Vec<String>,
+) -> Result<Option<PathBuf>, TrainError> {
+    match resume {
+        Resume::No => {
+            if !store.list()?.is_empty() || run_dir.join("model").exists() {
+                return Err(TrainError::RunFolderUsed {
+                    path: run_dir.to_owned(),
+                });
+            }
+            Ok(None)
+        }
+        Resume::Auto => newest_valid(store, true, warnings),
+        Resume::From(path) => {
+            if path.join("checkpoints").is_dir() {
+                let other = Store::new(path);
+                let own = same_place(other.root(), store.root());
+                let found = newest_valid(&other, own, warnings)?;
+                return found.map(Some).ok_or_else(|| TrainError::Checkpoint {
+                    path: path.clone(),
+                    reason: "the run folder holds no checkpoint".into(),
+                });
+            }
+            verify(path).map_err(|reason| TrainError::Checkpoint {
+                path: path.clone(),
+                reason,
+            })?;
+            let step = TrainState::read(path)?.step;
+            // Going on from the middle of a run would meet that run's own later checkpoints.
+            if let Some(newer) = store.list()?.iter().find(|info| info.step > step) {
+                return Err(TrainError::Checkpoint {
+                    path: path.clone(),
+                    reason: format!(
+                        "the run folder holds the later {}; resume into a new run folder",
+                        newer.path.display()
+                    ),
+                });
+            }
+            Ok(Some(path.clone()))
+        }
+    }
+}
+
+fn newest_valid(
+    store: &Store,
+    own: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Option<PathBuf>, TrainError> {
+    let all = store.list()?;
+    let mut newest = None;
+    for info in all.iter().rev() {
+        match verify(&info.path) {
+            Ok(()) => return Ok(Some(info.path.clone())),
+            Err(reason) => {
+                warnings.push(format!(
+                    "checkpoint {} is damaged and was passed over: {reason}",
+                    info.path.display()
+                ));
+                newest.get_or_insert((info, reason));
+            }
+        }
+        if own {
+            store.set_aside(&info.path)?;
+        }
+    }
+    match newest {
+        None => Ok(None),
+        Some((_, reason)) => Err(TrainError::NoValidCheckpoint {
+            path: store.root().to_owned(),
+            count: all.len(),
+            reason,
+        }),
+    }
+}
+
+fn same_place(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+fn check_recipe(
+    recipe: &Recipe,
+    checkpoint: &Path,
+    warnings: &mut Vec<String>,
+) -> Result<(), TrainError> {
+    let path = checkpoint.join("recipe.toml");
+    let text = fs::read_to_string(&path).map_err(TrainError::io(&path))?;
+    let then = Recipe::from_toml(&path.display().to_string(), &text, &[])?;
+    let keys = recipe.changed_keys(&then);
+    if keys.is_empty() {
+        return Ok(());
+    }
+    if recipe.train.allow_recipe_change {
+        warnings.push(format!(
+            "resumed with another {} than the checkpoint's: this is not the run that an unbroken one \
+             would have been",
+            keys.join(", ")
+        ));
+        return Ok(());
+    }
+    Err(TrainError::RecipeChanged {
+        path: checkpoint.to_owned(),
+        keys,
+    })
+}
+
+fn check_data(
+    state: &TrainState,
+    source: &SampleSource,
+    checkpoint: &Path,
+    recipe: &Recipe,
+    warnings: &mut Vec<String>,
+) -> Result<(), TrainError> {
+    let now = source.fingerprint();
+    if state.data == now {
+        return Ok(());
+    }
+    if recipe.train.allow_recipe_change {
+        warnings.push(format!(
+            "resumed with other data ({now}) than the checkpoint's ({})",
+            state.data
+        ));
+        return Ok(());
+    }
+    Err(TrainError::DataChanged {
+        path: checkpoint.to_owned(),
+        expected: state.data.clone(),
+        got: now,
+    })
+}
