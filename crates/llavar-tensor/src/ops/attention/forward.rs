@@ -262,7 +262,12 @@ pub(super) fn exp_sum(x: &mut [f32], max: f32) -> f32 {
             lanes[l] += x[l];
         }
     }
-    let mut total = cpu::sum(&lanes);
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+    }
+    let mut total = lanes[0];
     for x in tail {
         *x = cpu::exp(*x - max);
         total += *x;
@@ -286,10 +291,12 @@ pub(super) fn largest(x: &[f32]) -> f32 {
             lanes[l] = larger(lanes[l], x[l]);
         }
     }
-    let mut max = f32::NEG_INFINITY;
-    for l in lanes {
-        max = larger(max, l);
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            lanes[l] = larger(lanes[l], lanes[l + half]);
+        }
     }
+    let mut max = lanes[0];
     for x in tail {
         max = larger(max, *x);
     }
