@@ -183,7 +183,6 @@ impl Canvas {
             size = (w as usize, h as usize);
         });
         let place = mask.render_into(buffer, None);
-        drop(mask);
         let opacity = (alpha.clamp(0.0, 1.0) * 256.0) as u32;
         let (left, top) = (place.left as i64, place.top as i64);
         let x0 = (-left).clamp(0, size.0 as i64) as usize;

@@ -168,7 +168,7 @@ fn content(
             format!("{content:?}").as_bytes(),
         );
         // The high bits of FNV-1a mix better than the low ones.
-        let held_out = (key >> 16) % u64::from(config.held_out_every) == 0;
+        let held_out = (key >> 16).is_multiple_of(u64::from(config.held_out_every));
         if config.split == Split::All || held_out == (config.split == Split::HeldOut) {
             return Ok(content);
         }

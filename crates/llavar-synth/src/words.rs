@@ -196,6 +196,11 @@ impl Speaker<'_> {
         MONTHS[index(self.language)]
     }
 
+    /// A day of the week, counted on from Monday.
+    pub(crate) fn day(&self, i: usize) -> String {
+        DAYS[index(self.language)][i % 7].to_owned()
+    }
+
     /// The usable part of a list.
     pub(crate) fn list(&self, lists: &Lists) -> &'static [&'static str] {
         let list = lists[index(self.language)];

@@ -1,5 +1,7 @@
 //! What holds for every document: texts agree with the picture, boxes lie inside, nothing collides.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::HashSet;
 
 use llavar_synth::{
@@ -205,7 +207,19 @@ fn other_languages_agree_too() {
 
 #[test]
 fn simple_documents_of_every_kind_agree() {
-    sweep(&SynthConfig::profile("quickstart").unwrap(), 40);
+    let quick = SynthConfig::profile("quickstart").unwrap();
+    sweep(&quick, 40);
+    let cents = true;
+    sweep(
+        &SynthConfig {
+            made_up: 1.0,
+            vocabulary: 0,
+            amount_digits: 4,
+            cents,
+            ..quick
+        },
+        25,
+    );
     let fixed = SynthConfig {
         layout: Layout::Fixed,
         damage: Damage::level(0.0),

@@ -68,7 +68,13 @@ impl BookCover {
         page.canvas
             .rect(x, h * 0.6, inner, h * 0.012, page.scheme.ink.rgb);
         let px = common_px(&typ, page.speaker.list(&words::SURNAMES), inner).min(most);
-        let author = page.line(&typ.px(px), x, h * 0.84, Align::Left, &self.author);
+        let author = page.line(
+            &typ.px(px).fit(&self.author, inner),
+            x,
+            h * 0.84,
+            Align::Left,
+            &self.author,
+        );
         let whole = self.title.join(" ");
         page.fact("title", "", &whole, None, title);
         page.fact("author", "", &self.author, None, author);

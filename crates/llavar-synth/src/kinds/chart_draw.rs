@@ -1,11 +1,22 @@
 //! Drawing of the charts' axes, bars, lines, sectors and legends.
 
 use super::chart::{Chart, Printed};
+use super::common_px;
 use crate::colour::{WHITE, luma, mix, series};
 use crate::font::Class;
 use crate::page::{Align, ItemId, Page, Type};
+use crate::words;
 
 impl Chart {
+    /// In fixed layouts of simple charts, the size at which every label of the list fits.
+    fn common(&self, page: &Page<'_>, typ: &Type<'_>, px: f32, width: f32) -> f32 {
+        if page.fixed() && page.space.few() {
+            px.min(common_px(typ, page.speaker.list(&words::GOODS), width))
+        } else {
+            px
+        }
+    }
+
     /// The heading; returns its item and the y below it.
     fn heading(&self, page: &mut Page<'_>, margin: f32) -> (Option<ItemId>, f32) {
         if self.title.is_empty() {
@@ -39,6 +50,7 @@ impl Chart {
             .labels
             .iter()
             .fold(most, |px, l| px.min(text.fit(l, slot * 0.9).px));
+        let label_px = self.common(page, &text, label_px, slot * 0.9);
         let values: Vec<String> = (0..n).map(|i| self.text(i, false)).collect();
         let value_px = values
             .iter()
@@ -203,6 +215,7 @@ impl Chart {
             .fold(most.min(pitch * 0.72), |px, label| {
                 px.min(legend_w / (text.em_width(label) + text.em_width("100%") + 2.2))
             });
+        let px = self.common(page, &text, px, legend_w - px * 4.4);
         let y = if beside {
             y + (legend_h - pitch * n as f32) / 2.0
         } else {

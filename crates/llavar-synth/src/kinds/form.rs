@@ -1,6 +1,6 @@
 //! Filled-in forms: printed labels, values typed or written by hand.
 
-use super::{Content, article};
+use super::{Content, article, common_px};
 use crate::column::{Column, Row};
 use crate::font::Class;
 use crate::page::{Align, Page, Space};
@@ -143,6 +143,23 @@ impl Content for Form {
         let (room, inner) = (h - top - margin, w - 2.0 * margin);
         let most = page.space.px[1].min(side * if self.title.is_empty() { 0.2 } else { 0.06 });
         let unit = column.unit(inner, room, most, page.fixed());
+        let unit = if page.fixed() && self.title.is_empty() {
+            let lists = [&words::SURNAMES, &words::TOWNS];
+            let all: Vec<&str> = lists
+                .iter()
+                .flat_map(|l| page.speaker.list(l))
+                .copied()
+                .collect();
+            let names = self
+                .entries
+                .iter()
+                .map(|e| label.em_width(e.1) + 0.7)
+                .fold(1.0, f32::max);
+            unit.min(common_px(&value, &all, inner * (1.0 - split) * 0.96))
+                .min(inner * split / names)
+        } else {
+            unit
+        };
         // Spread the entries over the page, but not too thinly.
         let stretch = (room / column.total(unit))
             .min(page.vary(2.0, 1.3, 2.8))

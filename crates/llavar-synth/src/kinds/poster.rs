@@ -57,7 +57,13 @@ impl Poster {
         let (x, inner) = (w * 0.06, w * 0.88);
         page.sheet([0.0, 0.0, w, h], page.scheme.paper.rgb);
         let px = common_px(&typ, page.speaker.list(&words::NOUNS), inner).min(most);
-        let event = page.line(&typ.px(px), x, h * 0.4, Align::Left, &self.event);
+        let event = page.line(
+            &typ.px(px).fit(&self.event, inner),
+            x,
+            h * 0.4,
+            Align::Left,
+            &self.event,
+        );
         page.canvas
             .rect(x, h * 0.5, inner, h * 0.05, page.scheme.accent.rgb);
         let price = page.line(
@@ -181,7 +187,7 @@ impl Content for Poster {
         } else {
             Align::Centre
         };
-        let margin = side * 0.11;
+        let margin = side * 0.13;
         let inner = w - 2.0 * margin;
         let size = page.vary(0.14, 0.1, 0.17) * side;
         let title_h = h * 0.36;

@@ -87,7 +87,7 @@ impl Receipt {
         let shop_px = common_px(&typ, page.speaker.list(&words::NOUNS), w - 2.0 * margin);
         let most = page.space.px[1];
         let shop = page.line(
-            &typ.px(shop_px.min(most)),
+            &typ.px(shop_px.min(most)).fit(&self.shop, w - 2.0 * margin),
             margin,
             h * 0.26,
             Align::Left,

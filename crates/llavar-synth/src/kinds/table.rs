@@ -1,6 +1,6 @@
 //! Tables of numbers with a heading, column heads and row names.
 
-use super::Content;
+use super::{Content, common_px};
 use crate::colour::mix;
 use crate::font::Class;
 use crate::page::{Align, Page, Space};
@@ -29,16 +29,22 @@ impl Table {
             )
         };
         let names = match rng.below(2) {
+            _ if few => speaker.distinct(&words::GOODS, n_rows, rng),
             0 => speaker.distinct(&words::GOODS, n_rows, rng),
             _ => speaker.distinct(&words::TOWNS, n_rows, rng),
         };
         let start = rng.int(1995, 2024);
-        let by_year = rng.chance(0.5) || few;
-        let columns = match by_year {
+        let by_year = rng.chance(0.5);
+        // A simple table has no heads: nothing may be in the content that is not printed.
+        let columns: Vec<String> = match by_year {
+            _ if few => vec![String::new()],
             true => (0..n_columns as i64)
                 .map(|i| (start + i).to_string())
                 .collect(),
-            false => speaker.distinct(&words::DAYS, n_columns, rng),
+            false => {
+                let first = rng.below(7);
+                (first..first + n_columns).map(|i| speaker.day(i)).collect()
+            }
         };
         let money = !few && rng.chance(0.3);
         let mut rows = Vec::new();
@@ -107,8 +113,15 @@ impl Content for Table {
         let (lines, columns) = (self.rows.len() + usize::from(!few), self.columns.len());
         let pitch = ((h - top - margin) / lines as f32)
             .min(most * 2.4)
-            .min(side * if few { 0.3 } else { 0.11 });
-        let first = width * if columns > 3 { 0.28 } else { 0.4 };
+            .min(side * if few { 0.35 } else { 0.14 });
+        let first = width
+            * if few {
+                0.66
+            } else if columns > 3 {
+                0.28
+            } else {
+                0.4
+            };
         let each = (width - first) / columns as f32;
         // One size for the whole table.
         let mut px = most.min(pitch * 0.58);
@@ -118,9 +131,18 @@ impl Content for Table {
                 px = px.min(text.fit(&self.cell(page, value), each * 0.86).px);
             }
         }
-        for column in &self.columns {
-            px = px.min(head.fit(column, each * 0.86).px);
+        if page.fixed() {
+            px = px.min(common_px(
+                &text,
+                page.speaker.list(&words::GOODS),
+                first - pitch * 0.3,
+            ));
         }
+        // The heads shrink by themselves.
+        let heads = self
+            .columns
+            .iter()
+            .fold(px * 1.05, |px, c| px.min(head.fit(c, each * 0.86).px));
         let (ink, paper, accent) = (
             page.scheme.ink.rgb,
             page.scheme.paper.rgb,
@@ -134,7 +156,7 @@ impl Content for Table {
             if filled {
                 page.canvas.rect(margin, top, width, pitch, accent.rgb);
             }
-            let typ = head.px(px).colour(if filled {
+            let typ = head.px(heads).colour(if filled {
                 page.scheme.on_accent
             } else {
                 page.scheme.ink
