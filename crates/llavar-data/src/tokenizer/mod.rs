@@ -81,7 +81,7 @@ impl Tokenizer {
     /// # Errors
     /// A sentence that says why the files cannot be used.
     pub fn from_json(json: &str, config: &Value) -> Result<Self, String> {
-        let mut inner: tokenizers::Tokenizer = json.parse().map_err(|e| format!("{e}"))?;
+        let mut inner = parse(json)?;
         // Files saved after training carry the trainer's own truncation and padding.
         inner.with_truncation(None).map_err(|e| format!("{e}"))?;
         inner.with_padding(None);
@@ -159,7 +159,7 @@ impl Tokenizer {
             return Ok(self.clone());
         }
         Ok(Self {
-            inner: json.to_string().parse().map_err(|e| format!("{e}"))?,
+            inner: parse(&json.to_string())?,
             slow_llama: true,
             ..self.clone()
         })
@@ -294,6 +294,25 @@ impl Tokenizer {
     pub fn decode_stream(&self, skip_special: bool) -> DecodeStream<'_> {
         DecodeStream::new(self, skip_special)
     }
+}
+
+/// Builds the tokenizer and tokenizes one text with it.
+///
+/// The library has `expect`s in its readers: broken JSON inside a part, or a part with the wrong
+/// fields, would end the program. Broken JSON is found before; what is left is caught.
+fn parse(json: &str) -> Result<tokenizers::Tokenizer, String> {
+    serde_json::from_str::<serde::de::IgnoredAny>(json).map_err(|e| format!("broken json: {e}"))?;
+    let build = || -> Result<tokenizers::Tokenizer, String> {
+        let tokenizer: tokenizers::Tokenizer = json.parse().map_err(|e| format!("{e}"))?;
+        let probe = tokenizer.encode("Probe 1", true);
+        let ids = probe.map_err(|e| format!("{e}"))?;
+        tokenizer
+            .decode(ids.get_ids(), true)
+            .map_err(|e| format!("{e}"))?;
+        Ok(tokenizer)
+    };
+    std::panic::catch_unwind(build)
+        .unwrap_or_else(|_| Err("a part has fields that its type does not take".to_string()))
 }
 
 fn read(path: &Path) -> Result<String, Error> {
