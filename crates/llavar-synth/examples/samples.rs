@@ -1,5 +1,6 @@
 //! Draws samples of every kind onto contact sheets and measures the speed:
 //! `cargo run --release -p llavar-synth --example samples -- OUT_DIR [PROFILE] [SEED]`
+//! (`-` as OUT_DIR measures only).
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,13 +14,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(args.next().unwrap_or_else(|| "samples".to_owned()));
     let profile = args.next().unwrap_or_else(|| "default".to_owned());
     let seed = args.next().map_or(Ok(0), |s| s.parse())?;
-    std::fs::create_dir_all(&out)?;
     let fonts = FontSet::embedded()?;
     let base = SynthConfig {
         seed,
         ..SynthConfig::profile(&profile)?
     };
-    for kind in DocKind::ALL {
+    let kinds = if out.as_os_str() == "-" {
+        &[][..]
+    } else {
+        &DocKind::ALL[..]
+    };
+    for &kind in kinds {
+        std::fs::create_dir_all(&out)?;
         let config = SynthConfig {
             kinds: vec![kind],
             ..base.clone()

@@ -1,7 +1,8 @@
 //! Fonts: parsed once into outlines, shared by all threads.
 //!
 //! The embedded set (DejaVu Sans, Sans Bold, Serif, Serif Bold, Mono and Ubuntu Light, about 2.9 MB,
-//! from registry crates with open licences) and our own pen-stroke face are the default, so that one
+//! from registry crates; DejaVu is under the free Bitstream Vera licence, Ubuntu under the Ubuntu Font
+//! Licence 1.0, both allow embedding) and our own pen-stroke face are the default, so that one
 //! seed gives one set on every machine. Folders and the system's fonts are added only on request:
 //! they widen the set of faces, and with it the pictures; [`FontSet::hash`] tells sets apart and is
 //! written into the card of every data set.
