@@ -85,9 +85,21 @@ impl Tape {
 /// Dot product over a partition fixed by the length, so that threads do not change it.
 fn dot_in_parts(x: &[f32], y: &[f32]) -> f32 {
     let total = cpu::par_reduce(x.len(), 1, |range, acc| {
-        acc[0] += cpu::simd(|| cpu::dot(&x[range.clone()], &y[range]));
+        acc[0] += cpu::simd_kernel(Dot(&x[range.clone()], &y[range]));
     });
     total.iter().sum()
+}
+
+/// One part's dot product, compiled for the processor's vectors.
+struct Dot<'a>(&'a [f32], &'a [f32]);
+
+impl cpu::Kernel for Dot<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn call(self) -> f32 {
+        cpu::dot(self.0, self.1)
+    }
 }
 
 #[cfg(test)]

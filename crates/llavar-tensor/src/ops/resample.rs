@@ -169,20 +169,49 @@ impl Taps {
         let outputs = self.0.len();
         let mut out = Buffer::<f32>::unspecified(outer * outputs * inner);
         cpu::par_rows(&mut out, inner, |first, out| {
-            cpu::simd(|| {
-                for (i, out) in out.chunks_exact_mut(inner).enumerate() {
-                    let (o, run) = ((first + i) / outputs, &self.0[(first + i) % outputs]);
-                    let mut x = x[(o * inputs + run.start) * inner..].chunks_exact(inner);
-                    let mut taps = run.weights.iter().zip(&mut x);
-                    match taps.next() {
-                        None => out.fill(0.0),
-                        Some((w, x)) => out.iter_mut().zip(x).for_each(|(o, x)| *o = w * x),
-                    }
-                    taps.for_each(|(w, x)| cpu::axpy(out, *w, x));
-                }
+            cpu::simd_kernel(Apply {
+                taps: &self.0,
+                x,
+                inputs,
+                inner,
+                first,
+                out,
             });
         });
         out
+    }
+}
+
+/// A run of rows of the result, compiled for the processor's vectors.
+struct Apply<'a> {
+    taps: &'a [Run],
+    x: &'a [f32],
+    inputs: usize,
+    inner: usize,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl cpu::Kernel for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let (outputs, inner) = (self.taps.len(), self.inner);
+        for (i, out) in self.out.chunks_exact_mut(inner).enumerate() {
+            let (o, run) = (
+                (self.first + i) / outputs,
+                &self.taps[(self.first + i) % outputs],
+            );
+            let from = (o * self.inputs + run.start) * inner;
+            let mut x = self.x[from..].chunks_exact(inner);
+            let mut taps = run.weights.iter().zip(&mut x);
+            match taps.next() {
+                None => out.fill(0.0),
+                Some((w, x)) => out.iter_mut().zip(x).for_each(|(o, x)| *o = w * x),
+            }
+            taps.for_each(|(w, x)| cpu::axpy(out, *w, x));
+        }
     }
 }
 
