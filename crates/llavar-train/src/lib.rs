@@ -43,6 +43,6 @@ mod trainer;
 pub use error::{SampleFault, TrainError};
 pub use memory_plan::MemoryPlan;
 pub use observer::{Observer, RunInfo, Silent, StepReport};
-pub use recipe::{NAMED_RECIPES, NamedRecipe, Recipe};
 pub(crate) use recipe::recipe_list;
+pub use recipe::{NAMED_RECIPES, NamedRecipe, Recipe};
 pub use trainer::{Outcome, Resume, Trainer};

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use llavar_tensor::{
-    Param, Tensor, mapped::MappedFile,
+    Param, Tensor,
+    mapped::MappedFile,
     optim::{AdamW, Moments, UpdateArgs, global_grad_norm},
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -114,8 +115,10 @@ impl Optimizer {
             .iter()
             .filter_map(|e| Some((e, e.moments.as_ref()?)))
         {
-            for (suffix, tensor) in [("exp_avg", &moments.exp_avg), ("exp_avg_sq", &moments.exp_avg_sq)]
-            {
+            for (suffix, tensor) in [
+                ("exp_avg", &moments.exp_avg),
+                ("exp_avg_sq", &moments.exp_avg_sq),
+            ] {
                 let bytes = bytemuck::cast_slice(tensor.data::<f32>()?);
                 let view = TensorView::new(Dtype::F32, tensor.shape().to_vec(), bytes)
                     .map_err(|e| TrainError::save(path, e))?;
@@ -141,7 +144,9 @@ impl Optimizer {
                     return Ok(None);
                 };
                 if view.dtype() != Dtype::F32 || view.shape() != entry.param.shape() {
-                    return Err(bad(format!("`{name}` has another type or shape than its weight")));
+                    return Err(bad(format!(
+                        "`{name}` has another type or shape than its weight"
+                    )));
                 }
                 used += 1;
                 let values = view
@@ -159,7 +164,9 @@ impl Optimizer {
                 (None, None) => None,
                 _ => {
                     let name = entry.param.name();
-                    return Err(bad(format!("only one of the two moments of `{name}` is there")));
+                    return Err(bad(format!(
+                        "only one of the two moments of `{name}` is there"
+                    )));
                 }
             };
         }

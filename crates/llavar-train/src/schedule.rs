@@ -160,7 +160,7 @@ mod tests {
             0.004058724504646834,
             0.003056302334890786,
             0.001943697665109214,
-            0.0009412753954531664,
+            0.0009412754953531664,
             0.00024757783024395244,
         ];
         for (step, want) in want.into_iter().enumerate() {
@@ -189,9 +189,13 @@ mod tests {
 
     #[test]
     fn every_sample_of_an_epoch_is_taken_once_and_nothing_is_dropped() {
-        for (samples, batch, accumulation, epochs) in
-            [(10, 2, 2, 3), (7, 2, 2, 5), (3, 8, 4, 2), (16, 4, 4, 2), (9, 1, 4, 4)]
-        {
+        for (samples, batch, accumulation, epochs) in [
+            (10, 2, 2, 3),
+            (7, 2, 2, 5),
+            (3, 8, 4, 2),
+            (16, 4, 4, 2),
+            (9, 1, 4, 4),
+        ] {
             let plan = StepPlan::new(&train(batch, accumulation, epochs), samples);
             let batches = samples.div_ceil(batch);
             let want = epochs * (batches / accumulation).max(1) as u64;

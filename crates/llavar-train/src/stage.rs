@@ -33,7 +33,9 @@ pub fn select_trainable(params: &[Param], train: &TrainSection) -> Result<(), Tr
                 let example = params.last().map_or("", Param::name);
                 return Err(TrainError::Setting {
                     key,
-                    reason: format!("pattern `{pattern}` fits no weight; names look like `{example}`"),
+                    reason: format!(
+                        "pattern `{pattern}` fits no weight; names look like `{example}`"
+                    ),
                 });
             }
         }
@@ -42,8 +44,8 @@ pub fn select_trainable(params: &[Param], train: &TrainSection) -> Result<(), Tr
     let mut count = 0usize;
     for param in params {
         let name = param.name();
-        let on = (trains(train.stage, name) || any(&train.trainable, name))
-            && !any(&train.freeze, name);
+        let on =
+            (trains(train.stage, name) || any(&train.trainable, name)) && !any(&train.freeze, name);
         param.set_requires_grad(on);
         count += usize::from(on);
     }
@@ -74,7 +76,12 @@ impl Group {
         let norm = if language {
             !phi3 && (name.ends_with("layernorm.weight") || name.ends_with("norm.weight"))
         } else {
-            let layer_norm = ["pre_layrnorm", "post_layernorm", "layer_norm1", "layer_norm2"];
+            let layer_norm = [
+                "pre_layrnorm",
+                "post_layernorm",
+                "layer_norm1",
+                "layer_norm2",
+            ];
             layer_norm.iter().any(|n| name.contains(n))
                 || name.ends_with(".norm.weight")
                 || name.ends_with(".stem.1.weight")
@@ -168,16 +175,31 @@ mod tests {
         }
         let clip = "model.vision_tower.fast_vision_tower.vision_tower.vision_model.";
         let slow = "model.vision_tower.slow_vision_tower.vision_tower.";
-        for tail in ["pre_layrnorm.weight", "encoder.layers.0.layer_norm2.weight", "x.bias"] {
+        for tail in [
+            "pre_layrnorm.weight",
+            "encoder.layers.0.layer_norm2.weight",
+            "x.bias",
+        ] {
             assert!(!decays(&format!("{clip}{tail}"), false), "{tail}");
         }
-        for tail in ["stem.1.weight", "stages.1.downsample.0.weight", "stages.0.blocks.0.norm.weight"] {
+        for tail in [
+            "stem.1.weight",
+            "stages.1.downsample.0.weight",
+            "stages.0.blocks.0.norm.weight",
+        ] {
             assert!(!decays(&format!("{slow}{tail}"), false), "{tail}");
         }
-        for tail in ["stem.0.weight", "stages.1.downsample.1.weight", "stages.0.blocks.0.weight"] {
+        for tail in [
+            "stem.0.weight",
+            "stages.1.downsample.1.weight",
+            "stages.0.blocks.0.weight",
+        ] {
             assert!(decays(&format!("{slow}{tail}"), false), "{tail}");
         }
-        assert!(decays(&format!("{clip}embeddings.position_embedding.weight"), false));
+        assert!(decays(
+            &format!("{clip}embeddings.position_embedding.weight"),
+            false
+        ));
         assert!(decays("model.mm_projector.0.weight", false));
         assert!(Group::of("model.mm_projector.0.bias", false).projector);
     }

@@ -40,7 +40,10 @@ fn the_loss_falls_and_the_log_tells() {
     let world = World::new(12);
     let run = train(&world, "run", &["num_train_epochs=12"]);
     let info = run.info.unwrap();
-    assert_eq!((info.samples, info.total_steps, run.steps.len()), (12, 36, 36));
+    assert_eq!(
+        (info.samples, info.total_steps, run.steps.len()),
+        (12, 36, 36)
+    );
     assert!(info.memory.total() > 12 * info.parameters && info.memory.activations > 0);
     let (first, last) = (run.steps[0].loss, run.steps[35].loss);
     assert!(last < 0.6 * first, "{first} {last}");
@@ -51,8 +54,14 @@ fn the_loss_falls_and_the_log_tells() {
     let line: serde_json::Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
     assert_eq!(line["step"], 36);
     for key in [
-        "loss", "learning_rate", "grad_norm", "supervised_tokens_per_second", "images_per_second",
-        "data_wait_percent", "tensor_peak_bytes", "epoch",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "supervised_tokens_per_second",
+        "images_per_second",
+        "data_wait_percent",
+        "tensor_peak_bytes",
+        "epoch",
     ] {
         assert!(line[key].is_number(), "{key}: {line}");
     }
@@ -66,7 +75,11 @@ fn the_loss_falls_and_the_log_tells() {
 #[test]
 fn stage_one_changes_projector_and_fusion_alone_and_stage_two_takes_them() {
     let world = World::new(9);
-    train(&world, "one", &["stage=pretrain", "version=plain", "data.on_bad_sample=skip"]);
+    train(
+        &world,
+        "one",
+        &["stage=pretrain", "version=plain", "data.on_bad_sample=skip"],
+    );
     let model = |folder: &str| llavar_model::LlavaModel::load(&world.path(folder)).unwrap();
     let (before, after) = (model("model"), model("one/model"));
     let mut changed = 0;
@@ -85,7 +98,12 @@ fn stage_one_changes_projector_and_fusion_alone_and_stage_two_takes_them() {
     let recipe = world.recipe(&[&adapter]);
     let trainer = Trainer::new(recipe, &world.path("two"), Resume::No).unwrap();
     for (a, b) in trainer.model().params().iter().zip(after.params()) {
-        assert_eq!(a.value().to_f32_vec(), b.value().to_f32_vec(), "{}", a.name());
+        assert_eq!(
+            a.value().to_f32_vec(),
+            b.value().to_f32_vec(),
+            "{}",
+            a.name()
+        );
     }
 }
 
@@ -94,7 +112,11 @@ fn stage_one_changes_projector_and_fusion_alone_and_stage_two_takes_them() {
 fn layouts_and_splits_agree() {
     let world = World::new(8);
     let losses = |run: &str, sets: &[&str]| -> Vec<f64> {
-        train(&world, run, sets).steps.iter().map(|s| s.loss).collect()
+        train(&world, run, sets)
+            .steps
+            .iter()
+            .map(|s| s.loss)
+            .collect()
     };
     let packed = losses("packed", &["gradient_checkpointing=true"]);
     for (run, sets) in [
@@ -109,7 +131,11 @@ fn layouts_and_splits_agree() {
     }
     // The reference's weighting is another one, because the answers differ in length.
     let reference = losses("reference", &["loss_weighting=micro_batch"]);
-    assert!((packed[0] - reference[0]).abs() > 1e-6);
+    let differ = packed
+        .iter()
+        .zip(&reference)
+        .any(|(a, b)| (a - b).abs() > 1e-3);
+    assert!(differ, "{packed:?} {reference:?}");
 }
 
 #[test]
@@ -118,10 +144,20 @@ fn bad_samples_stop_the_run_or_are_put_aside() {
     fs::write(world.path("images/4.png"), b"").unwrap();
     fs::write(world.path("images/7.png"), b"\x89PNG\r\n\x1a\nbroken").unwrap();
     let mut trainer = Trainer::new(world.recipe(&[]), &world.path("a"), Resume::No).unwrap();
-    let error = trainer.run(&mut Silent, &AtomicBool::new(false)).unwrap_err().to_string();
-    assert!(error.contains(".png") && error.contains("sample s"), "{error}");
+    let error = trainer
+        .run(&mut Silent, &AtomicBool::new(false))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(".png") && error.contains("sample s"),
+        "{error}"
+    );
 
-    let run = train(&world, "b", &["on_bad_sample=skip", "image_cache_bytes=1000000"]);
+    let run = train(
+        &world,
+        "b",
+        &["on_bad_sample=skip", "image_cache_bytes=1000000"],
+    );
     assert_eq!(run.warnings.len(), 2, "{:?}", run.warnings);
     let list = fs::read_to_string(world.path("b/quarantine.jsonl")).unwrap();
     let mut ids: Vec<String> = list
@@ -133,7 +169,10 @@ fn bad_samples_stop_the_run_or_are_put_aside() {
 
     let recipe = world.recipe(&["on_bad_sample=skip", "max_bad_samples=1"]);
     let mut trainer = Trainer::new(recipe, &world.path("c"), Resume::No).unwrap();
-    let error = trainer.run(&mut Silent, &AtomicBool::new(false)).unwrap_err().to_string();
+    let error = trainer
+        .run(&mut Silent, &AtomicBool::new(false))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("allowed are 1"), "{error}");
 }
 
@@ -142,12 +181,36 @@ fn settings_that_cannot_work_are_named() {
     let world = World::new(4);
     let open = |sets: &[&str]| {
         let run = world.path("run");
-        Trainer::new(world.recipe(sets), &run, Resume::No).unwrap_err().to_string()
+        Trainer::new(world.recipe(sets), &run, Resume::No)
+            .unwrap_err()
+            .to_string()
     };
-    assert!(open(&["freeze=[\"*\"]"]).contains("nothing") || open(&["freeze=[\"*\"]"]).contains("no weight"));
+    assert!(open(&["freeze=[\"*\"]"]).contains("no weight is left to train"));
     assert!(open(&["freeze=[\"no.such*\"]"]).contains("no.such*"));
     assert!(open(&["data_path=nowhere.json"]).contains("nowhere.json"));
     assert!(open(&["model_name_or_path=nowhere"]).contains("nowhere"));
-    assert!(open(&["input_image_size=100"]).contains("nano") || !open(&["input_image_size=100"]).is_empty());
-    assert!(open(&["pretrain_mm_mlp_adapter=model"]).contains("mm"));
+    assert!(open(&["input_image_size=100"]).contains("model"));
+    let adapter = format!("pretrain_mm_mlp_adapter={}", world.path("images").display());
+    assert!(open(&[&adapter]).contains("holds no mm_projector.safetensors"));
+}
+
+#[test]
+fn gradients_that_are_not_finite_are_skipped_and_counted() {
+    let world = World::new(8);
+    let sets = ["learning_rate=1e30", "warmup_ratio=0", "max_grad_norm=0"];
+    let run = train(&world, "run", &sets);
+    let skipped = run.steps.iter().filter(|s| s.skipped).count();
+    assert!(skipped > 0 && !run.steps[0].skipped, "{skipped}");
+    assert_eq!(run.warnings.len(), skipped);
+    assert!(
+        run.steps
+            .iter()
+            .filter(|s| s.skipped)
+            .all(|s| s.grad_norm.is_none())
+    );
+    let state =
+        llavar_train::checkpoint::TrainState::read(&world.path("run/checkpoints/step-00000004"));
+    let state = state.unwrap();
+    assert_eq!((state.step, state.skipped_steps), (4, skipped as u64));
+    assert_eq!(state.updates + state.skipped_steps, 4);
 }

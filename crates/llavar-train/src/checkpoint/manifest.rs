@@ -60,10 +60,13 @@ pub fn verify(checkpoint: &Path) -> Result<(), String> {
     let manifest: Manifest =
         serde_json::from_slice(&text).map_err(|e| format!("{MANIFEST}: {e}"))?;
     for (name, want) in &manifest.files {
-        let got = checksum(&checkpoint.join(name))
-            .map_err(|e| format!("{name} cannot be read: {e}"))?;
+        let got =
+            checksum(&checkpoint.join(name)).map_err(|e| format!("{name} cannot be read: {e}"))?;
         if got.bytes != want.bytes {
-            return Err(format!("{name} has {} bytes, expected {}", got.bytes, want.bytes));
+            return Err(format!(
+                "{name} has {} bytes, expected {}",
+                got.bytes, want.bytes
+            ));
         }
         if got != *want {
             return Err(format!("{name} was changed: its checksum differs"));

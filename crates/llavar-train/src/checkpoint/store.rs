@@ -58,7 +58,10 @@ impl Store {
         entries
             .map(|entry| {
                 let entry = entry.map_err(TrainError::io(&self.root))?;
-                Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
+                Ok((
+                    entry.file_name().to_string_lossy().into_owned(),
+                    entry.path(),
+                ))
             })
             .collect()
     }
@@ -157,7 +160,10 @@ fn write(
     fill(aside)?;
     manifest::seal(aside).map_err(failed)?;
     fs::rename(aside, target).map_err(failed)?;
-    target.parent().map_or(Ok(()), manifest::sync_folder).map_err(failed)
+    target
+        .parent()
+        .map_or(Ok(()), manifest::sync_folder)
+        .map_err(failed)
 }
 
 /// Replaces the folder `target` by one that `fill` writes; the old one stays until the new is whole.

@@ -67,12 +67,14 @@ impl SampleSource {
                 Dataset::open(Path::new(file), folder)
             })
             .collect::<Result<_, _>>()?;
-        let aspect = recipe.data.image_aspect_ratio.parse().map_err(|_| {
-            TrainError::Setting {
+        let aspect = recipe
+            .data
+            .image_aspect_ratio
+            .parse()
+            .map_err(|_| TrainError::Setting {
                 key: "data.image_aspect_ratio",
                 reason: "must be pad or square".into(),
-            }
-        })?;
+            })?;
         Ok(Self {
             sets,
             tokenizer,
@@ -165,7 +167,12 @@ impl SampleSource {
         encoded
             .truncate(self.max_length, 1)
             .map_err(|error| fault(&id, file(), "encode", chain(&error)))?;
-        if !encoded.labels.iter().skip(1).any(|&l| l != llavar_data::IGNORE_INDEX) {
+        if !encoded
+            .labels
+            .iter()
+            .skip(1)
+            .any(|&l| l != llavar_data::IGNORE_INDEX)
+        {
             let reason = "no supervised token has another token before it".into();
             return Err(fault(&id, file(), "encode", reason));
         }
@@ -176,9 +183,10 @@ impl SampleSource {
             let path = set
                 .image_path(name)
                 .map_err(|error| fault(&id, Some(name.into()), "image path", chain(&error)))?;
-            images.push(self.image(&path).map_err(|reason| {
-                fault(&id, Some(path.clone()), "image", reason)
-            })?);
+            images.push(
+                self.image(&path)
+                    .map_err(|reason| fault(&id, Some(path.clone()), "image", reason))?,
+            );
         }
         Ok(Prepared { encoded, images })
     }

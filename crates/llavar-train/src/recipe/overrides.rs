@@ -16,7 +16,11 @@ pub(super) fn resolve_table(
         source,
     })?;
     let mut problems = Vec::new();
-    let known: Vec<String> = Recipe::default().keys().into_iter().map(|(k, _)| k).collect();
+    let known: Vec<String> = Recipe::default()
+        .keys()
+        .into_iter()
+        .map(|(k, _)| k)
+        .collect();
     if let Some(base) = table.remove("extends") {
         let name = base.as_str().unwrap_or_default();
         // A built-in recipe extends nothing itself, so this cannot go in circles.

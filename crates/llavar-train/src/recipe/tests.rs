@@ -12,7 +12,12 @@ fn every_named_recipe_is_valid_and_comes_back_from_its_own_text() {
         assert_eq!(recipe, again, "{}", named.name);
         assert!(named.description().len() > 20, "{}", named.name);
         let pretrain = named.name.ends_with("pretrain");
-        assert_eq!(recipe.train.stage == Stage::Pretrain, pretrain, "{}", named.name);
+        assert_eq!(
+            recipe.train.stage == Stage::Pretrain,
+            pretrain,
+            "{}",
+            named.name
+        );
         assert_eq!(recipe.model.version == "plain", pretrain, "{}", named.name);
     }
 }
@@ -22,14 +27,26 @@ fn published_figures() {
     let sft = Recipe::resolve("phi3-readme-sft", &[]).unwrap();
     let t = &sft.train;
     assert_eq!((t.num_train_epochs, t.learning_rate), (3, 2e-5));
-    assert_eq!((t.per_device_train_batch_size, t.gradient_accumulation_steps), (8, 2));
-    assert_eq!((t.warmup_ratio, t.weight_decay, t.save_total_limit), (0.03, 0.0, 0));
+    assert_eq!(
+        (t.per_device_train_batch_size, t.gradient_accumulation_steps),
+        (8, 2)
+    );
+    assert_eq!(
+        (t.warmup_ratio, t.weight_decay, t.save_total_limit),
+        (0.03, 0.0, 0)
+    );
     assert!(t.group_by_modality_length && sft.data.image_aspect_ratio == "pad");
     let script = Recipe::resolve("llama3-script-sft", &[]).unwrap();
     assert_eq!(script.model.input_image_size, Some(1024));
-    assert_eq!((script.train.num_train_epochs, script.train.model_max_length), (1, 4096));
+    assert_eq!(
+        (script.train.num_train_epochs, script.train.model_max_length),
+        (1, 4096)
+    );
     let pretrain = Recipe::resolve("vicuna-readme-pretrain", &[]).unwrap();
-    assert_eq!((pretrain.train.learning_rate, pretrain.train.save_steps), (1e-3, 24000));
+    assert_eq!(
+        (pretrain.train.learning_rate, pretrain.train.save_steps),
+        (1e-3, 24000)
+    );
     assert_eq!(pretrain.data.image_aspect_ratio, "square");
 }
 
@@ -55,7 +72,9 @@ fn overrides_take_numbers_text_lists_and_bare_keys() {
 fn unknown_keys_name_the_nearest_known_one_all_at_once() {
     let text = "[train]\nlearning_rat = 1\n[data]\nnum_train_epoch = 2\n[modell]\nx = 1";
     let set = sets(&["train.optim=x", "model_max_lenght=7", "novalue"]);
-    let message = Recipe::from_toml("r.toml", text, &set).unwrap_err().to_string();
+    let message = Recipe::from_toml("r.toml", text, &set)
+        .unwrap_err()
+        .to_string();
     for want in [
         "`train.learning_rat` is an unknown key; did you mean `train.learning_rate`?",
         "`data.num_train_epoch` is an unknown key; did you mean `train.num_train_epochs`?",
@@ -89,17 +108,26 @@ fn all_bad_values_are_listed_with_what_is_allowed() {
         assert!(keys.contains(&key), "{key} {keys:?}");
     }
     assert_eq!(keys.len(), 6);
-    assert!(error.to_string().contains("= stretch, allowed: pad, square"));
+    assert!(
+        error
+            .to_string()
+            .contains("= stretch, allowed: pad, square")
+    );
 }
 
 #[test]
 fn wrong_types_and_broken_toml_are_errors_that_say_where() {
     let error = Recipe::from_toml("r", "[train]\nlearning_rate = 'fast'", &[]).unwrap_err();
     let text = crate::error::chain(&error);
-    assert!(text.contains("learning_rate") && text.contains("fast"), "{text}");
+    assert!(
+        text.contains("learning_rate") && text.contains("fast"),
+        "{text}"
+    );
     let error = Recipe::from_toml("r", "[train\n", &[]).unwrap_err();
     assert!(crate::error::chain(&error).contains("line 1"));
-    let error = Recipe::resolve("phi3-readme-stf", &[]).unwrap_err().to_string();
+    let error = Recipe::resolve("phi3-readme-stf", &[])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("did you mean `phi3-readme-sft`?"), "{error}");
 }
 
@@ -107,7 +135,10 @@ fn wrong_types_and_broken_toml_are_errors_that_say_where() {
 fn a_file_may_extend_a_named_recipe() {
     let text = "extends = 'phi3-readme-sft'\n[train]\nlearning_rate = 1e-5";
     let recipe = Recipe::from_toml("r", text, &sets(&["num_train_epochs=1"])).unwrap();
-    assert_eq!((recipe.train.learning_rate, recipe.train.num_train_epochs), (1e-5, 1));
+    assert_eq!(
+        (recipe.train.learning_rate, recipe.train.num_train_epochs),
+        (1e-5, 1)
+    );
     assert_eq!(recipe.model.version, "phi3_instruct");
     assert!(Recipe::from_toml("r", "extends = 'nothing'", &[]).is_err());
 }
@@ -116,7 +147,12 @@ fn a_file_may_extend_a_named_recipe() {
 fn changed_keys_are_those_that_change_the_result() {
     let a = Recipe::resolve("nano-sft", &[]).unwrap();
     let free = sets(&["save_steps=1", "dataloader_num_workers=7", "data_path=x"]);
-    assert!(Recipe::resolve("nano-sft", &free).unwrap().changed_keys(&a).is_empty());
+    assert!(
+        Recipe::resolve("nano-sft", &free)
+            .unwrap()
+            .changed_keys(&a)
+            .is_empty()
+    );
     let b = Recipe::resolve("nano-sft", &sets(&["seed=7", "mm_projector_lr=1"])).unwrap();
     let mut keys = b.changed_keys(&a);
     keys.sort();

@@ -34,7 +34,11 @@ impl fmt::Display for Problem {
         if self.value == "unknown key" {
             write!(f, "`{}` is an unknown key; {}", self.key, self.allowed)
         } else {
-            write!(f, "`{}` = {}, allowed: {}", self.key, self.value, self.allowed)
+            write!(
+                f,
+                "`{}` = {}, allowed: {}",
+                self.key, self.value, self.allowed
+            )
         }
     }
 }
@@ -124,7 +128,12 @@ impl Recipe {
             ),
             ("train.model_max_length", t.model_max_length, 1 << 24),
         ] {
-            check((1..=most).contains(&value), key, &value, &format!("1 to {most}"));
+            check(
+                (1..=most).contains(&value),
+                key,
+                &value,
+                &format!("1 to {most}"),
+            );
         }
         check(
             t.max_tokens_per_micro_batch == 0 || t.layout == super::Layout::Packed,

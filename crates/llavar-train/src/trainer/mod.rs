@@ -2,6 +2,8 @@
 
 mod model;
 mod open;
+#[cfg(test)]
+mod parity;
 mod save;
 mod step;
 
@@ -150,7 +152,9 @@ impl Trainer {
         let elements: usize = self.model.params().iter().map(|p| p.numel()).sum();
         let trainable = self.optimizer.numel();
         let image_tokens = self.model.tokens_per_image().unwrap_or(0);
-        let samples = train.per_device_train_batch_size.min(self.orders.epoch_len());
+        let samples = train
+            .per_device_train_batch_size
+            .min(self.orders.epoch_len());
         let tokens = match train.max_tokens_per_micro_batch {
             0 => samples * (image_tokens + train.model_max_length / 4),
             budget => budget,
@@ -214,8 +218,8 @@ impl Trainer {
 
     fn start_loader(&self) -> Result<Loader, TrainError> {
         let data = &self.recipe.data;
-        let places =
-            self.plan.first_sample(self.state.step)..self.plan.first_sample(self.plan.total_steps());
+        let places = self.plan.first_sample(self.state.step)
+            ..self.plan.first_sample(self.plan.total_steps());
         let tries = match data.on_bad_sample {
             crate::recipe::OnBadSample::Stop => 0,
             // One more than is allowed, so that the limit itself is what stops the run.

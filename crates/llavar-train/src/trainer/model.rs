@@ -13,7 +13,9 @@ use crate::{Recipe, TrainError, recipe::Stage};
 /// Reads the model of a recipe: its folder, the image size it asks for, the stage-1 weights over it, and
 /// fresh adapters where stage 2 needs them.
 pub(super) fn load(recipe: &Recipe, folder: &Path) -> Result<LlavaModel, TrainError> {
-    fn at<E: std::error::Error + Send + Sync + 'static>(folder: &Path) -> impl FnOnce(E) -> TrainError {
+    fn at<E: std::error::Error + Send + Sync + 'static>(
+        folder: &Path,
+    ) -> impl FnOnce(E) -> TrainError {
         let folder = folder.to_owned();
         move |e| TrainError::model(Some(folder), e)
     }
@@ -60,6 +62,9 @@ fn stage1_weights(path: &Path) -> Result<WeightFiles, TrainError> {
         .map_err(|e| TrainError::model(Some(path.to_owned()), e))?;
     found.ok_or_else(|| TrainError::Setting {
         key: "model.pretrain_mm_mlp_adapter",
-        reason: format!("{} holds no mm_projector.safetensors or mm_projector.bin", path.display()),
+        reason: format!(
+            "{} holds no mm_projector.safetensors or mm_projector.bin",
+            path.display()
+        ),
     })
 }

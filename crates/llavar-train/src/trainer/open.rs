@@ -54,7 +54,9 @@ impl Trainer {
                 let adapters = model::makes_adapters(&recipe, &model.config);
                 let model = if adapters {
                     let seed = recipe.train.seed;
-                    model.with_adapters(seed).map_err(|e| TrainError::model(None, e))?
+                    model
+                        .with_adapters(seed)
+                        .map_err(|e| TrainError::model(None, e))?
                 } else {
                     model
                 };

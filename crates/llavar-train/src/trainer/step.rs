@@ -43,9 +43,7 @@ impl Trainer {
             }
             let weight = match self.recipe.train.loss_weighting {
                 LossWeighting::Token => 1.0 / supervised.max(1) as f64,
-                LossWeighting::MicroBatch => {
-                    1.0 / (batch.supervised.max(1) * batches.len()) as f64
-                }
+                LossWeighting::MicroBatch => 1.0 / (batch.supervised.max(1) * batches.len()) as f64,
             };
             loss += weight * self.forward_backward(batch, weight as f32)?;
         }

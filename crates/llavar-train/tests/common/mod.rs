@@ -15,7 +15,9 @@ pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,
 }
 
-const WORDS: [&str; 8] = ["red", "green", "blue", "total", "is", "the", "seven", "nine"];
+const WORDS: [&str; 8] = [
+    "red", "green", "blue", "total", "is", "the", "seven", "nine",
+];
 
 impl World {
     /// `samples` pictures of one colour, every third sample without picture.
@@ -88,14 +90,16 @@ fn make_model(folder: &Path) {
     let config = Preset::Nano.config(Some(40)).unwrap();
     let tiny = serde_json::json!({
         "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "input_image_size": 96,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "input_image_size": 64,
         "mm_hidden_size": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
     });
     let mut changes: Vec<(String, serde_json::Value)> =
         tiny.as_object().unwrap().clone().into_iter().collect();
     let mut clip = config.as_json()["clip_vision_config"].clone();
     for (key, value) in [
-        ("hidden_size", 16), ("intermediate_size", 24), ("num_hidden_layers", 4),
+        ("hidden_size", 16),
+        ("intermediate_size", 24),
+        ("num_hidden_layers", 4),
         ("num_attention_heads", 2),
     ] {
         clip[key] = value.into();
@@ -115,7 +119,16 @@ fn make_model(folder: &Path) {
 /// Whole words, and `<unk>` for the rest.
 fn write_tokenizer(folder: &Path) {
     let mut vocab = serde_json::Map::new();
-    let words = ["<unk>", "<s>", "</s>", "USER", "ASSISTANT", ":", "what", "."];
+    let words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "USER",
+        "ASSISTANT",
+        ":",
+        "what",
+        ".",
+    ];
     for word in words.iter().chain(&WORDS) {
         vocab.insert((*word).into(), vocab.len().into());
     }

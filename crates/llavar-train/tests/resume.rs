@@ -1,0 +1,305 @@
+//! Exact resume: a run that was stopped or killed anywhere ends with the bits of an unbroken one.
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use common::{World, recipe, weights};
+use llavar_train::{
+    Observer, Outcome, Resume, Silent, StepReport, TrainError, Trainer,
+    checkpoint::{list, verify},
+};
+
+/// Sets the stop flag once `at` steps are done.
+struct StopAt<'a> {
+    at: u64,
+    stop: &'a AtomicBool,
+}
+
+impl Observer for StopAt<'_> {
+    fn on_step(&mut self, report: &StepReport) {
+        if report.step >= self.at {
+            self.stop.store(true, Relaxed);
+        }
+    }
+}
+
+fn finish(world: &World, run: &str, sets: &[&str], resume: Resume) -> Vec<u8> {
+    let path = world.path(run);
+    let mut trainer = Trainer::new(world.recipe(sets), &path, resume).unwrap();
+    let outcome = trainer.run(&mut Silent, &AtomicBool::new(false)).unwrap();
+    assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+    weights(&path)
+}
+
+/// Loss and gradient norm of each line of the log, which must not depend on interruptions either.
+fn curve(run: &Path) -> Vec<(u64, String, String)> {
+    let log = fs::read_to_string(run.join("train.jsonl")).unwrap();
+    log.lines()
+        .map(|line| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |key: &str| value[key].to_string();
+            (
+                value["step"].as_u64().unwrap(),
+                text("loss"),
+                text("grad_norm"),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn stopped_anywhere_the_result_is_the_same_bits() {
+    // 10 samples in batches of 2, 2 a step: an epoch of 5 micro-batches does not end with a step.
+    let world = World::new(10);
+    let sets = ["num_train_epochs=3", "logging_steps=2"];
+    let unbroken = finish(&world, "unbroken", &sets, Resume::No);
+    let steps = curve(&world.path("unbroken")).last().unwrap().0;
+    assert_eq!(steps, 6);
+    for at in 0..=steps {
+        let run = format!("stopped-{at}");
+        let stop = AtomicBool::new(at == 0);
+        let mut trainer = Trainer::new(world.recipe(&sets), &world.path(&run), Resume::No).unwrap();
+        let outcome = trainer.run(&mut StopAt { at, stop: &stop }, &stop).unwrap();
+        drop(trainer);
+        match outcome {
+            Outcome::Interrupted { step, checkpoint } => {
+                assert_eq!(step, at);
+                assert_eq!(verify(&checkpoint), Ok(()));
+            }
+            Outcome::Finished { .. } => assert_eq!(at, steps),
+        }
+        let resumed = finish(&world, &run, &sets, Resume::Auto);
+        assert!(resumed == unbroken, "stopped after step {at}");
+        assert_eq!(
+            curve(&world.path(&run)),
+            curve(&world.path("unbroken")),
+            "stopped after {at}"
+        );
+    }
+}
+
+#[test]
+fn resume_in_another_folder_with_other_workers_and_after_the_end() {
+    let world = World::new(9);
+    let sets = ["num_train_epochs=2", "save_steps=2", "save_total_limit=0"];
+    let unbroken = finish(&world, "a", &sets, Resume::No);
+    let more = [
+        &sets[..],
+        &["dataloader_num_workers=3", "image_cache_bytes=100000"],
+    ]
+    .concat();
+    let from = world.path("a/checkpoints/step-00000002");
+    let other = finish(&world, "b", &more, Resume::From(from));
+    assert!(other == unbroken);
+    // Once more on a finished run: nothing is trained, the model is the same.
+    assert!(finish(&world, "a", &sets, Resume::Auto) == unbroken);
+    assert!(finish(&world, "c", &sets, Resume::From(world.path("a"))) == unbroken);
+}
+
+#[test]
+fn damage_and_misuse_are_named_and_nothing_is_lost() {
+    let world = World::new(8);
+    let sets = ["num_train_epochs=3", "save_steps=2", "save_total_limit=0"];
+    let unbroken = finish(&world, "run", &sets, Resume::No);
+    let run = world.path("run");
+    let open = |sets: &[&str], resume| Trainer::new(world.recipe(sets), &run, resume);
+
+    let error = open(&sets, Resume::No).unwrap_err();
+    assert!(matches!(error, TrainError::RunFolderUsed { .. }), "{error}");
+    let changed = [&sets[..], &["learning_rate=3e-3"]].concat();
+    let error = open(&changed, Resume::Auto).unwrap_err();
+    assert!(error.to_string().contains("train.learning_rate"), "{error}");
+    let middle = run.join("checkpoints/step-00000002");
+    let error = open(&sets, Resume::From(middle)).unwrap_err();
+    assert!(error.to_string().contains("later"), "{error}");
+    let held = open(&sets, Resume::Auto).unwrap();
+    let error = open(&sets, Resume::Auto).unwrap_err();
+    assert!(matches!(error, TrainError::RunFolderBusy { .. }), "{error}");
+    drop(held);
+
+    // One flipped bit in the newest: it is set aside, and the one before leads to the same end.
+    let all = list(&run).unwrap();
+    let newest = &all.last().unwrap().path;
+    let file = newest.join("optimizer.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let error = open(&sets, Resume::From(newest.clone())).unwrap_err();
+    assert!(
+        error.to_string().contains("optimizer.safetensors"),
+        "{error}"
+    );
+    let trainer = open(&sets, Resume::Auto).unwrap();
+    assert!(trainer.info().warnings[0].contains("optimizer.safetensors"));
+    assert_eq!(trainer.state().step, 4);
+    drop(trainer);
+    assert!(run.join("checkpoints/damaged-step-00000006").is_dir());
+    assert!(finish(&world, "run", &sets, Resume::Auto) == unbroken);
+
+    // Other data under the same name.
+    let text = fs::read_to_string(world.path("data.json")).unwrap();
+    fs::write(world.path("data.json"), text.replace("seven", "seventeen")).unwrap();
+    let error = open(&sets, Resume::Auto).unwrap_err();
+    assert!(matches!(error, TrainError::DataChanged { .. }), "{error}");
+}
+
+const CHILD: &str = "LLAVAR_TRAIN_TEST_CHILD";
+const CHILD_SETS: [&str; 4] = [
+    "num_train_epochs=16",
+    "save_steps=1",
+    "save_total_limit=2",
+    "image_cache_bytes=1000000",
+];
+
+/// Not a test of its own: the process that the tests below kill.
+#[test]
+#[ignore = "started by other tests"]
+fn child() {
+    let dir = PathBuf::from(std::env::var(CHILD).expect("started by other tests"));
+    let run = dir.join("killed");
+    let result = Trainer::new(recipe(&dir, &CHILD_SETS), &run, Resume::Auto)
+        .and_then(|mut trainer| trainer.run(&mut Silent, &AtomicBool::new(false)));
+    match result {
+        Ok(_) => std::process::exit(10),
+        Err(error) if error.is_disk_full() => std::process::exit(11),
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+fn spawn(world: &World, limit_kib: Option<u64>) -> Child {
+    let exe = std::env::current_exe().unwrap();
+    let mut command = match limit_kib {
+        None => Command::new(exe),
+        Some(kib) => {
+            let mut shell = Command::new("bash");
+            // The signal is ignored, so that writing beyond the limit is an error like a full disk.
+            let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\"");
+            shell.arg("-c").arg(script).arg(exe);
+            shell
+        }
+    };
+    command
+        .args(["--ignored", "--exact", "child"])
+        .env(CHILD, world.dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until the child ends by itself or `when` says to kill it; its exit code if it ended.
+fn watch(mut child: Child, mut when: impl FnMut() -> bool) -> Option<i32> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if when() || begun.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return None;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn partial(world: &World) -> bool {
+    let names = fs::read_dir(world.path("killed/checkpoints"))
+        .into_iter()
+        .flatten();
+    names
+        .flatten()
+        .any(|e| e.file_name().to_string_lossy().starts_with(".partial-"))
+}
+
+fn newest_step(world: &World) -> u64 {
+    list(&world.path("killed"))
+        .unwrap()
+        .last()
+        .map_or(0, |info| info.step)
+}
+
+#[test]
+fn killed_at_any_moment_also_inside_a_save_the_result_is_the_same_bits() {
+    let world = World::new(10);
+    let unbroken = finish(&world, "unbroken", &CHILD_SETS, Resume::No);
+    let (mut kills, mut inside) = (0u32, 0u32);
+    let mut random = 12345u64;
+    loop {
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        let child = spawn(&world, None);
+        let pause = Duration::from_millis(5 + (random >> 33) % 60);
+        let begun = Instant::now();
+        let steps = newest_step(&world);
+        // Two of three kills wait for a step to be saved and the next save to begin; the others come at
+        // a random moment.
+        let code = watch(child, || {
+            if kills % 3 == 0 {
+                begun.elapsed() > pause
+            } else {
+                newest_step(&world) > steps && partial(&world)
+            }
+        });
+        match code {
+            Some(10) => break,
+            Some(code) => panic!("the child ended with {code}"),
+            None => kills += 1,
+        }
+        inside += u32::from(partial(&world));
+        for info in list(&world.path("killed")).unwrap() {
+            assert_eq!(verify(&info.path), Ok(()), "{}", info.path.display());
+        }
+        assert!(kills < 200, "no progress between kills");
+    }
+    assert!(
+        kills >= 3 && inside >= 1,
+        "{kills} kills, {inside} inside a save"
+    );
+    eprintln!("{kills} kills, {inside} of them inside a save");
+    assert!(
+        weights(&world.path("killed")) == unbroken,
+        "after {kills} kills"
+    );
+    assert_eq!(curve(&world.path("killed")), curve(&world.path("unbroken")));
+    assert_eq!(list(&world.path("killed")).unwrap().len(), 2);
+    assert!(!partial(&world), "what was left half-written is cleaned up");
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_costs_nothing_but_time() {
+    let world = World::new(10);
+    let unbroken = finish(&world, "unbroken", &CHILD_SETS, Resume::No);
+    // Some steps without a limit, then with one that the optimizer's file passes.
+    let two = || list(&world.path("killed")).unwrap().len() == 2;
+    assert_eq!(watch(spawn(&world, None), two), None);
+    let before = list(&world.path("killed")).unwrap();
+    let newest = before.last().unwrap();
+    let size = |name: &str| fs::metadata(newest.path.join(name)).unwrap().len();
+    let (model, moments) = (
+        size("model/model.safetensors"),
+        size("optimizer.safetensors"),
+    );
+    assert!(moments > model + 4096);
+    let limit = (model + moments) / 2 / 1024;
+    assert_eq!(watch(spawn(&world, Some(limit)), || false), Some(11));
+    assert!(!partial(&world));
+    let after = list(&world.path("killed")).unwrap();
+    assert_eq!(after.last().unwrap().step, newest.step);
+    for info in &after {
+        assert_eq!(verify(&info.path), Ok(()));
+    }
+    // And with one that already the weights pass.
+    assert_eq!(watch(spawn(&world, Some(model / 2048)), || false), Some(11));
+    assert_eq!(watch(spawn(&world, None), || false), Some(10));
+    assert!(weights(&world.path("killed")) == unbroken);
+}
