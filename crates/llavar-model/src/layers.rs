@@ -136,6 +136,24 @@ impl LayerNorm {
     }
 }
 
+/// `x` unchanged, while `param` receives a gradient of zero: for a weight that the values cannot depend
+/// on, but that the reference's optimizer treats as trained.
+pub(crate) fn with_zero_gradient(tape: &Tape, x: Var, param: &Param) -> Var {
+    if !tape.needs_grad(&[], &[param]) {
+        return x;
+    }
+    let param = param.clone();
+    tape.record(x.value().clone(), move |dy, grads| {
+        param.accumulate(|grad, beta| {
+            if beta == 0.0 {
+                grad.fill(0.0);
+            }
+            Ok(())
+        })?;
+        grads.add(&x, dy)
+    })
+}
+
 /// A part of the model that can be recomputed in the backward pass.
 pub(crate) trait Block: 'static {
     /// Its weights.

@@ -141,7 +141,7 @@ fn fit_to_features(
         return Ok(prompt.to_vec());
     }
     let tokens_per_image = model.tokens_per_image().unwrap_or(0);
-    if negative * tokens_per_image == rows {
+    if tokens_per_image > 0 && negative * tokens_per_image == rows {
         return Ok(expand_image_tokens(prompt, tokens_per_image));
     }
     Err(ModelError::ImagePositions {

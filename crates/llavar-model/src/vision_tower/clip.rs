@@ -19,7 +19,7 @@ use super::Observer;
 use crate::{
     Result,
     config::{ClipActivation, ClipConfig},
-    layers::{Block, LayerNorm, Linear, Scope, run_simple},
+    layers::{Block, LayerNorm, Linear, Scope, run_simple, with_zero_gradient},
 };
 
 /// The transformer without its unused last norm.
@@ -93,11 +93,7 @@ impl Clip {
         let patches = self.patches(tape, pixels)?;
         let batch = pixels.shape().first().copied().unwrap_or(0);
         let (n, c) = (self.grid * self.grid, self.config.hidden_size);
-        let patches = if tape.needs_grad(&[], &[&self.class_embedding]) {
-            tape.embed_merge(&self.class_embedding, &vec![-1; batch * n], Some(&patches))?
-        } else {
-            patches
-        };
+        let patches = with_zero_gradient(tape, patches, &self.class_embedding);
         let patches = tape.reshape(&patches, &[batch, n, c])?;
         tape.add_broadcast(&patches, &self.grid_positions(tape)?)
     }
@@ -188,9 +184,7 @@ impl ClipLayer {
         let tokens = rows / batch.max(1);
         let head_dim = c / self.heads;
         let y = self.layer_norm1.forward(tape, x)?;
-        let split = |proj: &Linear| -> TensorResult<Var> {
-            tape.reshape(&proj.forward(tape, &y)?, &[rows, self.heads, head_dim])
-        };
+        let split = |y: Var| tape.reshape(&y, &[rows, self.heads, head_dim]);
         let segments = Segments::from_lengths(vec![tokens; batch]);
         let spec = AttentionSpec {
             q_segments: segments.clone(),
@@ -199,17 +193,31 @@ impl ClipLayer {
             window: None,
             scale: (head_dim as f32).sqrt().recip(),
         };
-        let y = tape.attention(
-            &split(&self.q_proj)?,
-            &split(&self.k_proj)?,
-            &split(&self.v_proj)?,
-            &spec,
-        )?;
+        let (q, k, v) = (
+            split(self.q_proj.forward(tape, &y)?)?,
+            split(self.project_keys(tape, &y)?)?,
+            split(self.v_proj.forward(tape, &y)?)?,
+        );
+        let y = tape.attention(&q, &k, &v, &spec)?;
         let y = tape.reshape(&y, x.shape())?;
         let x = self.out_proj.forward_residual(tape, &y, x)?;
         let y = self.layer_norm2.forward(tape, &x)?;
         let y = tape.activation(&self.fc1.forward(tape, &y)?, self.activation)?;
         self.fc2.forward_residual(tape, &y, &x)
+    }
+}
+
+impl ClipLayer {
+    /// A bias of the keys adds the same to all scores of a query, which the softmax takes out again: its
+    /// gradient is zero. Computed, it would be rounding noise, and Adam, which divides by the gradient's
+    /// size, would make real steps of it.
+    fn project_keys(&self, tape: &Tape, y: &Var) -> TensorResult<Var> {
+        let Some(bias) = &self.k_proj.bias else {
+            return self.k_proj.forward(tape, y);
+        };
+        let fixed = Param::new(bias.name(), bias.value());
+        let keys = tape.linear(y, &self.k_proj.weight, Some(&fixed))?;
+        Ok(with_zero_gradient(tape, keys, bias))
     }
 }
 

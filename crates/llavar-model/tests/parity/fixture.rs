@@ -40,7 +40,11 @@ pub(crate) fn folders_with(root: &Path, file: &str) -> Vec<PathBuf> {
 pub(crate) fn distance(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len(), "lengths");
     let square = |x: f64| x * x;
-    let norm: f64 = want.iter().map(|x| square(f64::from(*x))).sum::<f64>().sqrt();
+    let norm: f64 = want
+        .iter()
+        .map(|x| square(f64::from(*x)))
+        .sum::<f64>()
+        .sqrt();
     let diff: f64 = got
         .iter()
         .zip(want)
@@ -180,8 +184,15 @@ impl Batch {
                 })
                 .collect()
         };
-        let lengths = self.ids.iter().map(|row| if padded { self.padded } else { row.len() });
-        (fill(&self.ids, 0), fill(&self.labels, -100), Segments::from_lengths(lengths))
+        let lengths = self
+            .ids
+            .iter()
+            .map(|row| if padded { self.padded } else { row.len() });
+        (
+            fill(&self.ids, 0),
+            fill(&self.labels, -100),
+            Segments::from_lengths(lengths),
+        )
     }
 }
 
@@ -196,10 +207,13 @@ fn pixels(folder: &Path, model: &LlavaModel) -> Tensor {
     let processor = ImageProcessor::new(size, aspect);
     // Mirrored after processing, as the reference's batch was.
     let one = processor.process(&image).unwrap();
-    let mirrored = one
-        .chunks_exact(size * 3)
-        .flat_map(|row| row.chunks_exact(3).rev().flatten().copied().collect::<Vec<f32>>());
+    let mirrored = one.chunks_exact(size * 3).flat_map(|row| {
+        row.chunks_exact(3)
+            .rev()
+            .flatten()
+            .copied()
+            .collect::<Vec<f32>>()
+    });
     let both: Vec<f32> = one.iter().copied().chain(mirrored).collect();
     Tensor::from_vec(both, &[2, size, size, 3]).unwrap()
 }
-

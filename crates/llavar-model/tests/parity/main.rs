@@ -38,14 +38,27 @@ fn stages_logits_loss_gradients_training_and_answers_agree_with_the_reference() 
         let train: Value =
             serde_json::from_slice(&std::fs::read(folder.join("train.json")).unwrap()).unwrap();
         let batch = Batch::read(&folder, &model, &io);
-        let sum: f64 = batch.both_pixels.data::<f32>().unwrap().iter().map(|x| f64::from(*x)).sum();
-        report.check("pixels", "sum", (sum / f64::from(io.floats("pixel_checksum")[0]) - 1.0).abs(), 1e-6);
+        let sum: f64 = batch
+            .both_pixels
+            .data::<f32>()
+            .unwrap()
+            .iter()
+            .map(|x| f64::from(*x))
+            .sum();
+        report.check(
+            "pixels",
+            "sum",
+            (sum / f64::from(io.floats("pixel_checksum")[0]) - 1.0).abs(),
+            1e-6,
+        );
 
         forward(&model, &batch, &io, &mut report);
         answers(&model, &batch, &io);
         let trained = train["stage"] == "pretrain";
         for param in model.params() {
-            let in_stage_1 = ["mm_projector", "align_stages"].iter().any(|p| param.name().contains(p));
+            let in_stage_1 = ["mm_projector", "align_stages"]
+                .iter()
+                .any(|p| param.name().contains(p));
             param.set_requires_grad(!trained || in_stage_1);
         }
         gradients(&model, &batch, &folder, &train, &mut report);
@@ -77,7 +90,9 @@ fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, report: &mut Repor
         })
         .unwrap();
     let stages = names.iter().filter(|n| {
-        ["slow.", "fast.", "align_", "vision_tower", "projector"].iter().any(|p| n.starts_with(p))
+        ["slow.", "fast.", "align_", "vision_tower", "projector"]
+            .iter()
+            .any(|p| n.starts_with(p))
     });
     assert_eq!(seen, stages.count(), "every stage of the reference is seen");
 
@@ -87,8 +102,13 @@ fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, report: &mut Repor
     for padded in [true, false] {
         let layout = if padded { "padded" } else { "packed" };
         let (ids, labels, segments) = batch.layout(padded);
-        let features = batch.pixels.as_ref().map(|p| model.encode_images(&tape, p, false).unwrap());
-        let hidden = model.hidden(&tape, &ids, &segments, features.as_ref(), false).unwrap();
+        let features = batch
+            .pixels
+            .as_ref()
+            .map(|p| model.encode_images(&tape, p, false).unwrap());
+        let hidden = model
+            .hidden(&tape, &ids, &segments, features.as_ref(), false)
+            .unwrap();
         let logits = model.logits(&tape, &hidden).unwrap();
         let logits = logits.value().data::<f32>().unwrap();
         for (row, range) in segments.ranges().enumerate() {
@@ -99,15 +119,28 @@ fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, report: &mut Repor
             let at = row * tail_rows * vocab;
             let want = &tail[at..at + (valid - first) * vocab];
             let what = format!("{layout} row {row}");
-            report.check("logits", &what, distance(&row_logits[first * vocab..], want), STAGE);
+            report.check(
+                "logits",
+                &what,
+                distance(&row_logits[first * vocab..], want),
+                STAGE,
+            );
             let got: Vec<f32> = row_logits
                 .chunks_exact(vocab)
                 .map(|z| z.iter().map(|z| f64::from(*z)).sum::<f64>() as f32)
                 .collect();
             let want = &sums[row * batch.padded..row * batch.padded + valid];
-            report.check("logits", &format!("{what} sums"), distance(&got, want), STAGE);
+            report.check(
+                "logits",
+                &format!("{what} sums"),
+                distance(&got, want),
+                STAGE,
+            );
         }
-        let loss = model.language_model.loss(&tape, &hidden, &labels, &segments).unwrap();
+        let loss = model
+            .language_model
+            .loss(&tape, &hidden, &labels, &segments)
+            .unwrap();
         let mean = f64::from(loss.sum.value().item().unwrap()) / loss.count as f64;
         report.check("loss", layout, (mean / want_loss - 1.0).abs(), LOSS);
     }
@@ -116,7 +149,10 @@ fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, report: &mut Repor
 /// The reference drops the class token after the embeddings, the two-path tower before.
 fn without_class_token(shape: &[usize], want: &[f32]) -> (Vec<usize>, Vec<f32>) {
     let (tokens, c) = (shape[1], shape[2]);
-    let rows = want.chunks_exact(tokens * c).flat_map(|image| image[c..].to_vec()).collect();
+    let rows = want
+        .chunks_exact(tokens * c)
+        .flat_map(|image| image[c..].to_vec())
+        .collect();
     (vec![shape[0], tokens - 1, c], rows)
 }
 
@@ -126,7 +162,9 @@ fn like_reference(value: &Tensor, shape: &[usize], is_map: bool) -> Vec<f32> {
     let own = value.shape();
     let mut out = Vec::new();
     if is_map {
-        let &[batch, channels, height, width] = shape else { panic!("a map has four axes: {shape:?}") };
+        let &[batch, channels, height, width] = shape else {
+            panic!("a map has four axes: {shape:?}")
+        };
         for b in 0..batch {
             for c in 0..channels {
                 for y in 0..height {
@@ -148,16 +186,31 @@ fn like_reference(value: &Tensor, shape: &[usize], is_map: bool) -> Vec<f32> {
 
 /// Greedy ids after the first row's prompt, what stands before its first supervised token.
 fn answers(model: &LlavaModel, batch: &Batch, io: &Reference) {
-    let want: Vec<u32> = io.table("greedy").concat().iter().map(|id| *id as u32).collect();
+    let want: Vec<u32> = io
+        .table("greedy")
+        .concat()
+        .iter()
+        .map(|id| *id as u32)
+        .collect();
     let tape = Tape::inference();
-    let end = batch.labels[0].iter().position(|label| *label >= 0).unwrap();
+    let end = batch.labels[0]
+        .iter()
+        .position(|label| *label >= 0)
+        .unwrap();
     let prompt = &batch.ids[0][..end];
     let images = prompt.iter().filter(|id| **id < 0).count() / model.tokens_per_image().unwrap();
     let features = (images > 0).then(|| {
         let pixels = batch.both_pixels.narrow(0, 1).unwrap();
-        model.encode_images(&tape, &pixels, false).unwrap().value().clone()
+        model
+            .encode_images(&tape, &pixels, false)
+            .unwrap()
+            .value()
+            .clone()
     });
-    let options = GenerationOptions { max_new_tokens: want.len(), ..Default::default() };
+    let options = GenerationOptions {
+        max_new_tokens: want.len(),
+        ..Default::default()
+    };
     let mut streamed = Vec::new();
     let answer = generate(model, prompt, features.as_ref(), &options, |id| {
         streamed.push(id);
@@ -166,14 +219,19 @@ fn answers(model: &LlavaModel, batch: &Batch, io: &Reference) {
     .unwrap();
     assert_eq!(answer.ids, want, "greedy ids");
     assert_eq!(streamed, want, "streamed ids");
-
 }
 
 /// Every gradient in both layouts, with recomputation in one of them.
 fn gradients(model: &LlavaModel, batch: &Batch, folder: &Path, train: &Value, report: &mut Report) {
     let reference = Reference::open(&folder.join("grads.safetensors"));
     let names = reference.names();
-    let squares = |name: &String| reference.floats(name).iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+    let squares = |name: &String| {
+        reference
+            .floats(name)
+            .iter()
+            .map(|x| f64::from(*x).powi(2))
+            .sum::<f64>()
+    };
     let overall = names.iter().map(squares).sum::<f64>().sqrt();
     for padded in [true, false] {
         backward(model, batch, padded, !padded);
@@ -181,7 +239,11 @@ fn gradients(model: &LlavaModel, batch: &Batch, folder: &Path, train: &Value, re
         for param in &params {
             match (param.grad(), names.iter().any(|n| n == param.name())) {
                 (Some(grad), true) => {
-                    let what = format!("{} {}", param.name(), if padded { "padded" } else { "packed" });
+                    let what = format!(
+                        "{} {}",
+                        param.name(),
+                        if padded { "padded" } else { "packed" }
+                    );
                     let want = reference.floats(param.name());
                     let mut deviation = distance(grad.data().unwrap(), &want);
                     if deviation > GRADIENT {
@@ -200,9 +262,14 @@ fn gradients(model: &LlavaModel, batch: &Batch, folder: &Path, train: &Value, re
             }
             param.zero_grad();
         }
-        let missing: Vec<&String> =
-            names.iter().filter(|n| !params.iter().any(|p| p.name() == n.as_str())).collect();
-        assert!(missing.is_empty(), "gradients of unknown parameters: {missing:?}");
+        let missing: Vec<&String> = names
+            .iter()
+            .filter(|n| !params.iter().any(|p| p.name() == n.as_str()))
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "gradients of unknown parameters: {missing:?}"
+        );
     }
     // Parameters without gradient are those that the reference names, and no others.
     let without = train["without_gradient"].as_array().unwrap();
@@ -217,7 +284,14 @@ fn backward(model: &LlavaModel, batch: &Batch, padded: bool, checkpoint: bool) -
     let (ids, labels, segments) = batch.layout(padded);
     let tape = Tape::training();
     let loss = model
-        .loss(&tape, &ids, &labels, &segments, batch.pixels.as_ref(), checkpoint)
+        .loss(
+            &tape,
+            &ids,
+            &labels,
+            &segments,
+            batch.pixels.as_ref(),
+            checkpoint,
+        )
         .unwrap();
     let mean = f64::from(loss.sum.value().item().unwrap()) / loss.count as f64;
     tape.backward(&loss.sum, 1.0 / loss.count as f32).unwrap();
@@ -226,20 +300,38 @@ fn backward(model: &LlavaModel, batch: &Batch, padded: bool, checkpoint: bool) -
 
 /// The training steps of `train.json`, in the packed layout with recomputation.
 fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Report) {
-    let params: Vec<Param> = model.params().into_iter().filter(Param::requires_grad).collect();
+    let params: Vec<Param> = model
+        .params()
+        .into_iter()
+        .filter(Param::requires_grad)
+        .collect();
     let mut moments: Vec<Moments> = params.iter().map(Moments::new).collect();
     let number = |value: &Value| value.as_f64().unwrap();
     let decay = number(&train["weight_decay"]) as f32;
     for (n, step) in train["steps"].as_array().unwrap().iter().enumerate() {
         let loss = backward(model, batch, false, true);
         let what = format!("step {n}");
-        report.check("step loss", &what, (loss / number(&step["loss"]) - 1.0).abs(), STEP);
+        report.check(
+            "step loss",
+            &what,
+            (loss / number(&step["loss"]) - 1.0).abs(),
+            STEP,
+        );
         let norm = f64::from(global_grad_norm(&params).unwrap());
-        report.check("step norm", &what, (norm / number(&step["grad_norm"]) - 1.0).abs(), GRADIENT);
+        report.check(
+            "step norm",
+            &what,
+            (norm / number(&step["grad_norm"]) - 1.0).abs(),
+            GRADIENT,
+        );
         for (param, moments) in params.iter().zip(&mut moments) {
             let args = UpdateArgs {
                 lr: number(&step["lr"]) as f32,
-                weight_decay: if decays(param.name(), model.config.llm.family) { decay } else { 0.0 },
+                weight_decay: if decays(param.name(), model.config.llm.family) {
+                    decay
+                } else {
+                    0.0
+                },
                 step: n as u64 + 1,
                 grad_scale: (1.0 / (norm + 1e-6)).min(1.0) as f32,
             };
@@ -249,15 +341,40 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Repor
     }
     let (ids, labels, segments) = batch.layout(false);
     let tape = Tape::inference();
-    let loss =
-        model.loss(&tape, &ids, &labels, &segments, batch.pixels.as_ref(), false).unwrap();
+    let loss = model
+        .loss(
+            &tape,
+            &ids,
+            &labels,
+            &segments,
+            batch.pixels.as_ref(),
+            false,
+        )
+        .unwrap();
     let mean = f64::from(loss.sum.value().item().unwrap()) / loss.count as f64;
-    report.check("step loss", "after the last", (mean / number(&train["final_loss"]) - 1.0).abs(), STEP);
+    report.check(
+        "step loss",
+        "after the last",
+        (mean / number(&train["final_loss"]) - 1.0).abs(),
+        STEP,
+    );
     for param in &params {
-        let Some(want) = train["final_l2"].get(param.name()).map(number) else { continue };
-        let got =
-            param.value().data::<f32>().unwrap().iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        let deviation = if want == 0.0 { got } else { (got / want - 1.0).abs() };
+        let Some(want) = train["final_l2"].get(param.name()).map(number) else {
+            continue;
+        };
+        let got = param
+            .value()
+            .data::<f32>()
+            .unwrap()
+            .iter()
+            .map(|x| f64::from(*x).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        let deviation = if want == 0.0 {
+            got
+        } else {
+            (got / want - 1.0).abs()
+        };
         report.check("final norm", param.name(), deviation, STEP);
     }
 }
@@ -266,7 +383,9 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Repor
 /// leaves Phi-3's out.
 fn decays(name: &str, family: LlmFamily) -> bool {
     let in_tower = name.contains("vision_tower");
-    let convnext_norm = [".stem.1.", ".downsample.0.", ".norm."].iter().any(|part| name.contains(part));
+    let convnext_norm = [".stem.1.", ".downsample.0.", ".norm."]
+        .iter()
+        .any(|part| name.contains(part));
     let is_norm = if in_tower {
         name.contains("layer_norm") || name.contains("layrnorm") || convnext_norm
     } else {
@@ -277,29 +396,56 @@ fn decays(name: &str, family: LlmFamily) -> bool {
 
 #[test]
 fn a_trained_language_model_continues_as_published() {
-    let Some(root) = shared("a_trained_language_model_continues_as_published") else { return };
+    let Some(root) = shared("a_trained_language_model_continues_as_published") else {
+        return;
+    };
     let folders = folders_with(&root, "greedy.json");
     assert!(!folders.is_empty(), "no folder has greedy.json");
     for folder in folders {
         let model = LlavaModel::load(&folder).unwrap();
         let text = std::fs::read(folder.join("greedy.json")).unwrap();
         let greedy: Value = serde_json::from_slice(&text).unwrap();
-        let want: Vec<u32> =
-            greedy["tokens"].as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect();
+        let want: Vec<u32> = greedy["tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t.as_u64().unwrap() as u32)
+            .collect();
         let bos = model.config.llm.bos_token_id.unwrap() as i32;
-        let options = GenerationOptions { max_new_tokens: want.len(), ..Default::default() };
-        let answer = generate(&model, &[bos], None, &options, |_| ControlFlow::Continue(())).unwrap();
+        let options = GenerationOptions {
+            max_new_tokens: want.len(),
+            ..Default::default()
+        };
+        let answer = generate(
+            &model,
+            &[bos],
+            None,
+            &options,
+            |_| ControlFlow::Continue(()),
+        )
+        .unwrap();
         assert_eq!(answer.ids, want, "{}", folder.display());
 
         // The same from one pass over the whole text: the cache changes nothing.
-        let ids: Vec<i32> = std::iter::once(bos).chain(want.iter().map(|id| *id as i32)).collect();
+        let ids: Vec<i32> = std::iter::once(bos)
+            .chain(want.iter().map(|id| *id as i32))
+            .collect();
         let tape = Tape::inference();
-        let hidden =
-            model.hidden(&tape, &ids, &Segments::single(ids.len()), None, false).unwrap();
+        let hidden = model
+            .hidden(&tape, &ids, &Segments::single(ids.len()), None, false)
+            .unwrap();
         let logits = model.logits(&tape, &hidden).unwrap();
         let vocab = model.config.llm.vocab_size;
-        for (t, row) in logits.value().data::<f32>().unwrap().chunks_exact(vocab).enumerate() {
-            let best = (0..vocab).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+        for (t, row) in logits
+            .value()
+            .data::<f32>()
+            .unwrap()
+            .chunks_exact(vocab)
+            .enumerate()
+        {
+            let best = (0..vocab)
+                .max_by(|a, b| row[*a].total_cmp(&row[*b]))
+                .unwrap();
             if t < want.len() {
                 assert_eq!(best as u32, want[t], "{}: position {t}", folder.display());
             }

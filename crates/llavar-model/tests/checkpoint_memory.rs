@@ -1,0 +1,89 @@
+//! Peak memory of a training step through checkpointed decoder layers, against an analytic budget.
+//!
+//! Alone in its file, because the byte counts are those of the whole process.
+
+use llavar_model::{LlavaModel, config::ModelConfig};
+use llavar_tensor::{Segments, Tape, memory};
+
+const TOKENS: usize = 1024;
+const WIDTH: usize = 128;
+const FFN: usize = 384;
+const VOCAB: usize = 64;
+
+/// Bytes at the peak of one forward and backward pass beyond what the model, with its gradients, holds.
+fn step_peak(layers: usize, checkpoint: bool) -> usize {
+    let config = serde_json::json!({
+        "model_type": "llama", "vocab_size": VOCAB, "hidden_size": WIDTH, "intermediate_size": FFN,
+        "num_hidden_layers": layers, "num_attention_heads": 4, "max_position_embeddings": TOKENS
+    });
+    let config = ModelConfig::from_json("test", &config.to_string()).unwrap();
+    let model = LlavaModel::init(config, 1).unwrap();
+    model
+        .params()
+        .iter()
+        .for_each(|p| p.set_requires_grad(true));
+    let ids: Vec<i32> = (0..TOKENS).map(|t| (t * 7 % VOCAB) as i32).collect();
+    let segments = Segments::from_lengths([TOKENS / 2; 2]);
+    let mut peak = 0;
+    // The second pass finds the gradient buffers in place.
+    for _ in 0..2 {
+        model.params().iter().for_each(|p| p.zero_grad());
+        let before = memory::stats().in_use;
+        memory::reset_peak();
+        let tape = Tape::training();
+        let loss = model
+            .loss(&tape, &ids, &ids, &segments, None, checkpoint)
+            .unwrap();
+        tape.backward(&loss.sum, 1.0 / loss.count as f32).unwrap();
+        peak = memory::stats().peak - before;
+    }
+    peak
+}
+
+#[test]
+fn a_checkpointed_stack_keeps_one_row_a_layer() {
+    let (row, ffn) = (TOKENS * WIDTH * 4, TOKENS * FFN * 4);
+    // Between the layers: the residual stream, once a layer and twice around the final norm.
+    let stream = |layers: usize| (layers + 3) * row;
+    // Inside one layer, all at once at the most: two norms, q, k, v each before and after the rotation,
+    // attention, two sums (10 rows wide), gate, up and their product; the gradients of as many.
+    let layer = 2 * (11 * row + 3 * ffn);
+    // Logits of one chunk of rows, twice, and the gradients of the rows around.
+    let head = 2 * TOKENS * VOCAB * 4 + 2 * row;
+    for layers in [4, 16] {
+        // Size classes waste at most an eighth.
+        let budget = (stream(layers) + layer + head) * 9 / 8;
+        let peak = step_peak(layers, true);
+        println!(
+            "{layers} layers: {:.2} MB of {:.2} MB",
+            peak as f64 / 1e6,
+            budget as f64 / 1e6
+        );
+        assert!(
+            peak <= budget,
+            "{layers} layers: {peak} bytes above {budget}"
+        );
+        // The budget is not idle: what is kept between the layers alone is most of a deep stack.
+        assert!(
+            peak >= layers * row,
+            "{layers} layers: {peak} bytes are too few to be all"
+        );
+    }
+    // Twelve more layers cost twelve more rows and nothing else.
+    let growth = step_peak(16, true) - step_peak(4, true);
+    assert!(
+        growth <= 12 * row * 9 / 8 + row,
+        "{growth} bytes for 12 layers"
+    );
+    // Without checkpoints all activations are kept.
+    let (with, without) = (step_peak(16, true), step_peak(16, false));
+    println!(
+        "16 layers: {:.2} MB, without checkpoints {:.2} MB",
+        with as f64 / 1e6,
+        without as f64 / 1e6
+    );
+    assert!(
+        without > 3 * with,
+        "{without} bytes without, {with} with checkpoints"
+    );
+}
