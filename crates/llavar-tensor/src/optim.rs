@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::{
     Error, Param, Result, Tensor,
-    cpu::{par_reduce, simd},
+    cpu::{dot, kernel, par_reduce},
 };
 
 /// Elements a task updates: 4 streams of 64 KiB stay in the second-level cache.
@@ -79,14 +79,16 @@ impl AdamW {
                 got: moments.exp_avg.shape().to_vec(),
             });
         }
-        let (b1, b2) = (self.beta1, self.beta2);
         // Bias corrections in f64, as torch computes them in Python floats.
-        let correction1 = 1.0 - f64::from(b1).powf(args.step as f64);
-        let correction2 = 1.0 - f64::from(b2).powf(args.step as f64);
-        let step_size = (f64::from(args.lr) / correction1) as f32;
-        let inv_root = (1.0 / correction2.sqrt()) as f32;
-        let keep = (1.0 - f64::from(args.lr) * f64::from(args.weight_decay)) as f32;
-        let (eps, scale) = (self.eps, args.grad_scale);
+        let correction1 = 1.0 - f64::from(self.beta1).powf(args.step as f64);
+        let correction2 = 1.0 - f64::from(self.beta2).powf(args.step as f64);
+        let factors = Factors {
+            adam: *self,
+            scale: args.grad_scale,
+            step_size: (f64::from(args.lr) / correction1) as f32,
+            inv_root: (1.0 / correction2.sqrt()) as f32,
+            keep: (1.0 - f64::from(args.lr) * f64::from(args.weight_decay)) as f32,
+        };
         param.update(|p, grad| {
             let Some(g) = grad else { return Ok(()) };
             let m = moments.exp_avg.data_mut::<f32>()?;
@@ -95,17 +97,39 @@ impl AdamW {
                 .zip(g.par_chunks(CHUNK))
                 .zip(m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK)))
                 .for_each(|((p, g), (m, v))| {
-                    simd(|| {
-                        for i in 0..p.len() {
-                            let g = g[i] * scale;
-                            m[i] = b1.mul_add(m[i], (1.0 - b1) * g);
-                            v[i] = b2.mul_add(v[i], (1.0 - b2) * g * g);
-                            p[i] = p[i] * keep - step_size * m[i] / (v[i].sqrt() * inv_root + eps);
-                        }
-                    });
+                    update(factors, p, g, m, v);
                 });
             Ok(())
         })
+    }
+}
+
+/// What is the same for all elements of a weight.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    adam: AdamW,
+    /// Of the gradient.
+    scale: f32,
+    /// Learning rate over the bias correction of the first moment.
+    step_size: f32,
+    /// 1 / root of the bias correction of the second moment.
+    inv_root: f32,
+    /// What weight decay leaves of the weight.
+    keep: f32,
+}
+
+kernel! {
+    /// One step of AdamW on a run of elements.
+    fn update(f: Factors, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+        let n = p.len();
+        let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
+        let AdamW { beta1, beta2, eps } = f.adam;
+        for i in 0..n {
+            let g = g[i] * f.scale;
+            m[i] = beta1.mul_add(m[i], (1.0 - beta1) * g);
+            v[i] = beta2.mul_add(v[i], (1.0 - beta2) * g * g);
+            p[i] = p[i] * f.keep - f.step_size * m[i] / (v[i].sqrt() * f.inv_root + eps);
+        }
     }
 }
 
@@ -129,7 +153,7 @@ fn squared_norm(x: &[f32]) -> f64 {
     let parts = par_reduce(rows, 2, |range, acc| {
         let mut sum = 0.0f64;
         for chunk in x[range.start * CHUNK..(range.end * CHUNK).min(x.len())].chunks(CHUNK) {
-            sum += f64::from(simd(|| crate::cpu::dot(chunk, chunk)));
+            sum += f64::from(dot(chunk, chunk));
         }
         acc[0] = sum as f32;
         acc[1] = (sum - f64::from(acc[0])) as f32;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{dot, simd};
+use super::dot;
 
 /// How the second operand lies in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,13 +153,10 @@ pub(crate) fn gemm_serial(
 fn gemv(n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], beta: f32) {
     let a = &a[..k];
     let run = |first: usize, c: &mut [f32]| {
-        simd(|| {
-            for (i, c) in c.iter_mut().enumerate() {
-                let row = &b[(first + i) * k..(first + i + 1) * k];
-                let y = dot(a, row);
-                *c = if beta == 0.0 { y } else { *c + y };
-            }
-        });
+        for (i, c) in c.iter_mut().enumerate() {
+            let y = dot(a, &b[(first + i) * k..(first + i + 1) * k]);
+            *c = if beta == 0.0 { y } else { *c + y };
+        }
     };
     let per = n
         .div_ceil(rayon::current_num_threads() * 4)

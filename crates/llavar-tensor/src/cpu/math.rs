@@ -1,9 +1,9 @@
 //! Element functions that the compiler vectorises: no branches, no table look-ups, no libm calls.
 //!
-//! All are `#[inline(always)]`, so that they take on the vector width of the [`super::simd`] closure
-//! that they are used in.
+//! All are `#[inline(always)]`, so that they take on the vector width of the [`super::kernel!`] that
+//! they are used in.
 
-use super::{par_chunks, simd};
+use super::{kernel, par_chunks};
 
 /// e^x, relative error below 2e-7 on [-87, 88]; below that 0 to within the smallest normal, above +inf.
 ///
@@ -12,7 +12,8 @@ use super::{par_chunks, simd};
 pub(crate) fn exp(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer
     let clamped = x.clamp(-87.336_55, 88.722_84);
-    let n = clamped.mul_add(std::f32::consts::LOG2_E, MAGIC) - MAGIC;
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
     // ln 2 in two parts, so that r is exact.
     let r = n.mul_add(-0.693_359_375, clamped);
     let r = n.mul_add(2.121_944_4e-4, r);
@@ -23,9 +24,11 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 1.666_666_5e-1);
     p = p.mul_add(r, 5e-1);
     let e = (p * r).mul_add(r, r) + 1.0;
-    // n can be 128 here, so 2^n is applied in two halves.
-    let half = n as i32 >> 1;
-    let rest = n as i32 - half;
+    // The low bits of `shifted` are n (no conversion, which would have to check for NaN). n can be
+    // 128, so 2^n is applied in two halves.
+    let n = shifted.to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+    let half = n >> 1;
+    let rest = n - half;
     let scale = f32::from_bits(((half + 127) << 23) as u32);
     let scale2 = f32::from_bits(((rest + 127) << 23) as u32);
     let y = e * scale * scale2;
@@ -72,67 +75,34 @@ pub(crate) fn add_assign(a: &mut [f32], b: &[f32]) {
     debug_assert_eq!(a.len(), b.len());
     par_chunks(a, |start, a| {
         let b = &b[start..start + a.len()];
-        simd(|| a.iter_mut().zip(b).for_each(|(a, b)| *a += b));
+        add_to(a, b);
     });
 }
 
-/// y += alpha x, on one thread.
+kernel! {
+    /// out = a + b, on one thread.
+    pub(crate) fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            *out = a + b;
+        }
+    }
+}
+
+kernel! {
+    /// a += b, on one thread.
+    pub(crate) fn add_to(a: &mut [f32], b: &[f32]) {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a += b;
+        }
+    }
+}
+
+/// y += alpha x, on one thread, inside a kernel.
 #[inline(always)]
 pub(crate) fn axpy(y: &mut [f32], alpha: f32, x: &[f32]) {
-    y.iter_mut()
-        .zip(x)
-        .for_each(|(y, x)| *y = alpha.mul_add(*x, *y));
-}
-
-/// Sum in 16 independent lanes (wide vectors, and a smaller rounding error than one running sum).
-#[inline(always)]
-pub(crate) fn sum(x: &[f32]) -> f32 {
-    lanes(x.len(), |i| x[i])
-}
-
-/// Dot product in 16 independent lanes.
-#[inline(always)]
-pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let n = x.len().min(y.len());
-    let (xc, xr) = x[..n].as_chunks::<16>();
-    let (yc, yr) = y[..n].as_chunks::<16>();
-    let mut acc = [0.0f32; 16];
-    for (x, y) in xc.iter().zip(yc) {
-        for i in 0..16 {
-            acc[i] = x[i].mul_add(y[i], acc[i]);
-        }
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = alpha.mul_add(*x, *y);
     }
-    let tail: f32 = xr.iter().zip(yr).map(|(x, y)| x * y).sum();
-    fold(acc) + tail
-}
-
-#[inline(always)]
-fn lanes(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut acc = [0.0f32; 16];
-    let whole = n / 16 * 16;
-    let mut i = 0;
-    while i < whole {
-        for l in 0..16 {
-            acc[l] += f(i + l);
-        }
-        i += 16;
-    }
-    let mut tail = 0.0;
-    while i < n {
-        tail += f(i);
-        i += 1;
-    }
-    fold(acc) + tail
-}
-
-#[inline(always)]
-fn fold(mut acc: [f32; 16]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            acc[i] += acc[i + half];
-        }
-    }
-    acc[0]
 }
 
 #[cfg(test)]
@@ -190,16 +160,5 @@ mod tests {
             sum += term / f64::from(2 * n + 1);
         }
         sum * 2.0 / std::f64::consts::PI.sqrt()
-    }
-
-    #[test]
-    fn lane_sums_agree_with_f64() {
-        let x: Vec<f32> = (0..1003)
-            .map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0)
-            .collect();
-        let want: f64 = x.iter().map(|x| f64::from(*x)).sum();
-        assert!((f64::from(sum(&x)) - want).abs() < 1e-3);
-        let want: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
-        assert!((f64::from(dot(&x, &x)) - want).abs() < 1e-3);
     }
 }

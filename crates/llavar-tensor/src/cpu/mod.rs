@@ -3,7 +3,13 @@
 mod gemm;
 mod math;
 mod parallel;
+mod reduce;
+mod simd;
 
 pub(crate) use gemm::{Layout, Rows, gemm, gemm_serial};
-pub(crate) use math::{add_assign, axpy, dot, erf, exp, sigmoid, sum, tanh};
-pub(crate) use parallel::{Kernel, par_chunks, par_reduce, par_rows, par_rows2, simd, simd_kernel};
+pub(crate) use math::{add, add_assign, add_to, axpy, erf, exp, sigmoid, tanh};
+pub(crate) use parallel::{
+    Kernel, par_chunks, par_items, par_reduce, par_rows, par_rows2, simd_kernel,
+};
+pub(crate) use reduce::{dot, max, sum};
+pub(crate) use simd::{dispatch, kernel};

@@ -1,24 +1,9 @@
-//! Row-parallel loops and run-time vector dispatch.
+//! Row-parallel loops.
 
 use rayon::prelude::*;
 
 /// Below this many elements one thread is faster than waking the others (about 10 us of work).
 const MIN_PARALLEL: usize = 16 << 10;
-
-/// Runs `f` compiled for the widest vectors this processor has. `f` must be `#[inline(always)]` or a
-/// closure whose loops are simple enough for the compiler to vectorise.
-#[inline]
-pub(crate) fn simd<R>(f: impl FnOnce() -> R) -> R {
-    struct Op<F>(F);
-    impl<R, F: FnOnce() -> R> pulp::NullaryFnOnce for Op<F> {
-        type Output = R;
-        #[inline(always)]
-        fn call(self) -> R {
-            (self.0)()
-        }
-    }
-    pulp::Arch::new().dispatch(Op(f))
-}
 
 /// A loop nest too long to be inlined as a closure of [`simd`], which would leave it compiled for the
 /// oldest processor: a struct of its arguments whose `call` is `#[inline(always)]`.
@@ -49,6 +34,14 @@ pub(crate) fn par_rows<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, &
     out.par_chunks_mut(per * width)
         .enumerate()
         .for_each(|(i, rows)| f(i * per, rows));
+}
+
+/// As [`par_rows`] for outputs of one element whose work is that of `cost` elements.
+pub(crate) fn par_items<T: Send>(out: &mut [T], cost: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let per = rows_per_task(out.len(), cost);
+    out.par_chunks_mut(per)
+        .enumerate()
+        .for_each(|(i, items)| f(i * per, items));
 }
 
 /// As [`par_rows`] over two outputs of equally many rows.

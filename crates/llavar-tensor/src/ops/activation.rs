@@ -6,7 +6,11 @@
 //!
 //! Shapes: any. The input is saved, not the output.
 
-use crate::{Result, Tape, Tensor, Var, cpu, memory::Buffer};
+use crate::{
+    Result, Tape, Tensor, Var,
+    cpu::{self, kernel},
+    memory::Buffer,
+};
 
 /// Which function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +56,11 @@ impl Tape {
     /// When `x` is not f32.
     pub fn activation(&self, x: &Var, kind: Activation) -> Result<Var> {
         let mut out = Buffer::<f32>::unspecified(x.value().numel());
-        match kind {
-            Activation::Gelu => map(x.value().data()?, &mut out, gelu),
-            Activation::QuickGelu => map(x.value().data()?, &mut out, quick_gelu),
+        {
+            let x = x.value().data::<f32>()?;
+            cpu::par_chunks(&mut out, |first, out| {
+                forward(kind, &x[first..first + out.len()], out);
+            });
         }
         let out = Tensor::from_buffer(out, x.shape());
         if !self.needs_grad(&[x], &[]) {
@@ -64,28 +70,50 @@ impl Tape {
         Ok(self.record(out, move |mut dy, grads| {
             let input = x.value().data::<f32>()?;
             let g = dy.data_mut::<f32>()?;
-            match kind {
-                Activation::Gelu => scale(g, input, gelu_slope),
-                Activation::QuickGelu => scale(g, input, quick_gelu_slope),
-            }
+            cpu::par_chunks(g, |first, g| {
+                backward(kind, &input[first..first + g.len()], g)
+            });
             grads.add(&x, dy)
         }))
     }
 }
 
-fn map(x: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
-    cpu::par_chunks(out, |first, out| {
-        let x = &x[first..first + out.len()];
-        cpu::simd(|| out.iter_mut().zip(x).for_each(|(o, x)| *o = f(*x)));
-    });
+kernel! {
+    /// The function of every element.
+    fn forward(kind: Activation, x: &[f32], out: &mut [f32]) {
+        let each = out.iter_mut().zip(x);
+        match kind {
+            Activation::Gelu => {
+                for (out, x) in each {
+                    *out = gelu(*x);
+                }
+            }
+            Activation::QuickGelu => {
+                for (out, x) in each {
+                    *out = quick_gelu(*x);
+                }
+            }
+        }
+    }
 }
 
-/// `g *= slope(x)`.
-fn scale(g: &mut [f32], x: &[f32], slope: impl Fn(f32) -> f32 + Sync) {
-    cpu::par_chunks(g, |first, g| {
-        let x = &x[first..first + g.len()];
-        cpu::simd(|| g.iter_mut().zip(x).for_each(|(g, x)| *g *= slope(*x)));
-    });
+kernel! {
+    /// `g *= slope at x`.
+    fn backward(kind: Activation, x: &[f32], g: &mut [f32]) {
+        let each = g.iter_mut().zip(x);
+        match kind {
+            Activation::Gelu => {
+                for (g, x) in each {
+                    *g *= gelu_slope(*x);
+                }
+            }
+            Activation::QuickGelu => {
+                for (g, x) in each {
+                    *g *= quick_gelu_slope(*x);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

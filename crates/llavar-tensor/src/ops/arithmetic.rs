@@ -18,13 +18,8 @@ impl Tape {
         {
             let (a, b) = (a.value().data::<f32>()?, b.value().data::<f32>()?);
             cpu::par_chunks(&mut out, |first, out| {
-                let (a, b) = (&a[first..first + out.len()], &b[first..first + out.len()]);
-                cpu::simd(|| {
-                    out.iter_mut()
-                        .zip(a)
-                        .zip(b)
-                        .for_each(|((o, a), b)| *o = a + b)
-                });
+                let range = first..first + out.len();
+                cpu::add(&a[range.clone()], &b[range], out);
             });
         }
         let out = Tensor::from_buffer(out, a.shape());

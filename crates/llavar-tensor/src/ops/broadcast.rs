@@ -76,13 +76,7 @@ impl Tape {
                 let x = &x[b * each..(b + 1) * each];
                 cpu::par_chunks(out, |first, out| {
                     let range = first..first + out.len();
-                    let (x, y) = (&x[range.clone()], &y[range]);
-                    cpu::simd(|| {
-                        out.iter_mut()
-                            .zip(x)
-                            .zip(y)
-                            .for_each(|((o, x), y)| *o = x + y);
-                    });
+                    cpu::add(&x[range.clone()], &y[range], out);
                 });
             }
         }

@@ -3,7 +3,12 @@
 //! Shapes: `u`, `h`, `y` `[B, N, C]`, `logit` `[B, 1]`. Gradients, with `g = tanh(logit)`:
 //! `du = dy`, `dh = g dy`, `d logit = (1 - g^2) sum(dy h)`.
 
-use crate::{Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer};
+use crate::{
+    Result, Tape, Tensor, Var,
+    cpu::{self, kernel},
+    error::ensure_shape,
+    memory::Buffer,
+};
 
 impl Tape {
     /// `u + tanh(logit) * h`.
@@ -42,12 +47,7 @@ impl Tape {
                 let gate = gates[b];
                 cpu::par_chunks(out, |first, out| {
                     let range = first..first + out.len();
-                    let (u, h) = (&u[range.clone()], &h[range]);
-                    cpu::simd(|| {
-                        for ((out, u), h) in out.iter_mut().zip(u).zip(h) {
-                            *out = h.mul_add(gate, *u);
-                        }
-                    });
+                    scale_add(&u[range.clone()], &h[range], gate, out);
                 });
             }
         }
@@ -71,8 +71,7 @@ impl Tape {
                 for (b, dh) in dh.chunks_exact_mut(each.max(1)).enumerate() {
                     let (g, gate) = (&g[b * each..(b + 1) * each], gates[b]);
                     cpu::par_chunks(dh, |first, dh| {
-                        let g = &g[first..first + dh.len()];
-                        cpu::simd(|| dh.iter_mut().zip(g).for_each(|(d, g)| *d = g * gate));
+                        scale(&g[first..first + dh.len()], gate, dh);
                     });
                 }
                 grads.add(&h, Tensor::from_buffer(dh, h.shape()))?;
@@ -85,20 +84,26 @@ impl Tape {
 /// Dot product over a partition fixed by the length, so that threads do not change it.
 fn dot_in_parts(x: &[f32], y: &[f32]) -> f32 {
     let total = cpu::par_reduce(x.len(), 1, |range, acc| {
-        acc[0] += cpu::simd_kernel(Dot(&x[range.clone()], &y[range]));
+        acc[0] += cpu::dot(&x[range.clone()], &y[range]);
     });
     total.iter().sum()
 }
 
-/// One part's dot product, compiled for the processor's vectors.
-struct Dot<'a>(&'a [f32], &'a [f32]);
+kernel! {
+    /// `out = u + gate h`.
+    fn scale_add(u: &[f32], h: &[f32], gate: f32, out: &mut [f32]) {
+        for ((out, u), h) in out.iter_mut().zip(u).zip(h) {
+            *out = h.mul_add(gate, *u);
+        }
+    }
+}
 
-impl cpu::Kernel for Dot<'_> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn call(self) -> f32 {
-        cpu::dot(self.0, self.1)
+kernel! {
+    /// `out = gate g`.
+    fn scale(g: &[f32], gate: f32, out: &mut [f32]) {
+        for (out, g) in out.iter_mut().zip(g) {
+            *out = g * gate;
+        }
     }
 }
 

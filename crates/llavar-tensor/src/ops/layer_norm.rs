@@ -5,7 +5,12 @@
 //! `dx = (g - mean(g) - h mean(g h)) / std`, `dw += sum dy h`, `db += sum dy`.
 
 use super::linear::write_back;
-use crate::{Param, Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer};
+use crate::{
+    Param, Result, Tape, Tensor, Var,
+    cpu::{self, kernel},
+    error::ensure_shape,
+    memory::Buffer,
+};
 
 impl Tape {
     /// Layer norm over the last axis.
@@ -36,24 +41,7 @@ impl Tape {
         {
             let (x, w, b) = (x.value().data::<f32>()?, w.data::<f32>()?, b.data::<f32>()?);
             cpu::par_rows2(&mut out, c, &mut stats, 2, |first, y, stats| {
-                cpu::simd(|| {
-                    for (i, (y, stats)) in y
-                        .chunks_exact_mut(c)
-                        .zip(stats.chunks_exact_mut(2))
-                        .enumerate()
-                    {
-                        let row = &x[(first + i) * c..(first + i + 1) * c];
-                        let mean = cpu::sum(row) / c as f32;
-                        for j in 0..c {
-                            y[j] = row[j] - mean;
-                        }
-                        let inv = 1.0 / (cpu::dot(y, y) / c as f32 + eps).sqrt();
-                        for j in 0..c {
-                            y[j] = (y[j] * inv).mul_add(w[j], b[j]);
-                        }
-                        stats.copy_from_slice(&[mean, inv]);
-                    }
-                });
+                normalise(&x[first * c..][..y.len()], w, b, eps, y, stats);
             });
         }
         let out = Tensor::from_buffer(out, x.shape());
@@ -69,17 +57,9 @@ impl Tape {
             );
             if weight.requires_grad() || bias.requires_grad() {
                 let sums = cpu::par_reduce(rows, 2 * c, |rows, acc| {
-                    let (dw, db) = acc.split_at_mut(c);
-                    cpu::simd(|| {
-                        for r in rows {
-                            let (x, g) = (&input[r * c..(r + 1) * c], &dy[r * c..(r + 1) * c]);
-                            let (mean, inv) = (stats[2 * r], stats[2 * r + 1]);
-                            for j in 0..c {
-                                dw[j] = g[j].mul_add((x[j] - mean) * inv, dw[j]);
-                                db[j] += g[j];
-                            }
-                        }
-                    });
+                    let at = rows.start * c..rows.end * c;
+                    let stats = &stats[2 * rows.start..2 * rows.end];
+                    weight_gradients(&input[at.clone()], &dy[at], stats, acc);
                 });
                 for (param, sums) in [(&weight, &sums[..c]), (&bias, &sums[c..])] {
                     if param.requires_grad() {
@@ -95,25 +75,72 @@ impl Tape {
             }
             let mut dx = Buffer::<f32>::unspecified(rows * c);
             cpu::par_rows(&mut dx, c, |first, dx| {
-                cpu::simd(|| {
-                    for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
-                        let r = first + i;
-                        let (x, g) = (&input[r * c..(r + 1) * c], &dy[r * c..(r + 1) * c]);
-                        let (mean, inv) = (stats[2 * r], stats[2 * r + 1]);
-                        for j in 0..c {
-                            dx[j] = g[j] * w[j];
-                        }
-                        let mean_g = cpu::sum(dx) / c as f32;
-                        // mean(g h) = (g . x - mean sum(g)) / std / C
-                        let mean_gh = (cpu::dot(dx, x) - mean * mean_g * c as f32) * inv / c as f32;
-                        for j in 0..c {
-                            dx[j] = inv * (dx[j] - mean_g - (x[j] - mean) * inv * mean_gh);
-                        }
-                    }
-                });
+                let at = first * c..first * c + dx.len();
+                let stats = &stats[2 * first..];
+                input_gradient(&input[at.clone()], &dy[at], w, stats, dx);
             });
             grads.add(&x, Tensor::from_buffer(dx, x.shape()))
         }))
+    }
+}
+
+kernel! {
+    /// Rows of the forward pass; `stats` receives mean and 1/std of each.
+    fn normalise(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32], stats: &mut [f32]) {
+        let c = w.len();
+        let (b, scale) = (&b[..c], 1.0 / c as f32);
+        let (stats, _) = stats.as_chunks_mut::<2>();
+        for ((x, y), stats) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)).zip(stats) {
+            let mean = cpu::sum(x) * scale;
+            for j in 0..c {
+                y[j] = x[j] - mean;
+            }
+            let inv = 1.0 / (cpu::dot(y, y) * scale + eps).sqrt();
+            for j in 0..c {
+                y[j] = (y[j] * inv).mul_add(w[j], b[j]);
+            }
+            *stats = [mean, inv];
+        }
+    }
+}
+
+kernel! {
+    /// Adds `sum dy h` to the first half of `sums` and `sum dy` to the second.
+    fn weight_gradients(x: &[f32], dy: &[f32], stats: &[f32], sums: &mut [f32]) {
+        let c = sums.len() / 2;
+        let (dw, db) = sums.split_at_mut(c);
+        let db = &mut db[..c];
+        let (stats, _) = stats.as_chunks::<2>();
+        for ((x, g), [mean, inv]) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(stats) {
+            for j in 0..c {
+                dw[j] = g[j].mul_add((x[j] - mean) * inv, dw[j]);
+                db[j] += g[j];
+            }
+        }
+    }
+}
+
+kernel! {
+    /// Rows of `dx`.
+    fn input_gradient(x: &[f32], dy: &[f32], w: &[f32], stats: &[f32], dx: &mut [f32]) {
+        let c = w.len();
+        let scale = 1.0 / c as f32;
+        let (stats, _) = stats.as_chunks::<2>();
+        let rows = x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(stats);
+        for (((x, g), [mean, inv]), dx) in rows.zip(dx.chunks_exact_mut(c)) {
+            for j in 0..c {
+                dx[j] = g[j] * w[j];
+            }
+            let sum_g = cpu::sum(dx);
+            // mean(g h) = (g . x - mean sum(g)) / std / C
+            let mean_gh = (cpu::dot(dx, x) - mean * sum_g) * inv * scale;
+            // dx = inv (g - mean(g) - (x - mean) inv mean(g h)), the parts without x gathered.
+            let slope = -inv * mean_gh;
+            let offset = -slope.mul_add(*mean, sum_g * scale);
+            for j in 0..c {
+                dx[j] = inv * slope.mul_add(x[j], dx[j] + offset);
+            }
+        }
     }
 }
 

@@ -4,7 +4,12 @@
 //! checkpoints). Gradients: `dx = dy`, `d branch = gamma dy`, `d gamma += sum over rows of dy branch`.
 
 use super::linear::{widened, write_back};
-use crate::{Param, Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer};
+use crate::{
+    Param, Result, Tape, Tensor, Var,
+    cpu::{self, kernel},
+    error::ensure_shape,
+    memory::Buffer,
+};
 
 impl Tape {
     /// `x + gamma * branch`.
@@ -35,18 +40,7 @@ impl Tape {
             let scale = scale.data::<f32>()?;
             cpu::par_rows(&mut out, c, |first, out| {
                 let range = first * c..first * c + out.len();
-                let (x, h) = (&x[range.clone()], &h[range]);
-                cpu::simd(|| {
-                    for ((out, x), h) in out
-                        .chunks_exact_mut(c)
-                        .zip(x.chunks_exact(c))
-                        .zip(h.chunks_exact(c))
-                    {
-                        for j in 0..c {
-                            out[j] = h[j].mul_add(scale[j], x[j]);
-                        }
-                    }
-                });
+                scale_add(&x[range.clone()], &h[range], scale, out);
             });
         }
         let out = Tensor::from_buffer(out, x.shape());
@@ -60,14 +54,7 @@ impl Tape {
                 let h = branch.value().data::<f32>()?;
                 let sums = cpu::par_reduce(dy.rows(), c, |rows, acc| {
                     let range = rows.start * c..rows.end * c;
-                    let (g, h) = (&g[range.clone()], &h[range]);
-                    cpu::simd(|| {
-                        for (g, h) in g.chunks_exact(c).zip(h.chunks_exact(c)) {
-                            for j in 0..c {
-                                acc[j] = g[j].mul_add(h[j], acc[j]);
-                            }
-                        }
-                    });
+                    products(&g[range.clone()], &h[range], acc);
                 });
                 gamma.accumulate(|out, beta| {
                     write_back(&sums, out, beta);
@@ -78,19 +65,49 @@ impl Tape {
                 let scale = scale.data::<f32>()?;
                 let mut dh = Buffer::<f32>::unspecified(g.len());
                 cpu::par_rows(&mut dh, c, |first, dh| {
-                    let g = &g[first * c..first * c + dh.len()];
-                    cpu::simd(|| {
-                        for (dh, g) in dh.chunks_exact_mut(c).zip(g.chunks_exact(c)) {
-                            for j in 0..c {
-                                dh[j] = g[j] * scale[j];
-                            }
-                        }
-                    });
+                    scale_rows(&g[first * c..first * c + dh.len()], scale, dh);
                 });
                 grads.add(&branch, Tensor::from_buffer(dh, branch.shape()))?;
             }
             grads.add(&x, dy)
         }))
+    }
+}
+
+kernel! {
+    /// `out = x + scale h`, row by row.
+    fn scale_add(x: &[f32], h: &[f32], scale: &[f32], out: &mut [f32]) {
+        let c = scale.len();
+        let rows = x.chunks_exact(c).zip(h.chunks_exact(c));
+        for ((x, h), out) in rows.zip(out.chunks_exact_mut(c)) {
+            for j in 0..c {
+                out[j] = h[j].mul_add(scale[j], x[j]);
+            }
+        }
+    }
+}
+
+kernel! {
+    /// `acc += sum over rows of g h`.
+    fn products(g: &[f32], h: &[f32], acc: &mut [f32]) {
+        let c = acc.len();
+        for (g, h) in g.chunks_exact(c).zip(h.chunks_exact(c)) {
+            for j in 0..c {
+                acc[j] = g[j].mul_add(h[j], acc[j]);
+            }
+        }
+    }
+}
+
+kernel! {
+    /// `out = scale g`, row by row.
+    fn scale_rows(g: &[f32], scale: &[f32], out: &mut [f32]) {
+        let c = scale.len();
+        for (g, out) in g.chunks_exact(c).zip(out.chunks_exact_mut(c)) {
+            for j in 0..c {
+                out[j] = g[j] * scale[j];
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 
 use crate::{
     Param, Result, Tape, Tensor, Var,
-    cpu::{self, Layout},
+    cpu::{self, Layout, kernel},
     error::ensure_shape,
     memory::Buffer,
 };
@@ -142,14 +142,7 @@ fn prefill(
             rows.copy_from_slice(&r[first * n..first * n + rows.len()]);
         }),
         (Some(b), Some(r)) => cpu::par_rows(out, n, |first, rows| {
-            let r = &r[first * n..first * n + rows.len()];
-            cpu::simd(|| {
-                for (row, r) in rows.chunks_exact_mut(n).zip(r.chunks_exact(n)) {
-                    for i in 0..n {
-                        row[i] = r[i] + b[i];
-                    }
-                }
-            });
+            add_to_rows(&r[first * n..first * n + rows.len()], b, rows);
         }),
     }
     Ok(1.0)
@@ -158,10 +151,51 @@ fn prefill(
 /// `out = beta out + sum over rows of x [rows, n]`.
 pub(super) fn column_sums(x: &[f32], n: usize, out: &mut [f32], beta: f32) {
     let total = cpu::par_reduce(x.len() / n.max(1), n, |rows, acc| {
-        let x = &x[rows.start * n..rows.end * n];
-        cpu::simd(|| x.chunks_exact(n).for_each(|row| cpu::axpy(acc, 1.0, row)));
+        add_rows(&x[rows.start * n..rows.end * n], acc);
     });
     write_back(&total, out, beta);
+}
+
+kernel! {
+    /// `out = x + y` for every row of `x`.
+    fn add_to_rows(x: &[f32], y: &[f32], out: &mut [f32]) {
+        let n = y.len();
+        for (x, out) in x.chunks_exact(n).zip(out.chunks_exact_mut(n)) {
+            for i in 0..n {
+                out[i] = x[i] + y[i];
+            }
+        }
+    }
+}
+
+kernel! {
+    /// `acc += sum over rows of x`, four rows at a time.
+    fn add_rows(x: &[f32], acc: &mut [f32]) {
+        let n = acc.len();
+        let mut fours = x.chunks_exact(4 * n);
+        for rows in &mut fours {
+            let ((a, b), (c, d)) = {
+                let (ab, cd) = rows.split_at(2 * n);
+                (ab.split_at(n), cd.split_at(n))
+            };
+            let (b, d) = (&b[..n], &d[..n]);
+            for i in 0..n {
+                acc[i] += (a[i] + b[i]) + (c[i] + d[i]);
+            }
+        }
+        for row in fours.remainder().chunks_exact(n) {
+            cpu::axpy(acc, 1.0, row);
+        }
+    }
+}
+
+kernel! {
+    /// A bf16 is the upper half of an f32.
+    fn widen_bf16(x: &[half::bf16], out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
+    }
 }
 
 /// `out = beta out + total`.
@@ -183,13 +217,7 @@ pub(super) fn widened(weight: &Tensor) -> Result<Tensor> {
         crate::DType::BF16 => {
             let w = weight.data::<half::bf16>()?;
             cpu::par_chunks(&mut wide, |first, out| {
-                let w = &w[first..first + out.len()];
-                // A bf16 is the upper half of an f32.
-                cpu::simd(|| {
-                    out.iter_mut()
-                        .zip(w)
-                        .for_each(|(o, w)| *o = f32::from_bits(u32::from(w.to_bits()) << 16))
-                });
+                widen_bf16(&w[first..first + out.len()], out);
             });
         }
         _ => {

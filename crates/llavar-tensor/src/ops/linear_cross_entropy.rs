@@ -8,7 +8,7 @@
 
 use crate::{
     Error, Param, Result, Tape, Tensor, Var,
-    cpu::{self, Layout},
+    cpu::{self, Layout, kernel},
     error::ensure_shape,
     memory::Buffer,
     ops::linear::widened,
@@ -81,7 +81,7 @@ impl Tape {
         for (c, chunk) in rows.chunks(CHUNK).enumerate() {
             let (_, logits) = head.logits(x.value(), chunk)?;
             let lse = &mut log_sum[c * CHUNK..c * CHUNK + chunk.len()];
-            cpu::par_rows(lse, 1, |first, lse| {
+            cpu::par_items(lse, v, |first, lse| {
                 for (i, lse) in lse.iter_mut().enumerate() {
                     *lse = log_sum_exp(&logits[(first + i) * v..(first + i + 1) * v]);
                 }
@@ -109,7 +109,7 @@ impl Tape {
                 cpu::par_rows(&mut logits, v, |first, logits| {
                     for (i, row) in logits.chunks_exact_mut(v).enumerate() {
                         let lse = log_sum[c * CHUNK + first + i];
-                        cpu::simd(|| row.iter_mut().for_each(|z| *z = cpu::exp(*z - lse) * scale));
+                        softmax(row, lse, scale);
                         row[labels[chunk[first + i]] as usize] -= scale;
                     }
                 });
@@ -175,20 +175,30 @@ impl Head {
     }
 }
 
-/// `ln sum e^z`, safe against overflow.
-fn log_sum_exp(z: &[f32]) -> f32 {
-    cpu::simd(|| {
-        let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let (whole, rest) = z.as_chunks::<16>();
-        let mut acc = [0.0f32; 16];
-        for z in whole {
-            for i in 0..16 {
-                acc[i] += cpu::exp(z[i] - max);
+kernel! {
+    /// `ln sum e^z`, safe against overflow.
+    fn log_sum_exp(z: &[f32]) -> f32 {
+        let max = cpu::max(z);
+        // The exponentials of a block are written down, so that they can be added up as vectors.
+        let (mut block, mut total) = ([0.0f32; 1024], 0.0);
+        for z in z.chunks(block.len()) {
+            let e = &mut block[..z.len()];
+            for (e, z) in e.iter_mut().zip(z) {
+                *e = cpu::exp(z - max);
             }
+            total += cpu::sum(e);
         }
-        let tail: f32 = rest.iter().map(|z| cpu::exp(z - max)).sum();
-        max + (cpu::sum(&acc) + tail).ln()
-    })
+        max + total.ln()
+    }
+}
+
+kernel! {
+    /// `z = scale e^(z - lse)`.
+    fn softmax(z: &mut [f32], lse: f32, scale: f32) {
+        for z in z {
+            *z = cpu::exp(*z - lse) * scale;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 //! Shapes: `x` `[B, N, C]`, `y` `[B, C]`. Gradient: `dx[b, n] = dy[b] / N`.
 
 use super::linear::column_sums;
-use crate::{Error, Result, Tape, Tensor, Var, cpu, memory::Buffer};
+use crate::{
+    Error, Result, Tape, Tensor, Var,
+    cpu::{self, kernel},
+    memory::Buffer,
+};
 
 impl Tape {
     /// Mean over the second axis.
@@ -36,15 +40,10 @@ impl Tape {
             let g = dy.data::<f32>()?;
             let mut dx = Buffer::<f32>::unspecified(batch * n * c);
             cpu::par_rows(&mut dx, c, |first, dx| {
-                cpu::simd(|| {
-                    for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
-                        let b = (first + i) / n;
-                        let g = &g[b * c..(b + 1) * c];
-                        for j in 0..c {
-                            dx[j] = g[j] * scale;
-                        }
-                    }
-                });
+                for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
+                    let b = (first + i) / n;
+                    scale_row(&g[b * c..(b + 1) * c], scale, dx);
+                }
             });
             grads.add(&x, Tensor::from_buffer(dx, x.shape()))
         }))
@@ -56,6 +55,15 @@ fn shape_error(x: &Var) -> Error {
         op: "mean_tokens",
         expected: "[B, N >= 1, C >= 1]".into(),
         got: x.shape().to_vec(),
+    }
+}
+
+kernel! {
+    /// `dx = scale g`.
+    fn scale_row(g: &[f32], scale: f32, dx: &mut [f32]) {
+        for (dx, g) in dx.iter_mut().zip(g) {
+            *dx = g * scale;
+        }
     }
 }
 

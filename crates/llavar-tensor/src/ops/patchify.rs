@@ -39,7 +39,7 @@ impl Tape {
             cpu::par_rows(&mut out, row, |first, out| {
                 for (i, out) in out.chunks_exact_mut(row).enumerate() {
                     let x = &x[(first + i) * row..(first + i + 1) * row];
-                    cpu::simd(|| grid.walk(|packed, plain| out[packed] = x[plain]));
+                    grid.walk(|packed, plain| out[packed] = x[plain]);
                 }
             });
         }
@@ -60,7 +60,7 @@ impl Tape {
             cpu::par_rows(&mut dx, row, |first, dx| {
                 for (i, dx) in dx.chunks_exact_mut(row).enumerate() {
                     let g = &g[(first + i) * row..(first + i + 1) * row];
-                    cpu::simd(|| grid.walk(|packed, plain| dx[plain] = g[packed]));
+                    grid.walk(|packed, plain| dx[plain] = g[packed]);
                 }
             });
             grads.add(&x, Tensor::from_buffer(dx, x.shape()))

@@ -4,7 +4,12 @@
 //! Gradients, with `r = 1/rms`, `g = dy w`: `dx = r (g - x r^2 mean(g x))`, `dw += sum dy x r`.
 
 use super::linear::write_back;
-use crate::{Param, Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer};
+use crate::{
+    Param, Result, Tape, Tensor, Var,
+    cpu::{self, kernel},
+    error::ensure_shape,
+    memory::Buffer,
+};
 
 impl Tape {
     /// RMS norm over the last axis.
@@ -29,16 +34,7 @@ impl Tape {
         {
             let (x, w) = (x.value().data::<f32>()?, w.data::<f32>()?);
             cpu::par_rows2(&mut out, c, &mut inverse, 1, |first, y, inverse| {
-                cpu::simd(|| {
-                    for (i, (y, inverse)) in y.chunks_exact_mut(c).zip(inverse).enumerate() {
-                        let row = &x[(first + i) * c..(first + i + 1) * c];
-                        let r = 1.0 / (cpu::dot(row, row) / c as f32 + eps).sqrt();
-                        for j in 0..c {
-                            y[j] = row[j] * r * w[j];
-                        }
-                        *inverse = r;
-                    }
-                });
+                normalise(&x[first * c..][..y.len()], w, eps, y, inverse);
             });
         }
         let out = Tensor::from_buffer(out, x.shape());
@@ -54,18 +50,8 @@ impl Tape {
             );
             if weight.requires_grad() {
                 let sums = cpu::par_reduce(rows, c, |rows, dw| {
-                    cpu::simd(|| {
-                        for r in rows {
-                            let (x, g, inv) = (
-                                &input[r * c..(r + 1) * c],
-                                &dy[r * c..(r + 1) * c],
-                                inverse[r],
-                            );
-                            for j in 0..c {
-                                dw[j] = g[j].mul_add(x[j] * inv, dw[j]);
-                            }
-                        }
-                    });
+                    let at = rows.start * c..rows.end * c;
+                    weight_gradient(&input[at.clone()], &dy[at], &inverse[rows], dw);
                 });
                 weight.accumulate(|out, beta| {
                     write_back(&sums, out, beta);
@@ -77,26 +63,54 @@ impl Tape {
             }
             let mut dx = Buffer::<f32>::unspecified(rows * c);
             cpu::par_rows(&mut dx, c, |first, dx| {
-                cpu::simd(|| {
-                    for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
-                        let r = first + i;
-                        let (x, g, inv) = (
-                            &input[r * c..(r + 1) * c],
-                            &dy[r * c..(r + 1) * c],
-                            inverse[r],
-                        );
-                        for j in 0..c {
-                            dx[j] = g[j] * w[j];
-                        }
-                        let m = cpu::dot(dx, x) * inv * inv / c as f32;
-                        for j in 0..c {
-                            dx[j] = inv * (dx[j] - x[j] * m);
-                        }
-                    }
-                });
+                let at = first * c..first * c + dx.len();
+                input_gradient(&input[at.clone()], &dy[at], w, &inverse[first..], dx);
             });
             grads.add(&x, Tensor::from_buffer(dx, x.shape()))
         }))
+    }
+}
+
+kernel! {
+    /// Rows of the forward pass; `inverse` receives 1/rms of each.
+    fn normalise(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], inverse: &mut [f32]) {
+        let c = w.len();
+        for ((x, y), inverse) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)).zip(inverse) {
+            let r = 1.0 / (cpu::dot(x, x) / c as f32 + eps).sqrt();
+            for j in 0..c {
+                y[j] = x[j] * r * w[j];
+            }
+            *inverse = r;
+        }
+    }
+}
+
+kernel! {
+    /// `dw += sum dy x r`.
+    fn weight_gradient(x: &[f32], dy: &[f32], inverse: &[f32], dw: &mut [f32]) {
+        let c = dw.len();
+        for ((x, g), r) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(inverse) {
+            for j in 0..c {
+                dw[j] = g[j].mul_add(x[j] * r, dw[j]);
+            }
+        }
+    }
+}
+
+kernel! {
+    /// Rows of `dx`.
+    fn input_gradient(x: &[f32], dy: &[f32], w: &[f32], inverse: &[f32], dx: &mut [f32]) {
+        let c = w.len();
+        let rows = x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(inverse);
+        for (((x, g), r), dx) in rows.zip(dx.chunks_exact_mut(c)) {
+            for j in 0..c {
+                dx[j] = g[j] * w[j];
+            }
+            let m = cpu::dot(dx, x) * r * r / c as f32;
+            for j in 0..c {
+                dx[j] = r * (dx[j] - x[j] * m);
+            }
+        }
     }
 }
 

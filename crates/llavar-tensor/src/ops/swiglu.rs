@@ -4,18 +4,62 @@
 //! stores `gate_up_proj`.
 //! Gradients: `d up = dy silu(gate)`, `d gate = dy up s (1 + gate (1 - s))` with `s = sigmoid(gate)`.
 
-use crate::{Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer};
+use crate::{
+    Result, Tape, Tensor, Var,
+    cpu::{self, kernel},
+    error::ensure_shape,
+    memory::Buffer,
+};
+
+kernel! {
+    /// `y = silu(gate) up`, element by element.
+    fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        forward_row(gate, up, y);
+    }
+}
+
+kernel! {
+    /// Gradients of [`forward`].
+    fn backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+        backward_row(gate, up, dy, dgate, dup);
+    }
+}
+
+kernel! {
+    /// As [`forward`] over rows of gate and up side by side.
+    fn forward_fused(gate_up: &[f32], f: usize, y: &mut [f32]) {
+        for (row, y) in gate_up.chunks_exact(2 * f).zip(y.chunks_exact_mut(f)) {
+            let (gate, up) = row.split_at(f);
+            forward_row(gate, up, y);
+        }
+    }
+}
+
+kernel! {
+    /// As [`backward`] over rows of gate and up side by side.
+    fn backward_fused(gate_up: &[f32], f: usize, dy: &[f32], dx: &mut [f32]) {
+        let rows = gate_up.chunks_exact(2 * f).zip(dy.chunks_exact(f));
+        for ((row, dy), dx) in rows.zip(dx.chunks_exact_mut(2 * f)) {
+            let ((gate, up), (dgate, dup)) = (row.split_at(f), dx.split_at_mut(f));
+            backward_row(gate, up, dy, dgate, dup);
+        }
+    }
+}
 
 #[inline(always)]
 fn forward_row(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    for i in 0..y.len() {
+    let n = y.len();
+    let (gate, up) = (&gate[..n], &up[..n]);
+    for i in 0..n {
         y[i] = gate[i] * cpu::sigmoid(gate[i]) * up[i];
     }
 }
 
 #[inline(always)]
 fn backward_row(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    for i in 0..dy.len() {
+    let n = dy.len();
+    let (gate, up, dgate, dup) = (&gate[..n], &up[..n], &mut dgate[..n], &mut dup[..n]);
+    for i in 0..n {
         let s = cpu::sigmoid(gate[i]);
         dup[i] = dy[i] * gate[i] * s;
         dgate[i] = dy[i] * up[i] * s * gate[i].mul_add(1.0 - s, 1.0);
@@ -43,7 +87,7 @@ impl Tape {
             let (g, u) = (gate.value().data::<f32>()?, up.value().data::<f32>()?);
             cpu::par_rows(&mut out, f, |first, y| {
                 let at = first * f..first * f + y.len();
-                cpu::simd(|| forward_row(&g[at.clone()], &u[at], y));
+                forward(&g[at.clone()], &u[at], y);
             });
         }
         let out = Tensor::from_buffer(out, gate.shape());
@@ -61,7 +105,7 @@ impl Tape {
             let mut dup = Buffer::<f32>::unspecified(dy.len());
             cpu::par_rows2(&mut dgate, f, &mut dup, f, |first, dg, du| {
                 let at = first * f..first * f + dg.len();
-                cpu::simd(|| backward_row(&g[at.clone()], &u[at.clone()], &dy[at], dg, du));
+                backward(&g[at.clone()], &u[at.clone()], &dy[at], dg, du);
             });
             grads.add(&gate, Tensor::from_buffer(dgate, gate.shape()))?;
             grads.add(&up, Tensor::from_buffer(dup, up.shape()))
@@ -88,12 +132,7 @@ impl Tape {
         {
             let x = gate_up.value().data::<f32>()?;
             cpu::par_rows(&mut out, f, |first, y| {
-                let x = &x[first * width..];
-                cpu::simd(|| {
-                    for (row, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(f)) {
-                        forward_row(&row[..f], &row[f..], y);
-                    }
-                });
+                forward_fused(&x[first * width..], f, y);
             });
         }
         let mut shape = gate_up.shape().to_vec();
@@ -109,19 +148,7 @@ impl Tape {
             let (x, dy) = (gate_up.value().data::<f32>()?, dy.data::<f32>()?);
             let mut dx = Buffer::<f32>::unspecified(x.len());
             cpu::par_rows(&mut dx, width, |first, dx| {
-                cpu::simd(|| {
-                    for (i, dx) in dx.chunks_exact_mut(width).enumerate() {
-                        let row = &x[(first + i) * width..(first + i + 1) * width];
-                        let (dgate, dup) = dx.split_at_mut(f);
-                        backward_row(
-                            &row[..f],
-                            &row[f..],
-                            &dy[(first + i) * f..(first + i + 1) * f],
-                            dgate,
-                            dup,
-                        );
-                    }
-                });
+                backward_fused(&x[first * width..], f, &dy[first * f..], dx);
             });
             grads.add(&gate_up, Tensor::from_buffer(dx, gate_up.shape()))
         }))
