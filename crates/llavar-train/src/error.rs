@@ -129,7 +129,7 @@ pub enum TrainError {
     #[error("{source}; remove it, or set data.on_bad_sample=\"skip\"")]
     BadSample {
         /// Which one and why.
-        source: SampleFault,
+        source: Box<SampleFault>,
     },
     /// More samples were bad than the recipe allows.
     #[error("{count} samples were bad, allowed are {limit} (data.max_bad_samples); see {}; the last: {source}", quarantine.display())]
@@ -141,7 +141,7 @@ pub enum TrainError {
         /// The list of them.
         quarantine: PathBuf,
         /// The last one.
-        source: SampleFault,
+        source: Box<SampleFault>,
     },
     /// A worker thread ended without a result.
     #[error("the data worker threads ended early; this is a bug of the program")]

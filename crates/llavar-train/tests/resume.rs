@@ -1,4 +1,5 @@
 //! Exact resume: a run that was stopped or killed anywhere ends with the bits of an unbroken one.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! A tiny model learns, in both stages, both layouts and both weightings.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 
@@ -69,7 +70,9 @@ fn the_loss_falls_and_the_log_tells() {
     // The result is a model folder with its tokenizer, and loads as one.
     let folder = world.path("run/model");
     assert!(folder.join("tokenizer.json").is_file());
-    llavar_model::LlavaModel::load(&folder).unwrap();
+    let model = llavar_model::LlavaModel::load(&folder).unwrap();
+    assert_eq!(model.config.as_json()["image_aspect_ratio"], "pad");
+    assert_eq!(model.config.tokenizer_model_max_length, Some(512));
 }
 
 #[test]

@@ -196,7 +196,9 @@ impl Shared {
         loop {
             let Some(&index) = index.next() else {
                 return Err(match skipped.pop() {
-                    Some(source) => TrainError::BadSample { source },
+                    Some(fault) => TrainError::BadSample {
+                        source: Box::new(fault),
+                    },
                     None => TrainError::Workers,
                 });
             };
@@ -212,7 +214,9 @@ impl Shared {
                 },
             };
             if skipped.len() >= self.tries {
-                return Err(TrainError::BadSample { source: fault });
+                return Err(TrainError::BadSample {
+                    source: Box::new(fault),
+                });
             }
             skipped.push(fault);
         }

@@ -55,7 +55,7 @@ impl Quarantine {
                 count: self.bad.len(),
                 limit: self.limit,
                 quarantine: self.path.clone(),
-                source: fault,
+                source: Box::new(fault),
             });
         }
         Ok(())

@@ -24,6 +24,12 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// Tokens whose prediction counts: nothing stands before the first, so it is never predicted.
+    pub(crate) fn supervised(&self) -> usize {
+        let labels = self.encoded.labels.iter().skip(1);
+        labels.filter(|&&l| l != llavar_data::IGNORE_INDEX).count()
+    }
+
     /// Bytes held, about.
     pub(crate) fn bytes(&self) -> usize {
         self.encoded.ids.len() * 16 + self.images.iter().map(|i| i.data.len()).sum::<usize>()
@@ -167,17 +173,16 @@ impl SampleSource {
         encoded
             .truncate(self.max_length, 1)
             .map_err(|error| fault(&id, file(), "encode", chain(&error)))?;
-        if !encoded
-            .labels
-            .iter()
-            .skip(1)
-            .any(|&l| l != llavar_data::IGNORE_INDEX)
-        {
+        let prepared = Prepared {
+            encoded,
+            images: Vec::new(),
+        };
+        if prepared.supervised() == 0 {
             let reason = "no supervised token has another token before it".into();
             return Err(fault(&id, file(), "encode", reason));
         }
         // Tags stand in the order of the images, and cutting removes from the end.
-        let wanted = encoded.images();
+        let wanted = prepared.encoded.images();
         let mut images = Vec::with_capacity(wanted);
         for name in sample.images.iter().take(wanted) {
             let path = set
@@ -188,7 +193,7 @@ impl SampleSource {
                     .map_err(|reason| fault(&id, Some(path.clone()), "image", reason))?,
             );
         }
-        Ok(Prepared { encoded, images })
+        Ok(Prepared { images, ..prepared })
     }
 
     fn image(&self, path: &Path) -> Result<Arc<RgbImage>, String> {

@@ -181,6 +181,7 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, TrainError> {
+        llavar_tensor::memory::reset_peak();
         observer.on_start(&self.info());
         for warning in self.warnings.drain(..) {
             observer.on_warning(&warning);

@@ -46,6 +46,35 @@ pub(super) fn load(recipe: &Recipe, folder: &Path) -> Result<LlavaModel, TrainEr
         .map_err(at(folder))
 }
 
+/// Writes into the model's configuration what inference must do as training did, under the reference's
+/// keys.
+pub(super) fn with_run_settings(
+    mut model: LlavaModel,
+    recipe: &Recipe,
+) -> Result<LlavaModel, TrainError> {
+    let mut changes = vec![(
+        "tokenizer_model_max_length".to_owned(),
+        recipe.train.model_max_length.into(),
+    )];
+    if model.config.vision.is_some() {
+        let pretrain = recipe.train.stage == Stage::Pretrain;
+        changes.push((
+            "image_aspect_ratio".into(),
+            recipe.data.image_aspect_ratio.as_str().into(),
+        ));
+        changes.push(("tune_mm_mlp_adapter".into(), pretrain.into()));
+        changes.push((
+            "mm_projector_lr".into(),
+            recipe.train.mm_projector_lr.into(),
+        ));
+    }
+    model.config = model
+        .config
+        .with(changes)
+        .map_err(|e| TrainError::model(None, e))?;
+    Ok(model)
+}
+
 /// Whether the recipe's stage trains with adapters, as the reference builds them: `freeze_vision False`
 /// on the tower of two paths.
 pub(super) fn makes_adapters(recipe: &Recipe, config: &ModelConfig) -> bool {

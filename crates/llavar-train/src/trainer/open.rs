@@ -73,6 +73,7 @@ impl Trainer {
                 (model::load(&recipe, &folder)?, folder)
             }
         };
+        let model = model::with_run_settings(model, &recipe)?;
         let params = model.params();
         select_trainable(&params, &recipe.train)?;
         let phi3 = model.config.llm.family == LlmFamily::Phi3;

@@ -32,20 +32,24 @@ impl Trainer {
             return Ok(None);
         };
         let waited = start.elapsed().as_secs_f64();
-        let batches = self.micro_batches(samples, &counts)?;
-        let supervised: usize = batches.iter().map(|b| b.supervised).sum();
+        let parts = self.micro_batches(&samples, &counts);
+        let supervised: usize = samples.iter().map(Prepared::supervised).sum();
 
-        let mut loss = 0.0;
-        for batch in &batches {
+        let (mut loss, mut tokens, mut images) = (0.0, 0, 0);
+        for part in &parts {
             if stop.load(Relaxed) {
                 self.optimizer.zero_grad();
                 return Ok(None);
             }
+            // Built one by one: pixels as floats take four times the room of the pictures.
+            let batch = self.batch(part)?;
             let weight = match self.recipe.train.loss_weighting {
                 LossWeighting::Token => 1.0 / supervised.max(1) as f64,
-                LossWeighting::MicroBatch => 1.0 / (batch.supervised.max(1) * batches.len()) as f64,
+                LossWeighting::MicroBatch => 1.0 / (batch.supervised.max(1) * parts.len()) as f64,
             };
-            loss += weight * self.forward_backward(batch, weight as f32)?;
+            loss += weight * self.forward_backward(&batch, weight as f32)?;
+            tokens += batch.tokens;
+            images += batch.images;
         }
 
         let norm = self.optimizer.grad_norm()?;
@@ -69,8 +73,6 @@ impl Trainer {
         }
         self.optimizer.zero_grad();
 
-        let tokens: usize = batches.iter().map(|b| b.tokens).sum();
-        let images: usize = batches.iter().map(|b| b.images).sum();
         let seconds = start.elapsed().as_secs_f64();
         let state = &mut self.state;
         state.step += 1;
@@ -140,30 +142,39 @@ impl Trainer {
         Ok(Some(samples))
     }
 
-    fn micro_batches(
-        &self,
-        samples: Vec<Prepared>,
-        counts: &[usize],
-    ) -> Result<Vec<Batch>, TrainError> {
-        let train = &self.recipe.train;
-        let image_tokens = self.model.tokens_per_image().unwrap_or(0);
-        let by_tokens = (train.max_tokens_per_micro_batch > 0).then(|| {
+    /// Cuts the samples of a step into micro-batches.
+    fn micro_batches<'s>(&self, samples: &'s [Prepared], counts: &[usize]) -> Vec<&'s [Prepared]> {
+        let budget = self.recipe.train.max_tokens_per_micro_batch;
+        let by_tokens = (budget > 0).then(|| {
+            let image_tokens = self.model.tokens_per_image().unwrap_or(0);
             let length = |s: &Prepared| s.encoded.expanded_len(image_tokens);
             let lengths: Vec<usize> = samples.iter().map(length).collect();
-            split_by_tokens(&lengths, train.max_tokens_per_micro_batch)
+            split_by_tokens(&lengths, budget)
         });
-        let mut rest = samples.as_slice();
+        let mut rest = samples;
+        let mut cut = |&count: &usize| {
+            let (part, left) = rest.split_at(count.min(rest.len()));
+            rest = left;
+            part
+        };
         by_tokens
             .as_deref()
             .unwrap_or(counts)
             .iter()
-            .map(|&count| {
-                let (part, left) = rest.split_at(count.min(rest.len()));
-                rest = left;
-                let (tokenizer, processor) = (self.source.tokenizer(), self.source.processor());
-                Batch::new(part, train.layout, image_tokens, tokenizer, processor)
-            })
+            .map(&mut cut)
             .collect()
+    }
+
+    fn batch(&self, samples: &[Prepared]) -> Result<Batch, TrainError> {
+        let image_tokens = self.model.tokens_per_image().unwrap_or(0);
+        let (tokenizer, processor) = (self.source.tokenizer(), self.source.processor());
+        Batch::new(
+            samples,
+            self.recipe.train.layout,
+            image_tokens,
+            tokenizer,
+            processor,
+        )
     }
 
     /// Adds the gradient of `weight` times the batch's summed loss; gives the summed loss.

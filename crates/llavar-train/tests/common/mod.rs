@@ -1,4 +1,5 @@
 //! A very small model and data set, made on the spot.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(dead_code)]
 
 use std::{
