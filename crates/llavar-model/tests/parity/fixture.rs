@@ -120,6 +120,8 @@ pub(crate) struct Batch {
     pub(crate) padded: usize,
     /// The pictures that the text shows, in order.
     pub(crate) pixels: Option<Tensor>,
+    /// Whether the text shows the picture and its mirror, in this order.
+    pub(crate) shows_both: bool,
     /// The picture and its mirror.
     pub(crate) both_pixels: Tensor,
 }
@@ -168,6 +170,7 @@ impl Batch {
             ids: raw.iter().map(|ids| expand_image_tokens(ids, n)).collect(),
             labels,
             padded: io.shape("logits_row_sum")[1],
+            shows_both: shown == [0, 1],
             pixels,
             both_pixels,
         }
