@@ -1,9 +1,8 @@
 //! What happens to a page between the printer and the file: warp, shadow, blur, noise, JPEG.
 
-use std::io::Cursor;
+use std::path::Path;
 
-use image::codecs::jpeg::JpegEncoder;
-use image::{ExtendedColorType, ImageFormat};
+use llavar_image::{DecodeLimits, RgbImage, decode_bytes, encode_jpeg};
 
 use crate::canvas::{Canvas, Warp};
 use crate::config::Damage;
@@ -193,19 +192,14 @@ fn add_noise(pixels: &mut [u8], sigma: f32, seed: u64) {
 
 /// Encodes and decodes once. A failure of the coder leaves the picture as it was.
 fn jpeg_pass(canvas: &mut Canvas, quality: u8) {
-    let mut bytes = Vec::with_capacity(canvas.pixels.len() / 8);
-    let mut encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
-    let (w, h) = (canvas.width, canvas.height);
-    if encoder
-        .encode(&canvas.pixels, w, h, ExtendedColorType::Rgb8)
-        .is_err()
-    {
-        return;
-    }
-    if let Ok(picture) = image::load(Cursor::new(&bytes), ImageFormat::Jpeg) {
-        let rgb = picture.into_rgb8().into_raw();
-        if rgb.len() == canvas.pixels.len() {
-            canvas.pixels = rgb;
-        }
-    }
+    let image = RgbImage {
+        width: canvas.width as usize,
+        height: canvas.height as usize,
+        data: std::mem::take(&mut canvas.pixels),
+    };
+    let coded = encode_jpeg(&image, quality)
+        .and_then(|file| decode_bytes(&file, Path::new("page.jpg"), &DecodeLimits::default()))
+        .ok()
+        .filter(|coded| coded.data.len() == image.data.len());
+    canvas.pixels = coded.unwrap_or(image).data;
 }

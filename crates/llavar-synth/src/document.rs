@@ -1,5 +1,6 @@
 //! One finished document and the pure function that makes it.
 
+use llavar_image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::canvas::Canvas;
@@ -26,6 +27,17 @@ pub struct Picture {
     pub height: u32,
     /// Bytes, R, G, B.
     pub pixels: Vec<u8>,
+}
+
+impl Picture {
+    /// A copy for the coders and the resampling.
+    pub(crate) fn to_rgb(&self) -> RgbImage {
+        RgbImage {
+            width: self.width as usize,
+            height: self.height as usize,
+            data: self.pixels.clone(),
+        }
+    }
 }
 
 /// A printed word and the corners of its ink.
@@ -63,7 +75,7 @@ pub struct Document {
     pub image: Picture,
     /// Caption: 40 to 110 words in full detail, one to three sentences otherwise.
     pub caption: String,
-    /// The facts asked for, at most `max_facts`.
+    /// The facts asked for, at most `max_facts`, in random order.
     pub duos: Vec<Duo>,
     /// Every printed word, in reading order.
     pub words: Vec<WordBox>,
@@ -185,13 +197,10 @@ fn finish(mut page: Page<'_>, warped: bool) -> Document {
     let config = page.speaker.config;
     let mut facts: Vec<Fact> = std::mem::take(&mut page.facts);
     facts.retain(|f| config.fields.is_empty() || config.fields.iter().any(|w| w == f.field));
+    // Asked in random order, in fixed layouts too: what is asked first must not tell where it stands.
     let mut chosen: Vec<usize> = (0..facts.len()).collect();
     page.rng.shuffle(&mut chosen);
     chosen.truncate(config.max_facts as usize);
-    if page.fixed() {
-        // Fixed documents are asked in the order of their fields.
-        chosen.sort_unstable();
-    }
     let kind_name = noun(page.kind);
     let duos = chosen
         .into_iter()

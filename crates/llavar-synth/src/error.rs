@@ -54,7 +54,7 @@ pub enum SynthError {
         /// The file meant to be written.
         path: PathBuf,
         /// The encoder's reason.
-        source: image::ImageError,
+        source: llavar_image::ImageError,
     },
     /// A record could not be turned into JSON.
     #[error("cannot write JSON to {}: {source}", path.display())]

@@ -37,6 +37,7 @@ pub(crate) enum Class {
 }
 
 /// One letter: advance in em and its path in em, y upwards.
+#[derive(Clone)]
 pub(crate) struct Glyph {
     pub(crate) advance: f32,
     pub(crate) path: Vec<Command>,
@@ -193,6 +194,11 @@ impl FontSet {
         format!("{:016x}", self.hash)
     }
 
+    /// The first face of a class.
+    pub(crate) fn of_class(&self, class: Class) -> Option<&Face> {
+        self.faces.iter().find(|f| f.class == class)
+    }
+
     /// A face of one of the `classes` among those `allowed` (all when empty); any allowed face when
     /// none has that class, so that a config with one font prints everything in it.
     pub(crate) fn pick(&self, allowed: &[String], classes: &[Class], rng: &mut Rng) -> &Face {
@@ -227,22 +233,9 @@ impl FontSet {
         let Ok(face) = ttf_parser::Face::parse(bytes, index) else {
             return;
         };
-        let em = f32::from(face.units_per_em());
         let mut glyphs = HashMap::new();
         for code in (' '..='~').chain(EXTRA_CHARS.chars()) {
-            let glyph = face.glyph_index(code).and_then(|id| {
-                let mut outline = Outline {
-                    scale: 1.0 / em,
-                    path: Vec::new(),
-                };
-                let inked = face.outline_glyph(id, &mut outline).is_some();
-                let advance = f32::from(face.glyph_hor_advance(id)?) / em;
-                (inked || code == ' ').then_some(Glyph {
-                    advance,
-                    path: outline.path,
-                })
-            });
-            match glyph {
+            match letter(&face, code) {
                 Some(glyph) => {
                     glyphs.insert(code, glyph);
                 }
@@ -316,6 +309,22 @@ fn stem(path: &Path) -> String {
 struct Outline {
     scale: f32,
     path: Vec<Command>,
+}
+
+/// The letter of `code` in a parsed face; `None` where the face has nothing to draw for it.
+pub(crate) fn letter(face: &ttf_parser::Face<'_>, code: char) -> Option<Glyph> {
+    let em = f32::from(face.units_per_em());
+    let id = face.glyph_index(code)?;
+    let path = Vec::new();
+    let mut outline = Outline {
+        scale: 1.0 / em,
+        path,
+    };
+    let inked = face.outline_glyph(id, &mut outline).is_some();
+    (inked || code == ' ').then_some(Glyph {
+        advance: f32::from(face.glyph_hor_advance(id)?) / em,
+        path: outline.path,
+    })
 }
 
 impl Outline {

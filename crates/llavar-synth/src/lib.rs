@@ -7,6 +7,7 @@
 //! * [`generate`] makes one [`Document`], a pure function of config, fonts and index.
 //! * [`write_set`] writes a whole set in LLaVA JSON, in parallel.
 //! * [`overlap`] counts what two sets share.
+//! * [`contact_sheet`] puts pictures with lines of text below them onto one picture, for reports.
 //!
 //! # Held-out sets
 //! Every content (all that is printed and differs, without fonts, colours and places) belongs by its
@@ -21,7 +22,7 @@
 //! Every gold answer occurs in the transcription and in its extractive answer, and every quotation of
 //! a self-explain answer occurs in the transcription; a test holds this for every kind.
 //!
-//! This crate may call no other crate of the workspace.
+//! Of the workspace this crate calls `llavar-image` alone, to code and resample pictures.
 
 #![forbid(unsafe_code)]
 
@@ -34,10 +35,12 @@ mod document;
 mod error;
 mod font;
 mod kinds;
+mod letters;
 mod overlap;
 mod page;
 mod phrase;
 mod rng;
+mod sheet;
 mod stroke_font;
 mod words;
 mod write;
@@ -50,4 +53,5 @@ pub use error::SynthError;
 pub use font::FontSet;
 pub use overlap::{FactRecord, Overlap, overlap, read_facts};
 pub use phrase::fields;
+pub use sheet::{SheetCell, SheetLine, contact_sheet};
 pub use write::{ImageKind, SetCard, WriteOptions, encode, write_set};

@@ -4,9 +4,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use image::codecs::jpeg::JpegEncoder;
-use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder};
+use llavar_image::{ImageError, encode_jpeg, encode_png};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -79,28 +77,16 @@ pub struct SetCard {
     pub config: SynthConfig,
 }
 
-/// Encodes a picture.
+/// Encodes a picture; JPEG is byte for byte what PIL's `save(quality=...)` writes.
 ///
 /// # Errors
 /// The encoder's error, which a picture of [`crate::generate`] never meets.
-pub fn encode(picture: &Picture, kind: ImageKind) -> Result<Vec<u8>, image::ImageError> {
-    let (w, h) = (picture.width, picture.height);
-    let mut bytes = Vec::with_capacity(picture.pixels.len() / 6);
+pub fn encode(picture: &Picture, kind: ImageKind) -> Result<Vec<u8>, ImageError> {
+    let image = picture.to_rgb();
     match kind {
-        ImageKind::Png => {
-            PngEncoder::new(&mut bytes).write_image(
-                &picture.pixels,
-                w,
-                h,
-                ExtendedColorType::Rgb8,
-            )?;
-        }
-        ImageKind::Jpeg(quality) => {
-            let mut encoder = JpegEncoder::new_with_quality(&mut bytes, quality.clamp(1, 100));
-            encoder.encode(&picture.pixels, w, h, ExtendedColorType::Rgb8)?;
-        }
+        ImageKind::Png => encode_png(&image),
+        ImageKind::Jpeg(quality) => encode_jpeg(&image, quality),
     }
-    Ok(bytes)
 }
 
 /// The lines that one document adds to the files of the set.

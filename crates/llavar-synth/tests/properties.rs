@@ -5,8 +5,8 @@
 use std::collections::HashSet;
 
 use llavar_synth::{
-    Damage, Detail, DocKind, Document, FontSet, ImageKind, Language, Layout, Split, SynthConfig,
-    WriteOptions, generate, overlap, read_facts, write_set,
+    Damage, Detail, DocKind, Document, FontSet, ImageKind, Language, Layout, PROFILES, Split,
+    SynthConfig, WriteOptions, generate, overlap, read_facts, write_set,
 };
 
 fn fonts() -> FontSet {
@@ -518,6 +518,35 @@ fn a_config_survives_json_and_unknown_keys_are_refused() {
     let text = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<SynthConfig>(&text).unwrap(), config);
     assert!(serde_json::from_str::<SynthConfig>(r#"{"colour": 1}"#).is_err());
+}
+
+#[test]
+fn facts_are_asked_in_random_order_in_every_profile() {
+    let fonts = fonts();
+    for profile in PROFILES {
+        for kind in SynthConfig::profile(profile).unwrap().kinds {
+            let config = SynthConfig {
+                kinds: vec![kind],
+                ..SynthConfig::profile(profile).unwrap()
+            };
+            // How often the question asked first is about the text that stands first.
+            let (mut first, mut several) = (0, 0);
+            for index in 0..60 {
+                let document = generate(&config, &fonts, index).unwrap();
+                let text = flat(&document.transcription);
+                let at: Vec<_> = document.duos.iter().map(|d| text.find(&d.gold)).collect();
+                if at.len() > 1 && at.iter().min() != at.iter().max() {
+                    several += 1;
+                    first += i32::from(at.first() == at.iter().min());
+                }
+            }
+            assert!(
+                several >= 30 && first * 100 > 8 * several && first * 100 < 75 * several,
+                "{profile} {}: {first} of {several}",
+                kind.name()
+            );
+        }
+    }
 }
 
 #[test]
