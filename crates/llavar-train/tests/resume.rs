@@ -304,3 +304,51 @@ fn a_full_disk_is_an_error_and_costs_nothing_but_time() {
     assert_eq!(watch(spawn(&world, None), || false), Some(10));
     assert!(weights(&world.path("killed")) == unbroken);
 }
+
+/// Puts a file where a checkpoint is about to be written, and counts what is said about it.
+struct InTheWay {
+    path: PathBuf,
+    warnings: usize,
+}
+
+impl Observer for InTheWay {
+    fn on_step(&mut self, report: &StepReport) {
+        if report.step == 1 {
+            fs::create_dir_all(self.path.parent().unwrap()).unwrap();
+            fs::write(&self.path, "in the way").unwrap();
+        }
+    }
+    fn on_warning(&mut self, message: &str) {
+        assert!(message.contains("step-00000002"), "{message}");
+        self.warnings += 1;
+    }
+}
+
+#[test]
+fn a_save_that_fails_stops_the_run_or_not_and_the_state_in_memory_goes_on() {
+    let world = World::new(8);
+    let sets = ["num_train_epochs=2", "save_steps=2", "save_total_limit=0"];
+    let unbroken = finish(&world, "unbroken", &sets, Resume::No);
+    for (run, policy, fails) in [("go-on", "continue", false), ("stop", "stop", true)] {
+        let policy = format!("on_save_error={policy}");
+        let sets = [&sets[..], &[policy.as_str()]].concat();
+        let path = world.path(run);
+        let mut observer = InTheWay {
+            path: path.join("checkpoints/.partial-step-00000002"),
+            warnings: 0,
+        };
+        let never = AtomicBool::new(false);
+        let mut trainer = Trainer::new(world.recipe(&sets), &path, Resume::No).unwrap();
+        let outcome = trainer.run(&mut observer, &never);
+        assert_eq!(outcome.is_err(), fails);
+        assert_eq!(observer.warnings, usize::from(!fails));
+        if fails {
+            assert!(matches!(outcome, Err(TrainError::Save { .. })));
+            assert_eq!(trainer.state().step, 2);
+            fs::remove_file(&observer.path).unwrap();
+            trainer.run(&mut Silent, &never).unwrap();
+        }
+        assert!(weights(&path) == unbroken, "{run}");
+        assert_eq!(curve(&path), curve(&world.path("unbroken")), "{run}");
+    }
+}

@@ -89,7 +89,12 @@ impl Store {
         for (name, path) in self.entries()? {
             let unfinished = step_of(&name).is_some() && !manifest::is_published(&path);
             if name.starts_with(PARTIAL) || name.starts_with(TRASH) || unfinished {
-                fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
+                let removed = if path.is_dir() {
+                    fs::remove_dir_all(&path)
+                } else {
+                    fs::remove_file(&path)
+                };
+                removed.map_err(TrainError::io(&path))?;
             }
         }
         Ok(())

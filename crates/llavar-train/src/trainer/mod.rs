@@ -171,7 +171,8 @@ impl Trainer {
     }
 
     /// Trains to the end, or until `stop` is set. The flag is looked at before each micro-batch; then
-    /// the state after the last whole step is saved.
+    /// the state after the last whole step is saved. After an error the state in memory is that of the
+    /// last whole step: once its cause is gone (a full disk, say), calling this again goes on from there.
     ///
     /// # Errors
     /// [`TrainError::BadSample`] and [`TrainError::TooManyBadSamples`], [`TrainError::Save`], and what

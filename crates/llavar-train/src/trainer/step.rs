@@ -35,6 +35,8 @@ impl Trainer {
         let parts = self.micro_batches(&samples, &counts);
         let supervised: usize = samples.iter().map(Prepared::supervised).sum();
 
+        // A step that failed half-way may have left some.
+        self.optimizer.zero_grad();
         let (mut loss, mut tokens, mut images) = (0.0, 0, 0);
         for part in &parts {
             if stop.load(Relaxed) {
