@@ -270,6 +270,7 @@ mod tests {
                 name if name.ends_with("layers.0.mlp.fc1.weight") => {
                     near((2.0 * 192.0f64).powf(-0.5))
                 }
+                name if is_layer_scale(name) => assert_eq!(std, 1.0, "as the preset says"),
                 name if name.ends_with("layer_norm1.bias") => assert_eq!(std, 0.0),
                 _ => {}
             }

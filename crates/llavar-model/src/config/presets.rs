@@ -144,7 +144,12 @@ fn nano() -> Value {
             "num_hidden_layers": 8,
             "patch_size": 14
         },
-        "convnext_config": { "depths": [2, 2, 6, 2], "dims": [48, 96, 192, 384] }
+        "convnext_config": {
+            "depths": [2, 2, 6, 2],
+            "dims": [48, 96, 192, 384],
+            // The published 1e-6 suits weights that are loaded; from scratch the blocks must count.
+            "layer_scale_init_value": 1.0
+        }
     })
 }
 
