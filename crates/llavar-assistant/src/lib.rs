@@ -1,1 +1,222 @@
-//! A model folder that answers.
+//! A model folder that answers: model, tokenizer, conversation template and image processor together.
+//!
+//! It calls `llavar-model`, `llavar-data`, `llavar-image` and `llavar-tensor`. The program's `ask` and
+//! `chat`, evaluation and serving all go through [`Assistant`], so that a question is put to a model in
+//! one way only.
+#![forbid(unsafe_code)]
+
+mod conversation;
+mod error;
+
+use std::{ops::ControlFlow, path::Path};
+
+use llavar_data::{Message, Template, TemplateName, Tokenizer};
+use llavar_image::{Aspect, DecodeLimits, ImageProcessor, RgbImage};
+use llavar_model::{
+    LlavaModel,
+    config::{GenerationConfig, ImageAspectRatio, LlmFamily},
+    generation::{GenerationOptions, StopReason, generate},
+};
+use llavar_tensor::{Tape, Tensor};
+
+pub use conversation::Conversation;
+pub use error::Error;
+
+/// An answer with what it cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The text, without special tokens, trimmed.
+    pub text: String,
+    /// Tokens of the prompt, image positions included.
+    pub prompt_tokens: usize,
+    /// Tokens of the answer.
+    pub new_tokens: usize,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+}
+
+/// A model that can be asked.
+#[derive(Debug)]
+pub struct Assistant {
+    model: LlavaModel,
+    tokenizer: Tokenizer,
+    template: Template,
+    processor: Option<ImageProcessor>,
+    defaults: GenerationOptions,
+}
+
+impl Assistant {
+    /// Opens a model folder. `template` overrides the one that [`guess_template`] finds.
+    ///
+    /// # Errors
+    /// When the folder's configuration, weights or tokenizer cannot be used.
+    pub fn load(folder: &Path, template: Option<TemplateName>) -> Result<Self, Error> {
+        let model = LlavaModel::load(folder)?;
+        let tokenizer = Tokenizer::from_folder(folder)?;
+        let generation = GenerationConfig::read(folder).map_err(llavar_model::ModelError::from)?;
+        Ok(Self::new(model, tokenizer, template, generation.as_ref()))
+    }
+
+    /// Wraps a model that is in memory.
+    pub fn new(
+        model: LlavaModel,
+        tokenizer: Tokenizer,
+        template: Option<TemplateName>,
+        generation: Option<&GenerationConfig>,
+    ) -> Self {
+        let template =
+            Template::new(template.unwrap_or_else(|| guess_template(&model, &tokenizer)));
+        let aspect = match model.config.image_aspect_ratio {
+            ImageAspectRatio::Pad => Aspect::Pad,
+            ImageAspectRatio::Square => Aspect::Square,
+        };
+        let processor = model
+            .image_size()
+            .map(|size| ImageProcessor::new(size, aspect));
+        let mut defaults = GenerationOptions::from_config(&model.config, generation);
+        defaults.vocab_limit = Some(tokenizer.vocab_len());
+        // Safe rule: the template's separator ends a turn too, whatever the configuration lists.
+        let separator = tokenizer.token_to_id(template.stop());
+        for id in separator.into_iter().chain(tokenizer.eos_id()) {
+            if !defaults.stop_ids.contains(&id) {
+                defaults.stop_ids.push(id);
+            }
+        }
+        Self {
+            model,
+            tokenizer,
+            template,
+            processor,
+            defaults,
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &LlavaModel {
+        &self.model
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The conversation template in use.
+    pub fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// Greedy decoding with the stop ids of this model.
+    pub fn defaults(&self) -> GenerationOptions {
+        self.defaults.clone()
+    }
+
+    /// Decodes and encodes a picture file once; the result serves any number of questions.
+    ///
+    /// # Errors
+    /// When the file is no readable picture, or the model takes none.
+    pub fn see_file(&self, path: &Path) -> Result<Tensor, Error> {
+        self.see(&llavar_image::decode_file(path, &DecodeLimits::default())?)
+    }
+
+    /// Projected features of a picture.
+    ///
+    /// # Shapes
+    /// `[N, D]`: positions of one picture by hidden size.
+    ///
+    /// # Errors
+    /// When the model takes no pictures.
+    pub fn see(&self, image: &RgbImage) -> Result<Tensor, Error> {
+        let processor = self
+            .processor
+            .as_ref()
+            .ok_or(llavar_model::ModelError::NoVisionTower)?;
+        let pixels = Tensor::from_vec(
+            processor.process(image)?,
+            &[1, processor.size, processor.size, 3],
+        )?;
+        Ok(self
+            .model
+            .encode_images(&Tape::inference(), &pixels, false)?
+            .value()
+            .clone())
+    }
+
+    /// Answers the last message. `<image>` in the messages stands for the rows of `features`, in order.
+    /// `on_text` receives the answer piece by piece and may end it.
+    ///
+    /// # Errors
+    /// When the conversation does not fit the model's context, or an option is impossible.
+    pub fn answer(
+        &self,
+        messages: &[Message],
+        features: Option<&Tensor>,
+        options: &GenerationOptions,
+        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Answer, Error> {
+        let prompt: Vec<i32> = self
+            .template
+            .encode_prompt(&self.tokenizer, messages)
+            .map_err(Error::Encode)?
+            .into_iter()
+            .map(|id| id as i32)
+            .collect();
+        let mut stream = self.tokenizer.decode_stream(true);
+        let mut failed = None;
+        let generation = generate(&self.model, &prompt, features, options, |id| {
+            match stream.push(id) {
+                Ok(Some(piece)) => on_text(&piece),
+                Ok(None) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(Error::Encode(error));
+        }
+        if let Some(rest) = stream.finish().map_err(Error::Encode)? {
+            let _ = on_text(&rest);
+        }
+        let text = self
+            .tokenizer
+            .decode(&generation.ids, true)
+            .map_err(Error::Encode)?;
+        Ok(Answer {
+            text: text.trim().to_owned(),
+            prompt_tokens: generation.prompt_tokens,
+            new_tokens: generation.ids.len(),
+            stop_reason: generation.stop_reason,
+        })
+    }
+
+    /// Answers one question about pictures already seen.
+    ///
+    /// # Errors
+    /// As [`Assistant::answer`].
+    pub fn ask(
+        &self,
+        features: &[Tensor],
+        question: &str,
+        options: &GenerationOptions,
+    ) -> Result<Answer, Error> {
+        let mut conversation = Conversation::default();
+        for picture in features {
+            conversation.show(picture.clone());
+        }
+        conversation.ask(self, question, options, |_| ControlFlow::Continue(()))
+    }
+}
+
+/// The template that a model was most probably trained with: `phi3_instruct` for the Phi-3 family,
+/// `llama3` where the tokenizer has its markers, else `v1`. Folder names are not looked at.
+pub fn guess_template(model: &LlavaModel, tokenizer: &Tokenizer) -> TemplateName {
+    if model.config.llm.family == LlmFamily::Phi3 {
+        TemplateName::Phi3Instruct
+    } else if tokenizer.token_to_id("<|eot_id|>").is_some() {
+        TemplateName::Llama3
+    } else {
+        TemplateName::V1
+    }
+}

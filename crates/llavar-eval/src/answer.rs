@@ -33,14 +33,20 @@ pub fn accuracy(rows: &[AnswerRow]) -> f64 {
 pub fn by_group(rows: &[AnswerRow]) -> Vec<(String, f64, usize)> {
     let mut groups: Vec<(String, usize, usize)> = Vec::new();
     for row in rows {
-        let at = groups.iter().position(|(name, ..)| *name == row.group).unwrap_or_else(|| {
-            groups.push((row.group.clone(), 0, 0));
-            groups.len() - 1
-        });
+        let at = groups
+            .iter()
+            .position(|(name, ..)| *name == row.group)
+            .unwrap_or_else(|| {
+                groups.push((row.group.clone(), 0, 0));
+                groups.len() - 1
+            });
         groups[at].1 += usize::from(row.correct);
         groups[at].2 += 1;
     }
-    groups.into_iter().map(|(name, right, n)| (name, right as f64 / n as f64, n)).collect()
+    groups
+        .into_iter()
+        .map(|(name, right, n)| (name, right as f64 / n as f64, n))
+        .collect()
 }
 
 #[cfg(test)]
@@ -49,14 +55,30 @@ mod tests {
 
     fn row(group: &str, correct: bool) -> AnswerRow {
         let text = String::new;
-        AnswerRow { id: text(), image: text(), group: group.into(), question: text(), gold: text(), answer: text(), correct }
+        AnswerRow {
+            id: text(),
+            image: text(),
+            group: group.into(),
+            question: text(),
+            gold: text(),
+            answer: text(),
+            correct,
+        }
     }
 
     #[test]
     fn shares_are_counted_per_group() {
-        let rows = [row("sign", true), row("receipt", false), row("sign", false), row("sign", true)];
+        let rows = [
+            row("sign", true),
+            row("receipt", false),
+            row("sign", false),
+            row("sign", true),
+        ];
         assert_eq!(accuracy(&rows), 0.5);
-        assert_eq!(by_group(&rows), [("sign".into(), 2.0 / 3.0, 3), ("receipt".into(), 0.0, 1)]);
+        assert_eq!(
+            by_group(&rows),
+            [("sign".into(), 2.0 / 3.0, 3), ("receipt".into(), 0.0, 1)]
+        );
         assert_eq!(accuracy(&[]), 0.0);
     }
 }

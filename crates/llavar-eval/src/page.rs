@@ -103,9 +103,14 @@ fn curve(name: &str, losses: &[f32]) -> Markup {
     const W: f32 = 640.0;
     const H: f32 = 140.0;
     let finite: Vec<f32> = losses.iter().copied().filter(|x| x.is_finite()).collect();
-    let (Some(first), Some(last)) = (finite.first(), finite.last()) else { return html! {} };
+    let (Some(first), Some(last)) = (finite.first(), finite.last()) else {
+        return html! {};
+    };
     let window = (finite.len() / 50).max(1);
-    let smooth: Vec<f32> = finite.chunks(window).map(|c| c.iter().sum::<f32>() / c.len() as f32).collect();
+    let smooth: Vec<f32> = finite
+        .chunks(window)
+        .map(|c| c.iter().sum::<f32>() / c.len() as f32)
+        .collect();
     let top = smooth.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
     let points: Vec<String> = smooth
         .iter()
@@ -163,12 +168,17 @@ mod tests {
         let page = Page {
             title: "T".into(),
             losses: vec![("sft".into(), vec![3.0, 2.0, f32::NAN, 1.0])],
-            pictures: vec![PictureRows { image: RgbImage::filled(8, 8, [1, 2, 3]), rows: vec![row] }],
+            pictures: vec![PictureRows {
+                image: RgbImage::filled(8, 8, [1, 2, 3]),
+                rows: vec![row],
+            }],
             ..Page::default()
         };
         let html = page.render().unwrap();
         assert!(!html.contains("<script>") && html.contains("&lt;script&gt;"));
         assert!(!html.contains("http://") && !html.contains("https://"));
-        assert!(html.contains("1 of 1") && html.contains("loss 3.000") && html.contains("polyline"));
+        assert!(
+            html.contains("1 of 1") && html.contains("loss 3.000") && html.contains("polyline")
+        );
     }
 }

@@ -29,7 +29,11 @@ pub(crate) struct Failure {
 impl Failure {
     /// Wraps `source` in a class.
     pub(crate) fn new(class: Class, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { class, source: source.into(), hint: None }
+        Self {
+            class,
+            source: source.into(),
+            hint: None,
+        }
     }
 
     /// Adds what the user can do about it.
@@ -46,8 +50,11 @@ impl Failure {
     /// A file that could not be written or made.
     pub(crate) fn write(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
         let path = path.into();
-        Self::new(Class::Resource, format!("cannot write {}: {error}", path.display()))
-            .hint("check free space and permissions; what was finished before is kept")
+        Self::new(
+            Class::Resource,
+            format!("cannot write {}: {error}", path.display()),
+        )
+        .hint("check free space and permissions; what was finished before is kept")
     }
 
     /// Work that was stopped by the user.
@@ -63,7 +70,11 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = if self.class == Class::Interrupted { "interrupted" } else { "error" };
+        let head = if self.class == Class::Interrupted {
+            "interrupted"
+        } else {
+            "error"
+        };
         write!(f, "{head}: {}", self.source)?;
         let mut shown = self.source.to_string();
         let mut cause = self.source.source();
@@ -97,7 +108,8 @@ classes! {
     llavar_data::Error => Data,
     llavar_image::ImageError => Data,
     llavar_synth::SynthError => Failure,
-    llavar_model::ConfigError => Data,
+    llavar_model::config::ConfigError => Data,
+    llavar_model::ModelError => Data,
     llavar_tensor::Error => Failure,
     llavar_assistant::Error => Data,
 }
@@ -117,8 +129,15 @@ mod tests {
     fn causes_and_hints_are_printed_once() {
         let io = std::io::Error::other("disk on fire");
         let failure = Failure::new(Class::Data, Outer(io)).hint("buy a disk");
-        assert_eq!(failure.to_string(), "error: outer thing\n  caused by: disk on fire\n  hint: buy a disk");
+        assert_eq!(
+            failure.to_string(),
+            "error: outer thing\n  caused by: disk on fire\n  hint: buy a disk"
+        );
         assert_eq!(failure.exit_code(), 3);
-        assert!(Failure::interrupted("saved").to_string().starts_with("interrupted: saved"));
+        assert!(
+            Failure::interrupted("saved")
+                .to_string()
+                .starts_with("interrupted: saved")
+        );
     }
 }

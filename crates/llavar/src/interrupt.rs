@@ -1,21 +1,27 @@
 //! Ctrl-C and SIGTERM: the first asks to save and stop, the second ends the process.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
 use crate::failure::{Class, Failure, Outcome};
 
-/// Installs the handler and returns the flag that it sets.
+/// The flag that the first signal sets; installs the handler on the first call.
 pub(crate) fn stop_flag() -> Outcome<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
+    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    if let Some(flag) = FLAG.get() {
+        return Ok(flag.clone());
+    }
+    let flag = FLAG.get_or_init(Arc::default).clone();
     let seen = flag.clone();
     ctrlc::set_handler(move || {
         if seen.swap(true, SeqCst) {
             std::process::exit(i32::from(Class::Interrupted as u8));
         }
-        crate::progress::note("stopping after the present step and saving; press Ctrl-C again to end at once");
+        crate::progress::note(
+            "stopping after the present step and saving; press Ctrl-C again to end at once",
+        );
     })
     .map_err(|error| Failure::new(Class::Failure, error))?;
     Ok(flag)

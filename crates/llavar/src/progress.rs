@@ -21,14 +21,24 @@ impl Progress {
     /// A bar of `total` units called `unit`.
     pub(crate) fn new(what: &str, unit: &str, total: u64) -> Self {
         let plain = !std::io::stderr().is_terminal();
-        let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(8) };
+        let target = if plain {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr_with_hz(8)
+        };
         let bar = ProgressBar::with_draw_target(Some(total), target);
-        let template = format!("{what:<12} [{{bar:28}}] {{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}} {{msg}}");
+        let template = format!(
+            "{what:<12} [{{bar:28}}] {{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}} {{msg}}"
+        );
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.enable_steady_tick(Duration::from_millis(250));
-        Self { bar, plain, last: std::time::Instant::now() }
+        Self {
+            bar,
+            plain,
+            last: std::time::Instant::now(),
+        }
     }
 
     /// Moves to `done` units and shows `message` beside the bar.
@@ -45,7 +55,11 @@ impl Progress {
 
     /// Prints a line above the bar.
     pub(crate) fn line(&self, text: &str) {
-        if self.plain { note(text) } else { self.bar.suspend(|| note(text)) }
+        if self.plain {
+            note(text)
+        } else {
+            self.bar.suspend(|| note(text))
+        }
     }
 
     /// Ends the bar and leaves one line.

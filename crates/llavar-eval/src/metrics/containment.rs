@@ -11,12 +11,16 @@ pub fn contains_words(answer: &str, gold: &str) -> bool {
     }
     let boundary = |c: Option<char>| !c.is_some_and(char::is_alphanumeric);
     answer.match_indices(&gold).any(|(at, found)| {
-        boundary(answer[..at].chars().next_back()) && boundary(answer[at + found.len()..].chars().next())
+        boundary(answer[..at].chars().next_back())
+            && boundary(answer[at + found.len()..].chars().next())
     })
 }
 
 fn normalise(text: &str) -> String {
-    text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ")
+    text.to_lowercase()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -26,7 +30,10 @@ mod tests {
     #[test]
     fn whole_words_only() {
         assert!(contains_words("The total is 5.00.", "5.00"));
-        assert!(contains_words("It says  Blue\nMOON Cafe!", "blue moon cafe"));
+        assert!(contains_words(
+            "It says  Blue\nMOON Cafe!",
+            "blue moon cafe"
+        ));
         assert!(!contains_words("The total is 15.00.", "5.00"));
         assert!(!contains_words("The total is 5.001", "5.00"));
         assert!(contains_words("aa a", "a"), "a later occurrence counts");

@@ -1,0 +1,80 @@
+//! A conversation of several turns about several pictures.
+
+use std::ops::ControlFlow;
+
+use llavar_data::Message;
+use llavar_model::generation::GenerationOptions;
+use llavar_tensor::Tensor;
+
+use crate::{Answer, Assistant, Error};
+
+/// What was said and shown so far.
+#[derive(Debug, Clone, Default)]
+pub struct Conversation {
+    messages: Vec<Message>,
+    /// Features of all pictures, rows one after the other, in the order of their tags.
+    features: Vec<Tensor>,
+    /// Pictures shown since the last question.
+    pending: usize,
+}
+
+impl Conversation {
+    /// Shows a picture (from [`Assistant::see`]); the next question is about it too.
+    pub fn show(&mut self, picture: Tensor) {
+        self.features.push(picture);
+        self.pending += 1;
+    }
+
+    /// Number of finished turns.
+    pub fn turns(&self) -> usize {
+        self.messages.len() / 2
+    }
+
+    /// Asks; question and answer become part of the conversation. A failed question leaves it as it
+    /// was, its pictures still waiting.
+    ///
+    /// # Errors
+    /// As [`Assistant::answer`].
+    pub fn ask(
+        &mut self,
+        assistant: &Assistant,
+        question: &str,
+        options: &GenerationOptions,
+        on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Answer, Error> {
+        // A tag that the user typed would ask for a picture that nobody gave.
+        let question = question.replace(llavar_data::IMAGE_TAG, "");
+        let tags = format!("{}\n", llavar_data::IMAGE_TAG).repeat(self.pending);
+        self.messages
+            .push(Message::user(format!("{tags}{}", question.trim())));
+        let features = stack(&self.features)?;
+        match assistant.answer(&self.messages, features.as_ref(), options, on_text) {
+            Ok(answer) => {
+                self.pending = 0;
+                self.messages.push(Message::assistant(answer.text.clone()));
+                Ok(answer)
+            }
+            Err(error) => {
+                self.messages.pop();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Rows of all pictures in one tensor.
+fn stack(pictures: &[Tensor]) -> Result<Option<Tensor>, Error> {
+    match pictures {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        [first, ..] => {
+            let mut rows = Vec::with_capacity(pictures.iter().map(Tensor::numel).sum());
+            for picture in pictures {
+                rows.extend_from_slice(picture.data::<f32>()?);
+            }
+            let width = first.last_dim();
+            let count = rows.len() / width.max(1);
+            Ok(Some(Tensor::from_vec(rows, &[count, width])?))
+        }
+    }
+}

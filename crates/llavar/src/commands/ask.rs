@@ -1,0 +1,135 @@
+//! `llavar ask`: one question about one or more pictures.
+
+use std::{io::Write, ops::ControlFlow, path::PathBuf, time::Instant};
+
+use llavar_assistant::{Assistant, Conversation};
+use llavar_data::TemplateName;
+use llavar_model::generation::GenerationOptions;
+use serde::Serialize;
+
+use super::print_json;
+use crate::failure::{Failure, Outcome};
+
+/// Ask one question about one or more pictures.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: llavar ask --model quickstart/model --image receipt.jpg \"What is the total?\""
+)]
+pub(crate) struct Args {
+    /// Model folder.
+    #[arg(long, short)]
+    model: PathBuf,
+    /// Picture file; may be repeated.
+    #[arg(long, short)]
+    image: Vec<PathBuf>,
+    /// The question.
+    question: String,
+    #[command(flatten)]
+    decoding: Decoding,
+    /// Print a JSON object instead of the bare answer.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags shared by commands that generate text.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Decoding {
+    /// Conversation template (v1, llava_v1, phi3_instruct, llama3, plain); guessed from the model.
+    #[arg(long)]
+    conv_mode: Option<String>,
+    /// Longest answer, tokens.
+    #[arg(long, default_value_t = 512)]
+    max_new_tokens: usize,
+    /// 0 always takes the most likely token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Sample from the smallest set of tokens with this probability mass.
+    #[arg(long = "top-p", alias = "top_p")]
+    top_p: Option<f32>,
+    /// Sample from this many most likely tokens.
+    #[arg(long = "top-k", alias = "top_k")]
+    top_k: Option<usize>,
+    /// Beams; needs temperature 0.
+    #[arg(long = "num-beams", alias = "num_beams", default_value_t = 1)]
+    num_beams: usize,
+    /// Seed of sampling.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl Decoding {
+    /// Opens the model with the chosen template.
+    pub(crate) fn load(&self, model: &std::path::Path) -> Outcome<Assistant> {
+        let template = self
+            .conv_mode
+            .as_deref()
+            .map(|name| {
+                name.parse::<TemplateName>().map_err(|_| {
+                    let known: Vec<&str> = TemplateName::ALL.iter().map(|n| n.as_str()).collect();
+                    Failure::usage(format!("unknown conversation template `{name}`"))
+                        .hint(format!("known: {}", known.join(", ")))
+                })
+            })
+            .transpose()?;
+        Ok(Assistant::load(model, template)?)
+    }
+
+    /// The options of a generation.
+    pub(crate) fn options(&self, assistant: &Assistant) -> GenerationOptions {
+        GenerationOptions {
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            num_beams: self.num_beams,
+            seed: self.seed,
+            ..assistant.defaults()
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    question: String,
+    answer: String,
+    images: Vec<PathBuf>,
+    model: PathBuf,
+    template: String,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    stop_reason: String,
+    seconds: f64,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Outcome {
+    let assistant = args.decoding.load(&args.model)?;
+    let options = args.decoding.options(&assistant);
+    let begun = Instant::now();
+    let mut conversation = Conversation::default();
+    for path in &args.image {
+        conversation.show(assistant.see_file(path)?);
+    }
+    let answer = conversation.ask(&assistant, &args.question, &options, |piece| {
+        if !args.json {
+            print!("{piece}");
+            let _ = std::io::stdout().flush();
+        }
+        ControlFlow::Continue(())
+    })?;
+    if !args.json {
+        println!();
+        return Ok(());
+    }
+    print_json(&Report {
+        question: args.question,
+        answer: answer.text,
+        images: args.image,
+        model: args.model,
+        template: assistant.template().name().as_str().to_owned(),
+        prompt_tokens: answer.prompt_tokens,
+        new_tokens: answer.new_tokens,
+        stop_reason: format!("{:?}", answer.stop_reason),
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}

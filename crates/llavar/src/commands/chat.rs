@@ -1,0 +1,83 @@
+//! `llavar chat`: several turns in the terminal.
+
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use llavar_assistant::Conversation;
+
+use super::ask::Decoding;
+use crate::{
+    failure::{Class, Failure, Outcome},
+    progress::note,
+};
+
+const HELP: &str = "/image FILE shows a picture, /new starts over, /quit (or an empty line) ends";
+
+/// Talk about pictures in the terminal; answers stream.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Model folder.
+    #[arg(long, short)]
+    model: PathBuf,
+    /// Picture to begin with.
+    #[arg(long, short)]
+    image: Option<PathBuf>,
+    #[command(flatten)]
+    decoding: Decoding,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Outcome {
+    let assistant = args.decoding.load(&args.model)?;
+    let options = args.decoding.options(&assistant);
+    let mut conversation = Conversation::default();
+    if let Some(path) = &args.image {
+        conversation.show(assistant.see_file(path)?);
+    }
+    note(HELP);
+    let interactive = std::io::stdin().is_terminal();
+    for line in std::iter::once(Ok(String::new()))
+        .chain(std::io::stdin().lock().lines())
+        .skip(1)
+    {
+        let line = line.map_err(|error| Failure::new(Class::Failure, error))?;
+        let line = line.trim();
+        match line
+            .split_once(' ')
+            .map_or((line, ""), |(word, rest)| (word, rest.trim()))
+        {
+            ("", _) if interactive => break,
+            ("", _) => {}
+            ("/quit" | "/exit", _) => break,
+            ("/help", _) => note(HELP),
+            ("/new", _) => conversation = Conversation::default(),
+            ("/image", "") => note("error: /image needs a file"),
+            // A mistyped path must not end the conversation.
+            ("/image", path) => match assistant.see_file(Path::new(path)) {
+                Ok(picture) => {
+                    conversation.show(picture);
+                    note(format!("{path}: ask about it"));
+                }
+                Err(error) => note(Failure::from(error).to_string()),
+            },
+            (word, _) if word.starts_with('/') => {
+                note(format!("error: unknown command {word}; {HELP}"))
+            }
+            _ => {
+                let asked = conversation.ask(&assistant, line, &options, |piece| {
+                    print!("{piece}");
+                    let _ = std::io::stdout().flush();
+                    ControlFlow::Continue(())
+                });
+                println!();
+                if let Err(error) = asked {
+                    note(Failure::from(error).to_string());
+                }
+            }
+        }
+    }
+    Ok(())
+}

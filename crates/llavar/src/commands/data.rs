@@ -1,0 +1,278 @@
+//! `llavar data`: make, import and measure data sets.
+
+use std::path::PathBuf;
+
+use llavar_data::{
+    Dataset, Template, TemplateName, Tokenizer, import::sroie, stats::Stats,
+    write::write_llava_json,
+};
+use llavar_synth::{FontSet, ImageKind, SynthConfig, SynthError, WriteOptions, write_set};
+
+use super::print_json;
+use crate::{
+    failure::{Class, Failure, Outcome},
+    interrupt,
+    progress::{Progress, note},
+};
+
+/// Make, import and measure data sets.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Write synthetic documents with captions, questions, answers and word boxes.
+    Synth(SynthArgs),
+    /// Turn an official data set into LLaVA JSON.
+    Import(ImportArgs),
+    /// Count turns, images, words and tokens of a data set.
+    Stats(StatsArgs),
+}
+
+/// Runs the command.
+pub(crate) fn run(command: Command) -> Outcome {
+    match command {
+        Command::Synth(args) => synth(args),
+        Command::Import(args) => import(args),
+        Command::Stats(args) => stats(args),
+    }
+}
+
+/// Write synthetic documents with captions, questions, answers and word boxes.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: llavar data synth --out data/synth -n 1000 --set damage.blur=1.0\n\
+Training and held-out sets of one seed never show the same document: --split train, --split held_out."
+)]
+pub(crate) struct SynthArgs {
+    /// Folder to write to.
+    #[arg(long)]
+    out: PathBuf,
+    /// Pictures.
+    #[arg(short, long, default_value_t = 1000)]
+    number: u64,
+    /// Index of the first picture: a second part begins where the first ended.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// Settings to start from: default or quickstart.
+    #[arg(long, default_value = "default")]
+    profile: String,
+    /// Change a setting; may be repeated (see --print-config).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Seed of the set.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// all, train or held_out.
+    #[arg(long)]
+    split: Option<String>,
+    /// JPEG quality, 1 to 100; 0 writes PNG.
+    #[arg(long, default_value_t = 90)]
+    jpeg: u8,
+    /// Use the fonts of this system too (the set then depends on the machine).
+    #[arg(long)]
+    system_fonts: bool,
+    /// Print the settings as TOML and stop.
+    #[arg(long)]
+    print_config: bool,
+}
+
+fn synth(args: SynthArgs) -> Outcome {
+    let mut sets = args.sets;
+    sets.extend(args.seed.map(|seed| format!("seed={seed}")));
+    sets.extend(args.split.map(|split| format!("split={split}")));
+    let config = with_sets(
+        SynthConfig::profile(&args.profile).map_err(|e| Failure::new(Class::Usage, e))?,
+        &sets,
+    )?;
+    if args.print_config {
+        let text = toml::to_string(&config).map_err(|error| Failure::new(Class::Failure, error))?;
+        print!("{text}");
+        return Ok(());
+    }
+    let fonts = if args.system_fonts {
+        FontSet::with_system()?
+    } else {
+        FontSet::embedded()?
+    };
+    config
+        .validate_with(&fonts)
+        .map_err(|e| Failure::new(Class::Usage, e))?;
+    let images = if args.jpeg == 0 {
+        ImageKind::Png
+    } else {
+        ImageKind::Jpeg(args.jpeg)
+    };
+    let card = write_synth(
+        &config,
+        &fonts,
+        args.number,
+        &args.out,
+        WriteOptions {
+            images,
+            first: args.first,
+        },
+    )?;
+    println!(
+        "{}: {} pictures, {} facts",
+        args.out.display(),
+        card.pictures,
+        card.facts
+    );
+    Ok(())
+}
+
+/// Applies `key=value` to the settings; a dot reaches into a table.
+pub(crate) fn with_sets(config: SynthConfig, sets: &[String]) -> Outcome<SynthConfig> {
+    let fail = |reason: String| {
+        Failure::usage(reason).hint("`llavar data synth --print-config --out x` lists all keys")
+    };
+    let mut table =
+        toml::Table::try_from(&config).map_err(|error| Failure::new(Class::Failure, error))?;
+    for set in sets {
+        let (key, value) = set
+            .split_once('=')
+            .ok_or_else(|| fail(format!("`{set}` is not KEY=VALUE")))?;
+        // A bare word is a string.
+        let parsed = format!("v = {value}")
+            .parse::<toml::Table>()
+            .ok()
+            .and_then(|mut t| t.remove("v"))
+            .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+        let mut place = &mut table;
+        let mut parts: Vec<&str> = key.trim().split('.').collect();
+        let last = parts.pop().unwrap_or_default();
+        for part in parts {
+            place = place
+                .get_mut(part)
+                .and_then(toml::Value::as_table_mut)
+                .ok_or_else(|| fail(format!("`{key}`: there is no table `{part}`")))?;
+        }
+        place.insert(last.to_owned(), parsed);
+    }
+    let config: SynthConfig = toml::Value::Table(table)
+        .try_into()
+        .map_err(|error: toml::de::Error| fail(error.to_string()))?;
+    config
+        .validate()
+        .map_err(|e| Failure::new(Class::Usage, e))?;
+    Ok(config)
+}
+
+/// Writes a set with a progress bar; Ctrl-C stops between pictures.
+pub(crate) fn write_synth(
+    config: &SynthConfig,
+    fonts: &FontSet,
+    number: u64,
+    out: &std::path::Path,
+    options: WriteOptions,
+) -> Outcome<llavar_synth::SetCard> {
+    let stop = interrupt::stop_flag()?;
+    let bar = std::sync::Mutex::new(Progress::new("pictures", "pictures", number));
+    let card = write_set(config, fonts, number, out, &options, &|done, _| {
+        if let Ok(mut bar) = bar.lock() {
+            bar.set(done, String::new());
+        }
+        !stop.load(std::sync::atomic::Ordering::Relaxed)
+    });
+    match card {
+        Err(SynthError::Stopped { .. }) => Err(Failure::interrupted(format!(
+            "the set in {} is not complete",
+            out.display()
+        ))),
+        other => Ok(other?),
+    }
+}
+
+/// Turn an official data set into LLaVA JSON.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: llavar data import sroie SROIE2019 --split train --out sroie.json\n\
+Train with --set data_path=sroie.json --set image_folder=SROIE2019"
+)]
+pub(crate) struct ImportArgs {
+    /// Layout of the source: sroie.
+    layout: String,
+    /// Folder of the set as published.
+    root: PathBuf,
+    /// Part of the set: train or test.
+    #[arg(long, default_value = "train")]
+    split: String,
+    /// LLaVA JSON to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// Whole-sentence answers, each followed by a question for where it stands.
+    #[arg(long)]
+    duos: bool,
+}
+
+fn import(args: ImportArgs) -> Outcome {
+    if args.layout != "sroie" {
+        return Err(
+            Failure::usage(format!("unknown layout `{}`", args.layout)).hint("known: sroie")
+        );
+    }
+    let form = if args.duos {
+        sroie::AnswerForm::Duo
+    } else {
+        sroie::AnswerForm::Short
+    };
+    let imported = sroie::import(&args.root, &args.split, form)?;
+    for (what, names) in [
+        ("without an image, left out", &imported.missing_images),
+        ("without entities, left out", &imported.missing_entities),
+        ("without boxes", &imported.missing_boxes),
+        ("entities that are empty", &imported.empty_entities),
+        (
+            "entities not found among the boxes, left out",
+            &imported.unlocated,
+        ),
+    ] {
+        if !names.is_empty() {
+            note(format!("{} {what}: {}", names.len(), names.join(", ")));
+        }
+    }
+    for (receipt, reason) in &imported.unreadable {
+        note(format!("{receipt} cannot be read, left out: {reason}"));
+    }
+    let written = write_llava_json(&args.out, &imported.samples)?;
+    println!(
+        "{}: {written} samples, images below {}",
+        args.out.display(),
+        args.root.display()
+    );
+    Ok(())
+}
+
+/// Count turns, images, words and tokens of a data set.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatsArgs {
+    /// LLaVA JSON or JSONL.
+    data: PathBuf,
+    /// Count tokens with the tokenizer of this model folder too.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Conversation template for the token counts.
+    #[arg(long, default_value = "v1")]
+    version: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn stats(args: StatsArgs) -> Outcome {
+    let data = Dataset::open(&args.data, None)?;
+    let name: TemplateName = args
+        .version
+        .parse()
+        .map_err(|_| Failure::usage(format!("unknown conversation template `{}`", args.version)))?;
+    let template = Template::new(name);
+    let tokenizer = args
+        .model
+        .as_deref()
+        .map(Tokenizer::from_folder)
+        .transpose()?;
+    let stats = Stats::of_dataset(&data, tokenizer.as_ref().map(|t| (t, &template)));
+    if args.json {
+        return print_json(&stats);
+    }
+    print!("{stats}");
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! `llavar train`: a stage by recipe.
+
+use std::path::{Path, PathBuf};
+
+use llavar_train::{
+    NAMED_RECIPES, Observer, Outcome as TrainOutcome, Recipe, Resume, RunInfo, StepReport, Trainer,
+};
+
+use crate::{
+    failure::{Class, Failure, Outcome},
+    interrupt,
+    progress::{Progress, note},
+};
+
+/// Train a model: stage 1 (pretrain) or stage 2 (sft), as a recipe says.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: llavar train --recipe nano-sft --set model_name_or_path=models/nano \\\n  \
+--set data_path=data/data.json --set image_folder=data --out runs/sft"
+)]
+pub(crate) struct Args {
+    /// Name of a built-in recipe (see --list) or a TOML file.
+    #[arg(long, required_unless_present = "list")]
+    recipe: Option<String>,
+    /// Change a key of the recipe; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Run folder: logs, checkpoints, the trained model.
+    #[arg(long, required_unless_present_any = ["list", "dry_run"])]
+    out: Option<PathBuf>,
+    /// Go on from a checkpoint: `auto` takes the newest in the run folder, or name one.
+    #[arg(long, value_name = "auto|DIR")]
+    resume: Option<String>,
+    /// List the built-in recipes.
+    #[arg(long)]
+    list: bool,
+    /// Print the resolved recipe and stop.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Outcome {
+    if args.list {
+        for recipe in NAMED_RECIPES {
+            println!("{:<24} {}", recipe.name, recipe.description());
+        }
+        return Ok(());
+    }
+    let recipe = Recipe::resolve(args.recipe.as_deref().unwrap_or_default(), &args.sets)?;
+    if args.dry_run {
+        print!("{}", recipe.to_toml()?);
+        return Ok(());
+    }
+    let out = args.out.unwrap_or_default();
+    let resume = match args.resume.as_deref() {
+        None => Resume::No,
+        Some("auto") => Resume::Auto,
+        Some(dir) => Resume::From(dir.into()),
+    };
+    let mut trainer = Trainer::new(recipe, &out, resume)?;
+    let mut view = TrainView::new("train");
+    match trainer.run(&mut view, &*interrupt::stop_flag()?)? {
+        TrainOutcome::Finished { model, step } => {
+            view.finish();
+            println!("{} after {step} steps", model.display());
+            Ok(())
+        }
+        TrainOutcome::Interrupted { checkpoint, step } => Err(interrupted(&out, &checkpoint, step)),
+    }
+}
+
+/// What to say when a run was stopped.
+fn interrupted(out: &Path, checkpoint: &Path, step: u64) -> Failure {
+    Failure::interrupted(format!(
+        "after step {step}, saved in {}",
+        checkpoint.display()
+    ))
+    .hint(format!(
+        "the same command with `--resume auto` goes on; run folder: {}",
+        out.display()
+    ))
+}
+
+/// Draws a run on stderr and keeps its losses.
+pub(crate) struct TrainView {
+    name: String,
+    bar: Option<Progress>,
+    /// Loss of every step, nats a token.
+    pub(crate) losses: Vec<f32>,
+    seconds: f64,
+    images: f64,
+}
+
+impl TrainView {
+    /// A view of a stage called `name`.
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            bar: None,
+            losses: Vec::new(),
+            seconds: 0.0,
+            images: 0.0,
+        }
+    }
+
+    /// Ends the bar with a line of what was done.
+    pub(crate) fn finish(&mut self) {
+        let tail = self.losses.len().min(20).max(1);
+        let last: f32 = self.losses.iter().rev().take(tail).sum::<f32>() / tail as f32;
+        let text = format!(
+            "{}: {} steps in {:.0} s, {:.1} images/s, loss {:.3} -> {last:.3} nats/token",
+            self.name,
+            self.losses.len(),
+            self.seconds,
+            self.images / self.seconds.max(1e-9),
+            self.losses.first().copied().unwrap_or(f32::NAN),
+        );
+        match self.bar.take() {
+            Some(bar) => bar.finish(&text),
+            None => note(text),
+        }
+    }
+}
+
+impl Observer for TrainView {
+    fn on_start(&mut self, info: &RunInfo) {
+        note(format!(
+            "{}: {:.1} M parameters ({:.1} M train), {} samples, {} steps",
+            self.name,
+            info.parameters as f64 / 1e6,
+            info.trainable_parameters as f64 / 1e6,
+            info.samples,
+            info.total_steps,
+        ));
+        let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+        let m = &info.memory;
+        note(format!(
+            "memory plan: weights {:.2} GiB, gradients {:.2}, optimizer {:.2}, activations {:.2}, data {:.2}; together {:.2} GiB",
+            gib(m.weights),
+            gib(m.gradients),
+            gib(m.optimizer_states),
+            gib(m.activations),
+            gib(m.data),
+            gib(m.total()),
+        ));
+        if let Some(from) = &info.resumed_from {
+            note(format!(
+                "resumed at step {} from {}",
+                info.first_step,
+                from.display()
+            ));
+        }
+        self.bar = Some(Progress::new(&self.name, "steps", info.total_steps));
+    }
+
+    fn on_step(&mut self, r: &StepReport) {
+        self.losses.push(r.loss as f32);
+        self.seconds += r.seconds;
+        self.images += r.images_per_second * r.seconds;
+        if let Some(bar) = &mut self.bar {
+            bar.set(
+                r.step,
+                format!(
+                    "loss {:.3} lr {:.1e} |g| {:.2} {:.0} tok/s {:.1} img/s wait {:.0}% {:.1} GiB",
+                    r.loss,
+                    r.learning_rate,
+                    r.grad_norm.unwrap_or(f32::NAN),
+                    r.supervised_tokens_per_second,
+                    r.images_per_second,
+                    r.data_wait_percent,
+                    r.resident_bytes.unwrap_or(r.tensor_peak_bytes) as f64 / (1u64 << 30) as f64,
+                ),
+            );
+        }
+    }
+
+    fn on_checkpoint(&mut self, step: u64, path: &Path) {
+        if let Some(bar) = &self.bar {
+            bar.line(&format!("saved step {step} in {}", path.display()));
+        }
+    }
+
+    fn on_warning(&mut self, message: &str) {
+        match &self.bar {
+            Some(bar) => bar.line(&format!("warning: {message}")),
+            None => note(format!("warning: {message}")),
+        }
+    }
+}
+
+impl From<llavar_train::TrainError> for Failure {
+    fn from(error: llavar_train::TrainError) -> Self {
+        use llavar_train::TrainError as E;
+        let class = match &error {
+            error if error.is_disk_full() => Class::Resource,
+            E::Recipe { .. }
+            | E::RecipeSyntax { .. }
+            | E::RecipeType { .. }
+            | E::UnknownRecipe { .. } => Class::Usage,
+            E::RunFolderBusy { .. }
+            | E::RunFolderUsed { .. }
+            | E::RecipeChanged { .. }
+            | E::Setting { .. } => Class::Usage,
+            E::Save { .. } | E::Io { .. } => Class::Resource,
+            E::Workers | E::RecipeWrite { .. } => Class::Failure,
+            _ => Class::Data,
+        };
+        Self::new(class, error)
+    }
+}
