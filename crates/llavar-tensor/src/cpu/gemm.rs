@@ -1,8 +1,10 @@
 //! Matrix products on row-major slices.
 
+use half::bf16;
 use rayon::prelude::*;
 
-use super::dot;
+use super::{dot, kernel, transpose};
+use crate::memory::Buffer;
 
 /// How the second operand lies in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +17,14 @@ pub(crate) enum Layout {
     TN,
 }
 
-/// Below this many multiply-adds one thread is faster.
-const MIN_PARALLEL: usize = 64 * 64 * 64;
+/// Below this many multiply-adds (some 15 us with AVX-512) one thread is faster than waking the others.
+const MIN_PARALLEL: usize = 3 << 20;
+
+/// A product with a transposed matrix transposes one operand first from this many rows on.
+const MIN_TRANSPOSE_ROWS: usize = 16;
+
+/// And where its rows are a multiple of this long: 4 KiB, the distance at which cache lines share a set.
+const MIN_TRANSPOSE_STRIDE: usize = 1024;
 
 /// `C = beta C + A B` in the given layout, all row-major and contiguous. `beta` is 0 or 1; with 0 the
 /// old content of `c` is not read.
@@ -44,7 +52,10 @@ pub(crate) fn gemm(
         return;
     }
     if m == 1 && layout == Layout::NT {
-        return gemv(n, k, a, b, c, beta);
+        return gemv(n, k, c, beta, |i| dot(&a[..k], &b[i * k..(i + 1) * k]));
+    }
+    if layout == Layout::NT && m >= MIN_TRANSPOSE_ROWS && k.is_multiple_of(MIN_TRANSPOSE_STRIDE) {
+        return gemm_nt(m, n, k, a, b, c, beta);
     }
     let (a_rs, a_cs) = if layout == Layout::TN { (1, m) } else { (k, 1) };
     let (b_rs, b_cs) = if layout == Layout::NT { (1, k) } else { (n, 1) };
@@ -77,6 +88,23 @@ pub(crate) fn gemm(
             false,
             parallelism,
         );
+    }
+}
+
+/// `C = beta C + A B^T` by transposing whichever is less: `B`, or `A` and the result. The product's own
+/// packing of a transposed operand reads down the columns, and rows of 1,024 elements then evict each
+/// other from the cache: it would take longer than a product of a hundred rows.
+fn gemm_nt(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], beta: f32) {
+    if m * (n + k) < n * k {
+        let mut at = Buffer::<f32>::unspecified(k * m);
+        transpose(m, k, a, &mut at, false);
+        let mut ct = Buffer::<f32>::unspecified(n * m);
+        gemm(Layout::NN, n, m, k, b, &at, &mut ct, 0.0);
+        transpose(n, m, &ct, c, beta != 0.0);
+    } else {
+        let mut bt = Buffer::<f32>::unspecified(k * n);
+        transpose(n, k, b, &mut bt, false);
+        gemm(Layout::NN, m, n, k, a, &bt, c, beta);
     }
 }
 
@@ -150,11 +178,10 @@ pub(crate) fn gemm_serial(
 }
 
 /// One row times a transposed matrix: bound by reading `b` once, so rows of `b` are dotted directly.
-fn gemv(n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], beta: f32) {
-    let a = &a[..k];
+fn gemv(n: usize, k: usize, c: &mut [f32], beta: f32, row: impl Fn(usize) -> f32 + Sync) {
     let run = |first: usize, c: &mut [f32]| {
         for (i, c) in c.iter_mut().enumerate() {
-            let y = dot(a, &b[(first + i) * k..(first + i + 1) * k]);
+            let y = row(first + i);
             *c = if beta == 0.0 { y } else { *c + y };
         }
     };
@@ -169,6 +196,26 @@ fn gemv(n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], beta: f32) {
         .par_chunks_mut(per)
         .enumerate()
         .for_each(|(i, c)| run(i * per, c));
+}
+
+/// `c = beta c + B a` with `B [n, k]` in bf16, read once and never widened in memory.
+pub(crate) fn gemv_bf16(n: usize, k: usize, a: &[f32], b: &[bf16], c: &mut [f32], beta: f32) {
+    gemv(n, k, c, beta, |i| dot_bf16(&a[..k], &b[i * k..(i + 1) * k]));
+}
+
+kernel! {
+    /// Dot product with a row of bf16, each of which is the upper half of an f32.
+    fn dot_bf16(a: &[f32], b: &[bf16]) -> f32 {
+        let (mut wide, mut total) = ([0.0f32; 512], 0.0);
+        for (a, b) in a.chunks(wide.len()).zip(b.chunks(wide.len())) {
+            let wide = &mut wide[..b.len()];
+            for (wide, b) in wide.iter_mut().zip(b) {
+                *wide = f32::from_bits(u32::from(b.to_bits()) << 16);
+            }
+            total += dot(a, wide);
+        }
+        total
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let shifted = clamped.mul_add(std::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
     // ln 2 in two parts, so that r is exact.
-    let r = n.mul_add(-0.693_359_375, clamped);
+    let r = n.mul_add(-0.693_359_4, clamped);
     let r = n.mul_add(2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4f32;
     p = p.mul_add(r, 1.398_199_9e-3);

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-/// Below this many elements one thread is faster than waking the others (about 10 us of work).
-const MIN_PARALLEL: usize = 16 << 10;
+/// Below this many elements one thread is faster than waking the others (about 5 us of work).
+const MIN_PARALLEL: usize = 32 << 10;
 
 /// A loop nest too long to be inlined as a closure of [`simd`], which would leave it compiled for the
 /// oldest processor: a struct of its arguments whose `call` is `#[inline(always)]`.

@@ -68,26 +68,25 @@ impl Tape {
             )?;
         }
 
-        let w = widened(&weight.value())?;
-        let b = bias.map(|b| widened(&b.value())).transpose()?;
-        let mut out = Buffer::<f32>::unspecified(rows * n);
-        let beta = prefill(&mut out, n, b.as_ref(), residual)?;
-        cpu::gemm(
-            Layout::NT,
-            rows,
-            n,
-            k,
-            x.value().data()?,
-            w.data()?,
-            &mut out,
-            beta,
-        );
-        let out = Tensor::from_buffer(out, &shape);
-
         let biases: Vec<&Param> = bias.into_iter().collect();
         let mut inputs = vec![x];
         inputs.extend(residual);
-        if !self.needs_grad(&inputs, &[&[weight], &biases[..]].concat()) {
+        let needs_grad = self.needs_grad(&inputs, &[&[weight], &biases[..]].concat());
+
+        let w = weight.value();
+        let b = bias.map(|b| widened(&b.value())).transpose()?;
+        let mut out = Buffer::<f32>::unspecified(rows * n);
+        let beta = prefill(&mut out, n, b.as_ref(), residual)?;
+        let input = x.value().data::<f32>()?;
+        if rows == 1 && w.dtype() == crate::DType::BF16 && !needs_grad {
+            // One token: time is that of reading the weight, so it is read as it lies.
+            cpu::gemv_bf16(n, k, input, w.data()?, &mut out, beta);
+            return Ok(Var::constant(Tensor::from_buffer(out, &shape)));
+        }
+        let w = widened(&w)?;
+        cpu::gemm(Layout::NT, rows, n, k, input, w.data()?, &mut out, beta);
+        let out = Tensor::from_buffer(out, &shape);
+        if !needs_grad {
             return Ok(Var::constant(out));
         }
         let (x, weight, bias, residual) =

@@ -123,7 +123,7 @@ impl Tape {
         let width = gate_up.value().last_dim();
         ensure_shape(
             "swiglu",
-            width % 2 == 0,
+            width.is_multiple_of(2),
             || "[.., even]".into(),
             gate_up.shape(),
         )?;
