@@ -20,6 +20,10 @@ pub(crate) enum Layout {
 /// Below this many multiply-adds (some 15 us with AVX-512) one thread is faster than waking the others.
 const MIN_PARALLEL: usize = 3 << 20;
 
+/// Up to this many rows a product with a transposed matrix is parted by columns, so that each thread
+/// packs its own rows of that matrix; beyond, the product's own parts are as fast.
+const MAX_COLUMN_PARTS_ROWS: usize = 256;
+
 /// A product with a transposed matrix transposes one operand first from this many rows on.
 const MIN_TRANSPOSE_ROWS: usize = 16;
 
@@ -61,6 +65,8 @@ pub(crate) fn gemm(
     let (b_rs, b_cs) = if layout == Layout::NT { (1, k) } else { (n, 1) };
     let parallelism = if m * n * k < MIN_PARALLEL {
         gemm::Parallelism::None
+    } else if layout == Layout::NT && m <= MAX_COLUMN_PARTS_ROWS && n >= 2 * MIN_PART_COLUMNS {
+        return gemm_nt_columns(m, n, k, a, b, c, beta);
     } else {
         gemm::Parallelism::Rayon(rayon::current_num_threads())
     };
@@ -106,6 +112,55 @@ fn gemm_nt(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], be
         transpose(n, k, b, &mut bt, false);
         gemm(Layout::NN, m, n, k, a, &bt, c, beta);
     }
+}
+
+/// Fewest columns of a part.
+const MIN_PART_COLUMNS: usize = 64;
+
+/// `C = beta C + A B^T` in parts of columns. The parts depend on `n` alone, so results do not depend on
+/// the number of threads.
+fn gemm_nt_columns(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], beta: f32) {
+    /// The result, of which every task writes other columns.
+    struct Shared(*mut f32);
+    // SAFETY: tasks write disjoint columns, and the exclusive borrow of `c` outlives them.
+    unsafe impl Sync for Shared {}
+
+    let parts = 1 << (n / MIN_PART_COLUMNS).ilog2().min(4);
+    let per = n.div_ceil(parts).next_multiple_of(16);
+    assert!(
+        a.len() >= m * k && b.len() >= n * k && c.len() >= m * n,
+        "gemm: slices shorter than their shapes"
+    );
+    let c = &Shared(c.as_mut_ptr());
+    (0..n.div_ceil(per)).into_par_iter().for_each(|part| {
+        let first = part * per;
+        let b = &b[first * k..n.min(first + per) * k];
+        // SAFETY: the lengths were checked above; this task alone writes columns `first..first + per`
+        // of `c`, which overlaps neither operand.
+        unsafe {
+            gemm::gemm(
+                m,
+                b.len() / k,
+                k,
+                c.0.add(first),
+                1,
+                n as isize,
+                beta != 0.0,
+                a.as_ptr(),
+                1,
+                k as isize,
+                b.as_ptr(),
+                k as isize,
+                1,
+                beta,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    });
 }
 
 /// Rows of a row-major matrix that lie `stride` elements apart.
@@ -234,6 +289,13 @@ mod tests {
                     rng.random_range(1..70),
                     rng.random_range(0..70),
                 ),
+            };
+            // Once each: parts of columns, a transposed B, a transposed A.
+            let (m, n, k) = match case {
+                1 => (150, 201, 130),
+                2 => (40, 35, 1024),
+                4 => (17, 70, 1024),
+                _ => (m, n, k),
             };
             let mut random = |len: usize| {
                 (0..len)
