@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | language model | normal, `initializer_range` (0.02) | none |
 //! | CLIP | normal; attention `d^-1/2 (2 layers)^-1/2` (out `d^-1/2`), fc1 `(2d)^-1/2`, fc2 as attention, class `d^-1/2`, patches and positions 0.02 | 0 |
-//! | ConvNeXt | truncated normal 0.02; layer scale `convnext_config.layer_scale_init_value` (1e-6) | 0 |
+//! | ConvNeXt | truncated normal 0.02, or as a PyTorch linear layer where `convnext_config.initializer` is `fan_in` (narrow towers: 0.02 suits widths of hundreds); layer scale `convnext_config.layer_scale_init_value` (1e-6) | 0 |
 //! | adapters | `*_conv` Xavier-uniform, `*_proj` zero, gate as a PyTorch linear layer | 0 |
 //! | fusion, projector | PyTorch linear layer: uniform within `fan_in^-1/2` | the same |
 //!
@@ -47,6 +47,7 @@ pub(crate) struct Initializer {
     seed: u64,
     initializer_range: f64,
     layer_scale: f32,
+    convnext_fan_in: bool,
     clip_width: f64,
     clip_layers: f64,
 }
@@ -75,6 +76,10 @@ impl Initializer {
             initializer_range: number(json.get("initializer_range"), 0.02),
             layer_scale: number(convnext.and_then(|c| c.get("layer_scale_init_value")), 1e-6)
                 as f32,
+            convnext_fan_in: convnext
+                .and_then(|c| c.get("initializer"))
+                .and_then(Value::as_str)
+                == Some("fan_in"),
             clip_width: width as f64,
             clip_layers: layers as f64,
         }
@@ -138,6 +143,7 @@ impl Initializer {
         let is_vector = self.shapes.get(name).is_none_or(|shape| shape.len() == 1);
         match (is_bias, is_vector) {
             (true, _) => Law::Constant(0.0),
+            (false, false) if self.convnext_fan_in => self.torch_linear(name),
             (false, false) => Law::TruncatedNormal(0.02),
             (false, true) if is_layer_scale(name) => Law::Constant(self.layer_scale),
             (false, true) => Law::Constant(1.0),

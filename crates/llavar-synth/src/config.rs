@@ -220,6 +220,8 @@ pub struct SynthConfig {
     pub cents: bool,
     /// Most facts asked for in one picture; each is one extractive and one self-explain pair.
     pub max_facts: u32,
+    /// Share of pictures in `data.json` whose facts are each followed by a self-explain pair, 0 to 1.
+    pub self_explain: f32,
     /// Fields that may be asked for, such as `total`; empty for all. See [`crate::fields`].
     pub fields: Vec<String>,
     /// Different wordings used for each question and answer; 0 for all that there are.
@@ -249,6 +251,7 @@ impl Default for SynthConfig {
             amount_digits: 3,
             cents: true,
             max_facts: 5,
+            self_explain: 1.0,
             fields: Vec::new(),
             phrasings: 0,
             damage: Damage::level(0.35),
@@ -261,11 +264,11 @@ impl SynthConfig {
     ///
     /// * `default`: all kinds, fonts and wordings, 576 to 960 px, light damage.
     /// * `quickstart`: what a model of some ten million parameters can learn to read from scratch in
-    ///   minutes: signs, receipts and book covers of 384 px in one bold face, black on white, in fixed
-    ///   layouts, with two or three facts each from a **closed vocabulary** (12 words a list, amounts
-    ///   of at most two digits) and one wording a question. Every single word and digit of a held-out
-    ///   picture occurs in training too; its combination does not. It shows that reading works, not
-    ///   that the model reads any word.
+    ///   minutes: signs, receipts and forms of 384 px in one bold face, black on white, in fixed
+    ///   layouts; asked for are names of places, shops, people and towns from a **closed vocabulary**
+    ///   (12 words a list) with one wording a question, one picture in five with self-explain pairs.
+    ///   Every single word of a held-out picture occurs in training too; its combination does not. It
+    ///   shows that reading works, not that the model reads any word.
     ///
     /// # Errors
     /// [`SynthError::UnknownProfile`], naming those that exist.
@@ -273,7 +276,11 @@ impl SynthConfig {
         match name {
             "default" => Ok(Self::default()),
             "quickstart" => Ok(Self {
-                kinds: vec![DocKind::Sign, DocKind::Receipt, DocKind::BookCover],
+                kinds: vec![DocKind::Sign, DocKind::Receipt, DocKind::Form],
+                fields: ["destination", "shop", "name", "city"]
+                    .map(str::to_owned)
+                    .to_vec(),
+                self_explain: 0.2,
                 width: [384, 384],
                 height: [384, 384],
                 square: true,
@@ -352,6 +359,7 @@ impl SynthConfig {
         }
         for (key, value, high) in [
             ("made_up", self.made_up, 1.0),
+            ("self_explain", self.self_explain, 1.0),
             ("damage.share", self.damage.share, 1.0),
             ("damage.rotation", self.damage.rotation, 15.0),
             ("damage.perspective", self.damage.perspective, 0.1),

@@ -102,7 +102,8 @@ struct Records {
 ///
 /// * `images/KIND_INDEX.jpg` (or `.png`),
 /// * `data.json`: LLaVA JSON, per picture extractive question and answer, self-explain question and
-///   answer, and so on for each fact; `<image>\n` in front of the first human turn,
+///   answer (see [`SynthConfig::self_explain`]), and so on for each fact; `<image>\n` in front of the
+///   first human turn,
 /// * `captions.json`: LLaVA JSON, one round "describe" and the caption (stage 1),
 /// * `transcriptions.json`: LLaVA JSON, one round "read" and the whole text,
 /// * `words.jsonl`: word boxes, `facts.jsonl`: [`FactRecord`]s, `card.json`: [`SetCard`].
@@ -227,13 +228,17 @@ fn records(
     let mut rng = Rng::new(config.seed, index, 2, 0);
     let turn = |from: &str, value: String| json!({"from": from, "value": value});
     let sample = |turns: Vec<Value>| json!({"id": id, "image": image, "conversations": turns});
+    // A stream of its own: the share changes no other choice.
+    let explain = Rng::new(config.seed, index, 3, 0).chance(config.self_explain);
     let mut turns = Vec::new();
     for duo in &document.duos {
         let front = if turns.is_empty() { "<image>\n" } else { "" };
         turns.push(turn("human", format!("{front}{}", duo.extractive_question)));
         turns.push(turn("gpt", duo.extractive_answer.clone()));
-        turns.push(turn("human", duo.self_explain_question.clone()));
-        turns.push(turn("gpt", duo.self_explain_answer.clone()));
+        if explain {
+            turns.push(turn("human", duo.self_explain_question.clone()));
+            turns.push(turn("gpt", duo.self_explain_answer.clone()));
+        }
     }
     let mut round = |list: &[&str], answer: &str| {
         let limit = if config.phrasings == 0 {

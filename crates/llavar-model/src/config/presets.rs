@@ -148,7 +148,8 @@ fn nano() -> Value {
             "depths": [2, 2, 6, 2],
             "dims": [48, 96, 192, 384],
             // The published 1e-6 suits weights that are loaded; from scratch the blocks must count.
-            "layer_scale_init_value": 1.0
+            "layer_scale_init_value": 0.1,
+            "initializer": "fan_in"
         }
     })
 }

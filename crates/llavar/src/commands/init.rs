@@ -55,7 +55,14 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     let (tokenizer, config) = match &args.tokenizer {
         Some(path) => given_tokenizer(path)?,
-        None => trained_tokenizer(&args.text, args.vocab_size, preset)?,
+        None => {
+            let template = match preset {
+                Preset::Phi35Mini => TemplateName::Phi3Instruct,
+                Preset::Llama31Instruct => TemplateName::Llama3,
+                Preset::Nano | Preset::Vicuna15 => TemplateName::V1,
+            };
+            trained_tokenizer(&args.text, args.vocab_size, template)?
+        }
     };
     let model = build(preset, &tokenizer, &config, args.seed, Vec::new())?;
     save(&model, &tokenizer, &config, &args.out)?;
@@ -125,33 +132,26 @@ pub(crate) fn save(
     Ok(model.save(out, Some(files.path()))?)
 }
 
-/// Trains a byte-level BPE on the texts of LLaVA sets or of plain text files.
+/// Trains a byte-level BPE on the texts of LLaVA sets, as `template` renders them, or of plain text
+/// files: the template's own words are in every prompt and so are worth entries too.
 pub(crate) fn trained_tokenizer(
     files: &[PathBuf],
     vocab_size: usize,
-    preset: Preset,
+    template: TemplateName,
 ) -> Outcome<(String, String)> {
-    // The words of the conversation template are in every prompt, so they are worth entries too. (The
-    // markers of other templates are special tokens.)
-    let template = (preset == Preset::Nano || preset == Preset::Vicuna15)
-        .then(|| Template::new(TemplateName::V1));
+    let mut options = BpeOptions::new(vocab_size);
+    match template {
+        TemplateName::Phi3Instruct => options = options.with_phi3_tokens(),
+        TemplateName::Llama3 => options = options.with_llama3_tokens(),
+        _ => {}
+    }
+    let template = Template::new(template);
     let mut texts = Vec::new();
     for path in files {
         let llava = path
             .extension()
             .is_some_and(|e| e.eq_ignore_ascii_case("json") || e.eq_ignore_ascii_case("jsonl"));
-        if llava {
-            for sample in Dataset::open(path, None)?.iter() {
-                let sample = sample?;
-                match template
-                    .as_ref()
-                    .and_then(|t| t.render(&Message::from_sample(&sample), false).ok())
-                {
-                    Some(prompt) => texts.push(prompt.text().replace(llavar_data::IMAGE_TAG, "")),
-                    None => texts.extend(sample.conversations.into_iter().map(|turn| turn.value)),
-                }
-            }
-        } else {
+        if !llava {
             let text = fs::read_to_string(path).map_err(|error| {
                 Failure::new(
                     Class::Data,
@@ -159,13 +159,22 @@ pub(crate) fn trained_tokenizer(
                 )
             })?;
             texts.extend(text.lines().map(str::to_owned));
+            continue;
         }
-    }
-    let mut options = BpeOptions::new(vocab_size);
-    match preset {
-        Preset::Phi35Mini => options = options.with_phi3_tokens(),
-        Preset::Llama31Instruct => options = options.with_llama3_tokens(),
-        _ => {}
+        for sample in Dataset::open(path, None)?.iter() {
+            let sample = sample?;
+            let Ok(prompt) = template.render(&Message::from_sample(&sample), false) else {
+                texts.extend(sample.conversations.into_iter().map(|turn| turn.value));
+                continue;
+            };
+            // Markers are entries already; learning their letters would be a waste.
+            let markers = options
+                .extra_special
+                .iter()
+                .map(String::as_str)
+                .chain([llavar_data::IMAGE_TAG, "</s>"]);
+            texts.push(markers.fold(prompt.text(), |text, marker| text.replace(marker, "")));
+        }
     }
     Ok(train_bpe(texts.iter(), &options)?)
 }

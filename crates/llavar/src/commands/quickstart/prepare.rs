@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use llavar_data::{Dataset, Role, Sample, write::write_llava_json};
+use llavar_data::{Dataset, Role, Sample, TemplateName, write::write_llava_json};
 use llavar_model::{LlavaModel, config::Preset};
 use llavar_synth::{FontSet, ImageKind, Split, SynthConfig, WriteOptions, read_facts};
 use serde_json::{Value, json};
@@ -199,7 +199,7 @@ fn first_round(sample: &Sample) -> Option<Sample> {
 /// An untrained model with a vocabulary of the training texts; returns it and its folder.
 pub(super) fn model(set: &Prepared, seed: u64, out: &Path) -> Outcome<(LlavaModel, PathBuf)> {
     let files = [set.train.clone(), set.pretrain.clone()];
-    let (tokenizer, config) = init::trained_tokenizer(&files, 640, Preset::Nano)?;
+    let (tokenizer, config) = init::trained_tokenizer(&files, 640, TemplateName::Phi3Instruct)?;
     let model = init::build(Preset::Nano, &tokenizer, &config, seed, tiny())?;
     let folder = out.join("untrained");
     init::save(&model, &tokenizer, &config, &folder)?;
@@ -207,9 +207,12 @@ pub(super) fn model(set: &Prepared, seed: u64, out: &Path) -> Outcome<(LlavaMode
 }
 
 /// Smaller than the nano preset in every number: both paths see 128 px and give 4 x 4 positions, so that
-/// a step takes a fraction of a second on two cores.
+/// a step takes a fraction of a second on two cores. A Phi-3, as the smallest published model is: its
+/// conversation template is short, which counts where a prompt has no more tokens than this.
 fn tiny() -> Vec<(String, Value)> {
     let keys = [
+        ("architectures", json!(["LlavaPhiForCausalLM"])),
+        ("model_type", json!("llava_phi")),
         ("input_image_size", json!(128)),
         ("num_hidden_layers", json!(4)),
         ("tokenizer_model_max_length", json!(512)),
@@ -222,7 +225,10 @@ fn tiny() -> Vec<(String, Value)> {
         ),
         (
             "convnext_config",
-            json!({ "depths": [1, 1, 3, 1], "dims": [24, 48, 96, 192] }),
+            json!({
+                "depths": [1, 1, 3, 1], "dims": [24, 48, 96, 192],
+                "layer_scale_init_value": 0.1, "initializer": "fan_in"
+            }),
         ),
     ];
     keys.map(|(key, value)| (key.to_owned(), value)).to_vec()
