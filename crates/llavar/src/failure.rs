@@ -6,6 +6,8 @@ use std::{error::Error as StdError, fmt, path::PathBuf};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Class {
+    /// The reader of our output has gone, having seen what it wanted; nothing is printed.
+    ReaderGone = 0,
     /// Something failed.
     Failure = 1,
     /// The command line or a recipe is wrong.
@@ -42,6 +44,22 @@ impl Failure {
         self
     }
 
+    /// As [`Failure::hint`], where there is one.
+    pub(crate) fn maybe_hint(mut self, hint: Option<&str>) -> Self {
+        self.hint = hint.map(str::to_owned).or(self.hint);
+        self
+    }
+
+    /// Our output ended in a closed pipe, as with `| head`.
+    pub(crate) fn reader_gone() -> Self {
+        Self::new(Class::ReaderGone, "the reader of the output has gone")
+    }
+
+    /// Whether the user need not hear of it.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.class == Class::ReaderGone
+    }
+
     /// A wrong command line.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Class::Usage, message.into())
@@ -75,11 +93,12 @@ impl fmt::Display for Failure {
         } else {
             "error"
         };
-        write!(f, "{head}: {}", self.source)?;
-        let mut shown = self.source.to_string();
+        // Some libraries end their messages with a line break.
+        let mut shown = self.source.to_string().trim_end().to_owned();
+        write!(f, "{head}: {shown}")?;
         let mut cause = self.source.source();
         while let Some(error) = cause {
-            let text = error.to_string();
+            let text = error.to_string().trim_end().to_owned();
             // Messages often quote their cause already.
             if !shown.contains(&text) {
                 write!(f, "\n  caused by: {text}")?;
@@ -94,7 +113,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Implements `From` for library errors, each in its class.
+/// Implements `From` for library errors, each in its class; those that deserve a hint: [`crate::hints`].
 macro_rules! classes {
     ($($error:ty => $class:ident),* $(,)?) => {
         $(impl From<$error> for Failure {
@@ -105,13 +124,8 @@ macro_rules! classes {
     };
 }
 classes! {
-    llavar_data::Error => Data,
-    llavar_image::ImageError => Data,
-    llavar_synth::SynthError => Failure,
     llavar_model::config::ConfigError => Data,
-    llavar_model::ModelError => Data,
     llavar_tensor::Error => Failure,
-    llavar_assistant::Error => Data,
 }
 
 /// Result of a command.

@@ -7,6 +7,13 @@ use std::sync::{
 
 use crate::failure::{Class, Failure, Outcome};
 
+/// Writing past `ulimit -f` is an error like a full disk, not the end of the process.
+pub(crate) fn file_size_limit_is_an_error() {
+    // The default action of the signal ends the process; with any handler the write fails instead.
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+}
+
 /// The flag that the first signal sets; installs the handler on the first call.
 pub(crate) fn stop_flag() -> Outcome<Arc<AtomicBool>> {
     static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();

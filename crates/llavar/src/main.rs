@@ -2,6 +2,8 @@
 
 mod commands;
 mod failure;
+mod faults;
+mod hints;
 mod interrupt;
 mod progress;
 
@@ -38,18 +40,22 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    interrupt::file_size_limit_is_an_error();
+    let command = Cli::parse().command;
+    let done = faults::guarded(|| match command {
         Command::Quickstart(args) => commands::quickstart::run(args),
         Command::Init(args) => commands::init::run(args),
         Command::Data(command) => commands::data::run(command),
         Command::Train(args) => commands::train::run(args),
         Command::Ask(args) => commands::ask::run(args),
         Command::Chat(args) => commands::chat::run(args),
-    };
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            progress::note(failure.to_string());
+            if !failure.is_silent() {
+                progress::note(failure.to_string());
+            }
             ExitCode::from(failure.exit_code())
         }
     }

@@ -1,12 +1,16 @@
 //! Progress and notes on stderr; results go to stdout.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A line for people, on stderr.
 pub(crate) fn note(text: impl AsRef<str>) {
-    eprintln!("{}", text.as_ref());
+    // Nobody may be left to read it; that must not end the work.
+    let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
 }
 
 /// A bar with rate and time to go. Where stderr is no terminal (a log file, CI) it draws nothing, and

@@ -1,14 +1,14 @@
 //! `llavar ask`: one question about one or more pictures.
 
-use std::{io::Write, ops::ControlFlow, path::PathBuf, time::Instant};
+use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 use llavar_assistant::{Assistant, Conversation};
 use llavar_data::TemplateName;
-use llavar_model::generation::GenerationOptions;
+use llavar_model::generation::{GenerationOptions, StopReason};
 use serde::Serialize;
 
-use super::print_json;
-use crate::failure::{Failure, Outcome};
+use super::{print, print_json};
+use crate::failure::{Class, Failure, Outcome};
 
 /// Ask one question about one or more pictures.
 #[derive(Debug, clap::Args)]
@@ -41,10 +41,10 @@ pub(crate) struct Decoding {
     #[arg(long, default_value_t = 512)]
     max_new_tokens: usize,
     /// 0 always takes the most likely token.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Sample from the smallest set of tokens with this probability mass.
-    #[arg(long = "top-p", alias = "top_p")]
+    #[arg(long = "top-p", alias = "top_p", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Sample from this many most likely tokens.
     #[arg(long = "top-k", alias = "top_k")]
@@ -71,6 +71,18 @@ impl Decoding {
                 })
             })
             .transpose()?;
+        if !model.is_dir() {
+            let what = if model.exists() {
+                "is a file"
+            } else {
+                "does not exist"
+            };
+            return Err(Failure::new(
+                Class::Data,
+                format!("model folder {} {what}", model.display()),
+            )
+            .hint("give a folder with config.json, weights and tokenizer; `llavar init` or `llavar quickstart` makes one"));
+        }
         Ok(Assistant::load(model, template)?)
     }
 
@@ -110,16 +122,20 @@ pub(crate) fn run(args: Args) -> Outcome {
     for path in &args.image {
         conversation.show(assistant.see_file(path)?);
     }
+    let mut shown = Ok(());
     let answer = conversation.ask(&assistant, &args.question, &options, |piece| {
         if !args.json {
-            print!("{piece}");
-            let _ = std::io::stdout().flush();
+            shown = print(piece);
         }
-        ControlFlow::Continue(())
+        // Nobody reads on: no reason to go on.
+        match shown {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
     })?;
+    shown?;
     if !args.json {
-        println!();
-        return Ok(());
+        return print("\n");
     }
     print_json(&Report {
         question: args.question,
@@ -129,7 +145,14 @@ pub(crate) fn run(args: Args) -> Outcome {
         template: assistant.template().name().as_str().to_owned(),
         prompt_tokens: answer.prompt_tokens,
         new_tokens: answer.new_tokens,
-        stop_reason: format!("{:?}", answer.stop_reason),
+        stop_reason: match answer.stop_reason {
+            StopReason::StopId(_) => "stop_id",
+            StopReason::StopString(_) => "stop_string",
+            StopReason::MaxNewTokens => "max_new_tokens",
+            StopReason::ContextFull => "context_full",
+            StopReason::Callback => "callback",
+        }
+        .to_owned(),
         seconds: begun.elapsed().as_secs_f64(),
     })
 }

@@ -1,14 +1,14 @@
 //! `llavar chat`: several turns in the terminal.
 
 use std::{
-    io::{BufRead, IsTerminal, Write},
+    io::{BufRead, IsTerminal},
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use llavar_assistant::Conversation;
 
-use super::ask::Decoding;
+use super::{ask::Decoding, print};
 use crate::{
     failure::{Class, Failure, Outcome},
     progress::note,
@@ -67,12 +67,16 @@ pub(crate) fn run(args: Args) -> Outcome {
                 note(format!("error: unknown command {word}; {HELP}"))
             }
             _ => {
+                let mut shown = Ok(());
                 let asked = conversation.ask(&assistant, line, &options, |piece| {
-                    print!("{piece}");
-                    let _ = std::io::stdout().flush();
-                    ControlFlow::Continue(())
+                    shown = print(piece);
+                    match shown {
+                        Ok(()) => ControlFlow::Continue(()),
+                        Err(_) => ControlFlow::Break(()),
+                    }
                 });
-                println!();
+                shown?;
+                print("\n")?;
                 if let Err(error) = asked {
                     note(Failure::from(error).to_string());
                 }

@@ -1,6 +1,9 @@
 //! `llavar data`: make, import and measure data sets.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use llavar_data::{
     Dataset, Template, TemplateName, Tokenizer, import::sroie, stats::Stats,
@@ -8,7 +11,7 @@ use llavar_data::{
 };
 use llavar_synth::{FontSet, ImageKind, SynthConfig, SynthError, WriteOptions, write_set};
 
-use super::print_json;
+use super::{print, print_json};
 use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
@@ -43,10 +46,10 @@ Training and held-out sets of one seed never show the same document: --split tra
 )]
 pub(crate) struct SynthArgs {
     /// Folder to write to.
-    #[arg(long)]
-    out: PathBuf,
+    #[arg(long, required_unless_present = "print_config")]
+    out: Option<PathBuf>,
     /// Pictures.
-    #[arg(short, long, default_value_t = 1000)]
+    #[arg(short, long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     number: u64,
     /// Index of the first picture: a second part begins where the first ended.
     #[arg(long, default_value_t = 0)]
@@ -64,7 +67,7 @@ pub(crate) struct SynthArgs {
     #[arg(long)]
     split: Option<String>,
     /// JPEG quality, 1 to 100; 0 writes PNG.
-    #[arg(long, default_value_t = 90)]
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u8).range(0..=100))]
     jpeg: u8,
     /// Use the fonts of this system too (the set then depends on the machine).
     #[arg(long)]
@@ -72,6 +75,9 @@ pub(crate) struct SynthArgs {
     /// Print the settings as TOML and stop.
     #[arg(long)]
     print_config: bool,
+    /// Write over a set that is there already.
+    #[arg(long)]
+    force: bool,
 }
 
 fn synth(args: SynthArgs) -> Outcome {
@@ -84,9 +90,10 @@ fn synth(args: SynthArgs) -> Outcome {
     )?;
     if args.print_config {
         let text = toml::to_string(&config).map_err(|error| Failure::new(Class::Failure, error))?;
-        print!("{text}");
-        return Ok(());
+        return print(text);
     }
+    let out = args.out.unwrap_or_default();
+    not_there(&out.join("data.json"), args.force)?;
     let fonts = if args.system_fonts {
         FontSet::with_system()?
     } else {
@@ -104,25 +111,33 @@ fn synth(args: SynthArgs) -> Outcome {
         &config,
         &fonts,
         args.number,
-        &args.out,
+        &out,
         WriteOptions {
             images,
             first: args.first,
         },
     )?;
-    println!(
-        "{}: {} pictures, {} facts",
-        args.out.display(),
+    print(format!(
+        "{}: {} pictures, {} facts\n",
+        out.display(),
         card.pictures,
         card.facts
-    );
+    ))
+}
+
+/// Refuses to write over a file, unless the user asks for it.
+fn not_there(path: &Path, force: bool) -> Outcome {
+    if path.exists() && !force {
+        return Err(Failure::usage(format!("{} exists already", path.display()))
+            .hint("choose another --out, or give --force to write over it"));
+    }
     Ok(())
 }
 
 /// Applies `key=value` to the settings; a dot reaches into a table.
 pub(crate) fn with_sets(config: SynthConfig, sets: &[String]) -> Outcome<SynthConfig> {
     let fail = |reason: String| {
-        Failure::usage(reason).hint("`llavar data synth --print-config --out x` lists all keys")
+        Failure::usage(reason).hint("`llavar data synth --print-config` lists all keys")
     };
     let mut table =
         toml::Table::try_from(&config).map_err(|error| Failure::new(Class::Failure, error))?;
@@ -201,6 +216,9 @@ pub(crate) struct ImportArgs {
     /// Whole-sentence answers, each followed by a question for where it stands.
     #[arg(long)]
     duos: bool,
+    /// Write over a file that is there already.
+    #[arg(long)]
+    force: bool,
 }
 
 fn import(args: ImportArgs) -> Outcome {
@@ -209,6 +227,7 @@ fn import(args: ImportArgs) -> Outcome {
             Failure::usage(format!("unknown layout `{}`", args.layout)).hint("known: sroie")
         );
     }
+    not_there(&args.out, args.force)?;
     let form = if args.duos {
         sroie::AnswerForm::Duo
     } else {
@@ -232,13 +251,18 @@ fn import(args: ImportArgs) -> Outcome {
     for (receipt, reason) in &imported.unreadable {
         note(format!("{receipt} cannot be read, left out: {reason}"));
     }
-    let written = write_llava_json(&args.out, &imported.samples)?;
-    println!(
-        "{}: {written} samples, images below {}",
+    if let Some(folder) = args.out.parent() {
+        fs::create_dir_all(folder).map_err(|error| Failure::write(folder, &error))?;
+    }
+    let written = write_llava_json(&args.out, &imported.samples).map_err(|error| match error {
+        llavar_data::Error::Io { path, source } => Failure::write(path, &source),
+        other => other.into(),
+    })?;
+    print(format!(
+        "{}: {written} samples, images below {}\n",
         args.out.display(),
         args.root.display()
-    );
-    Ok(())
+    ))
 }
 
 /// Count turns, images, words and tokens of a data set.
@@ -262,7 +286,7 @@ fn stats(args: StatsArgs) -> Outcome {
     let name: TemplateName = args
         .version
         .parse()
-        .map_err(|_| Failure::usage(format!("unknown conversation template `{}`", args.version)))?;
+        .map_err(|error: llavar_data::Error| Failure::new(Class::Usage, error))?;
     let template = Template::new(name);
     let tokenizer = args
         .model
@@ -273,6 +297,5 @@ fn stats(args: StatsArgs) -> Outcome {
     if args.json {
         return print_json(&stats);
     }
-    print!("{stats}");
-    Ok(())
+    print(stats.to_string())
 }

@@ -11,7 +11,7 @@ use llavar_data::{
 };
 use llavar_model::{LlavaModel, config::Preset};
 
-use super::write_file;
+use super::{print, write_file};
 use crate::failure::{Class, Failure, Outcome};
 
 /// Make an untrained model folder (config, weights, tokenizer).
@@ -67,12 +67,11 @@ pub(crate) fn run(args: Args) -> Outcome {
     let model = build(preset, &tokenizer, &config, args.seed, Vec::new())?;
     save(&model, &tokenizer, &config, &args.out)?;
     let parameters: usize = model.params().iter().map(llavar_tensor::Param::numel).sum();
-    println!(
-        "{}: {:.1} M parameters, untrained",
+    print(format!(
+        "{}: {:.1} M parameters, untrained\n",
         args.out.display(),
         parameters as f64 / 1e6
-    );
-    Ok(())
+    ))
 }
 
 /// A model of `preset` with the tokenizer's vocabulary; `changes` replaces keys of the configuration.
@@ -176,7 +175,12 @@ pub(crate) fn trained_tokenizer(
             texts.push(markers.fold(prompt.text(), |text, marker| text.replace(marker, "")));
         }
     }
-    Ok(train_bpe(texts.iter(), &options)?)
+    train_bpe(texts.iter(), &options).map_err(|error| match error {
+        llavar_data::Error::Invalid { .. } => {
+            Failure::new(Class::Usage, error).hint("change --vocab-size, or give more --text")
+        }
+        other => other.into(),
+    })
 }
 
 fn given_tokenizer(path: &Path) -> Outcome<(String, String)> {

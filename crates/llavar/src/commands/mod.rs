@@ -7,7 +7,7 @@ pub(crate) mod init;
 pub(crate) mod quickstart;
 pub(crate) mod train;
 
-use std::{fs, path::Path};
+use std::{fs, io::Write, path::Path};
 
 use serde::Serialize;
 
@@ -17,8 +17,19 @@ use crate::failure::{Class, Failure, Outcome};
 fn print_json(value: &impl Serialize) -> Outcome {
     let text =
         serde_json::to_string_pretty(value).map_err(|error| Failure::new(Class::Failure, error))?;
-    println!("{text}");
-    Ok(())
+    print(text + "\n")
+}
+
+/// Prints results on stdout. Unlike `print!`, a closed pipe or a full disk is an error.
+fn print(text: impl AsRef<str>) -> Outcome {
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(text.as_ref().as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure::reader_gone(),
+            _ => Failure::write("standard output", &error),
+        })
 }
 
 /// Writes a file aside and renames it, so that a reader never sees half of it.

@@ -6,6 +6,7 @@ use llavar_train::{
     NAMED_RECIPES, Observer, Outcome as TrainOutcome, Recipe, Resume, RunInfo, StepReport, Trainer,
 };
 
+use super::print;
 use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
@@ -43,14 +44,18 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Outcome {
     if args.list {
         for recipe in NAMED_RECIPES {
-            println!("{:<24} {}", recipe.name, recipe.description());
+            print(format!("{:<24} {}\n", recipe.name, recipe.description()))?;
         }
         return Ok(());
     }
-    let recipe = Recipe::resolve(args.recipe.as_deref().unwrap_or_default(), &args.sets)?;
+    let name = args.recipe.as_deref().unwrap_or_default();
+    let recipe = Recipe::resolve(name, &args.sets).map_err(|error| match error {
+        llavar_train::TrainError::Io { .. } => Failure::new(Class::Usage, error)
+            .hint("--recipe takes a TOML file or a built-in name; --list shows the names"),
+        other => other.into(),
+    })?;
     if args.dry_run {
-        print!("{}", recipe.to_toml()?);
-        return Ok(());
+        return print(recipe.to_toml()?);
     }
     let out = args.out.unwrap_or_default();
     let resume = match args.resume.as_deref() {
@@ -59,12 +64,11 @@ pub(crate) fn run(args: Args) -> Outcome {
         Some(dir) => Resume::From(dir.into()),
     };
     let mut trainer = Trainer::new(recipe, &out, resume)?;
-    let mut view = TrainView::new("train");
+    let mut view = TrainView::new("train", true);
     match trainer.run(&mut view, &*interrupt::stop_flag()?)? {
         TrainOutcome::Finished { model, step } => {
             view.finish();
-            println!("{} after {step} steps", model.display());
-            Ok(())
+            print(format!("{} after {step} steps\n", model.display()))
         }
         TrainOutcome::Interrupted { checkpoint, step } => Err(interrupted(&out, &checkpoint, step)),
     }
@@ -85,6 +89,8 @@ fn interrupted(out: &Path, checkpoint: &Path, step: u64) -> Failure {
 /// Draws a run on stderr and keeps its losses.
 pub(crate) struct TrainView {
     name: String,
+    /// One line a step beside the bar.
+    every_step: bool,
     bar: Option<Progress>,
     /// Loss of every step, nats a token.
     pub(crate) losses: Vec<f32>,
@@ -94,9 +100,10 @@ pub(crate) struct TrainView {
 
 impl TrainView {
     /// A view of a stage called `name`.
-    pub(crate) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str, every_step: bool) -> Self {
         Self {
             name: name.to_owned(),
+            every_step,
             bar: None,
             losses: Vec::new(),
             seconds: 0.0,
@@ -106,7 +113,7 @@ impl TrainView {
 
     /// Ends the bar with a line of what was done.
     pub(crate) fn finish(&mut self) {
-        let tail = self.losses.len().min(20).max(1);
+        let tail = self.losses.len().clamp(1, 20);
         let last: f32 = self.losses.iter().rev().take(tail).sum::<f32>() / tail as f32;
         let text = format!(
             "{}: {} steps in {:.0} s, {:.1} images/s, loss {:.3} -> {last:.3} nats/token",
@@ -158,20 +165,23 @@ impl Observer for TrainView {
         self.losses.push(r.loss as f32);
         self.seconds += r.seconds;
         self.images += r.images_per_second * r.seconds;
+        let line = format!(
+            "loss {:.3} lr {:.1e} |g| {:.2} {:.0} tok/s {:.1} img/s wait {:.0}% {:.1} GiB",
+            r.loss,
+            r.learning_rate,
+            r.grad_norm.unwrap_or(f32::NAN),
+            r.supervised_tokens_per_second,
+            r.images_per_second,
+            r.data_wait_percent,
+            r.resident_bytes.unwrap_or(r.tensor_peak_bytes) as f64 / (1u64 << 30) as f64,
+        );
         if let Some(bar) = &mut self.bar {
-            bar.set(
-                r.step,
-                format!(
-                    "loss {:.3} lr {:.1e} |g| {:.2} {:.0} tok/s {:.1} img/s wait {:.0}% {:.1} GiB",
-                    r.loss,
-                    r.learning_rate,
-                    r.grad_norm.unwrap_or(f32::NAN),
-                    r.supervised_tokens_per_second,
-                    r.images_per_second,
-                    r.data_wait_percent,
-                    r.resident_bytes.unwrap_or(r.tensor_peak_bytes) as f64 / (1u64 << 30) as f64,
-                ),
-            );
+            if self.every_step {
+                bar.line(&format!("step {}/{} {line}", r.step, r.total_steps));
+                bar.set(r.step, String::new());
+            } else {
+                bar.set(r.step, line);
+            }
         }
     }
 
@@ -186,26 +196,5 @@ impl Observer for TrainView {
             Some(bar) => bar.line(&format!("warning: {message}")),
             None => note(format!("warning: {message}")),
         }
-    }
-}
-
-impl From<llavar_train::TrainError> for Failure {
-    fn from(error: llavar_train::TrainError) -> Self {
-        use llavar_train::TrainError as E;
-        let class = match &error {
-            error if error.is_disk_full() => Class::Resource,
-            E::Recipe { .. }
-            | E::RecipeSyntax { .. }
-            | E::RecipeType { .. }
-            | E::UnknownRecipe { .. } => Class::Usage,
-            E::RunFolderBusy { .. }
-            | E::RunFolderUsed { .. }
-            | E::RecipeChanged { .. }
-            | E::Setting { .. } => Class::Usage,
-            E::Save { .. } | E::Io { .. } => Class::Resource,
-            E::Workers | E::RecipeWrite { .. } => Class::Failure,
-            _ => Class::Data,
-        };
-        Self::new(class, error)
     }
 }

@@ -47,7 +47,8 @@ pub(super) fn ask_all(
         groups[at].1.push(i);
     }
     let options = GenerationOptions {
-        max_new_tokens: 40,
+        // One sentence; what rambles on must not hit the gold by chance.
+        max_new_tokens: 24,
         ..assistant.defaults()
     };
     let progress = Mutex::new((

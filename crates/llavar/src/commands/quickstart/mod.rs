@@ -194,7 +194,7 @@ fn stage(
     run: &Path,
 ) -> Outcome<(LlavaModel, Vec<f32>)> {
     let mut trainer = Trainer::with_model(recipe, model, tokenizer, run, Resume::No)?;
-    let mut view = TrainView::new(name);
+    let mut view = TrainView::new(name, false);
     match trainer.run(&mut view, &*interrupt::stop_flag()?)? {
         TrainOutcome::Finished { .. } => {
             view.finish();

@@ -1,0 +1,174 @@
+//! What the user can do about errors of the libraries.
+
+use std::io::{Error as IoError, ErrorKind};
+
+use llavar_image::ImageError;
+use llavar_model::{ModelError, weights::WeightsError};
+
+use crate::failure::{Class, Failure};
+
+/// A missing or unreachable file.
+fn of_io(error: &IoError) -> Option<&'static str> {
+    Some(match error.kind() {
+        ErrorKind::NotFound => "check the path; it is taken from the present folder",
+        ErrorKind::PermissionDenied => "check the permissions",
+        ErrorKind::IsADirectory => "a file is needed here, not a folder",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "a folder is needed here, not a file"
+        }
+        _ => return None,
+    })
+}
+
+/// A picture.
+fn of_image(error: &ImageError) -> Option<&'static str> {
+    use ImageError as E;
+    Some(match error {
+        E::NotFound { .. } => "check the path; it is taken from the present folder",
+        E::IsDirectory { .. } | E::NotRegularFile { .. } => "give one picture file",
+        E::Empty { .. } | E::Truncated { .. } | E::Corrupt { .. } => {
+            "the file is damaged: copy or download it again"
+        }
+        E::TooLarge { .. } => "scale it down first",
+        E::UnknownFormat { .. } => "give a picture, or convert it to PNG",
+        _ => return None,
+    })
+}
+
+/// A model.
+fn of_model(error: &ModelError) -> Option<&'static str> {
+    Some(match error {
+        ModelError::Weights(weights) => match weights {
+            WeightsError::NoWeights { .. } => {
+                "download the weights into the folder, or make a model with `llavar init`"
+            }
+            WeightsError::Mismatch(_) => {
+                "configuration and weights are not of the same model: take both from one folder"
+            }
+            WeightsError::Read { source, .. } => return of_io(source),
+            WeightsError::Ambiguous { .. } | WeightsError::LfsPointer { .. } => return None,
+            _ => "copy or download the file again",
+        },
+        ModelError::Config(_) => {
+            "correct the file, or take it again from where the model comes from"
+        }
+        _ => return None,
+    })
+}
+
+impl From<llavar_image::ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let hint = of_image(&error);
+        Self::new(Class::Data, error).maybe_hint(hint)
+    }
+}
+
+impl From<ModelError> for Failure {
+    fn from(error: ModelError) -> Self {
+        let class = match &error {
+            ModelError::Save(_) => Class::Resource,
+            ModelError::GenerationOption { .. } => Class::Usage,
+            _ => Class::Data,
+        };
+        let hint = of_model(&error);
+        Self::new(class, error).maybe_hint(hint)
+    }
+}
+
+impl From<llavar_data::Error> for Failure {
+    fn from(error: llavar_data::Error) -> Self {
+        let hint = match &error {
+            llavar_data::Error::Io { source, .. } => of_io(source),
+            llavar_data::Error::Syntax { .. } => Some("correct the file at that place"),
+            llavar_data::Error::NoSamples { .. } => Some("give a file with at least one sample"),
+            llavar_data::Error::Tokenizer { .. } => {
+                Some("take tokenizer.json again from where the model comes from")
+            }
+            llavar_data::Error::Layout { .. } => {
+                Some("give the folder as published; --split names its part")
+            }
+            _ => None,
+        };
+        Self::new(Class::Data, error).maybe_hint(hint)
+    }
+}
+
+impl From<llavar_assistant::Error> for Failure {
+    fn from(error: llavar_assistant::Error) -> Self {
+        use llavar_assistant::Error as E;
+        match error {
+            E::Model(error) => error.into(),
+            E::Data(error) => error.into(),
+            E::Image(error) => error.into(),
+            other => Self::new(Class::Data, other),
+        }
+    }
+}
+
+impl From<llavar_synth::SynthError> for Failure {
+    fn from(error: llavar_synth::SynthError) -> Self {
+        use llavar_synth::SynthError as E;
+        let (class, hint) = match &error {
+            E::Io { source, .. } => (Class::Resource, of_io(source)),
+            E::Config { .. }
+            | E::UnknownProfile { .. }
+            | E::NoFont { .. }
+            | E::SplitTooSmall { .. } => (Class::Usage, None),
+            _ => (Class::Failure, None),
+        };
+        Self::new(class, error).maybe_hint(hint)
+    }
+}
+
+impl From<llavar_train::TrainError> for Failure {
+    fn from(error: llavar_train::TrainError) -> Self {
+        use llavar_train::TrainError as E;
+        match error {
+            E::Data(error) => return error.into(),
+            error if error.is_disk_full() => return Self::new(Class::Resource, error),
+            _ => {}
+        }
+        let mut hint = None;
+        let class = match &error {
+            E::Recipe { .. }
+            | E::RecipeSyntax { .. }
+            | E::RecipeType { .. }
+            | E::UnknownRecipe { .. }
+            | E::RunFolderBusy { .. }
+            | E::RecipeChanged { .. }
+            | E::Setting { .. } => Class::Usage,
+            E::RunFolderUsed { .. } => {
+                hint = Some("`--resume auto` goes on with it; another `--out` starts anew");
+                Class::Usage
+            }
+            E::Io { source, .. } => {
+                hint = of_io(source);
+                match source.kind() {
+                    ErrorKind::NotFound => Class::Data,
+                    ErrorKind::NotADirectory | ErrorKind::AlreadyExists => Class::Usage,
+                    _ => Class::Resource,
+                }
+            }
+            E::Save { .. } => {
+                hint = Some("check free space and permissions, then go on with `--resume auto`");
+                Class::Resource
+            }
+            E::Workers | E::RecipeWrite { .. } => Class::Failure,
+            E::Model { source, .. } => {
+                hint = source.downcast_ref::<ModelError>().and_then(of_model);
+                Class::Data
+            }
+            E::Checkpoint { .. } | E::NoValidCheckpoint { .. } => {
+                hint = Some("give `--resume auto`, a checkpoint folder, or another `--out`");
+                Class::Data
+            }
+            E::DataChanged { .. } => {
+                hint =
+                    Some("give the data as they were, or `--set train.allow_recipe_change=true`");
+                Class::Data
+            }
+            _ => Class::Data,
+        };
+        Self::new(class, error).maybe_hint(hint)
+    }
+}
