@@ -17,7 +17,12 @@ static LAST: Mutex<Option<String>> = Mutex::new(None);
 /// Runs a command; a panic that nothing else caught becomes a [`Failure`].
 pub(crate) fn guarded(command: impl FnOnce() -> Outcome) -> Outcome {
     std::panic::set_hook(Box::new(|info| {
-        let mut text = info.payload_as_str().unwrap_or("no message").to_owned();
+        let payload = info.payload();
+        let mut text = payload
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
         if let Some(place) = info.location() {
             text.push_str(&format!(" ({}:{})", place.file(), place.line()));
         }

@@ -3,7 +3,7 @@
 use std::io::{Error as IoError, ErrorKind};
 
 use llavar_image::ImageError;
-use llavar_model::{ModelError, weights::WeightsError};
+use llavar_model::{ModelError, config::ConfigError, weights::WeightsError};
 
 use crate::failure::{Class, Failure};
 
@@ -49,11 +49,27 @@ fn of_model(error: &ModelError) -> Option<&'static str> {
             WeightsError::Ambiguous { .. } | WeightsError::LfsPointer { .. } => return None,
             _ => "copy or download the file again",
         },
-        ModelError::Config(_) => {
-            "correct the file, or take it again from where the model comes from"
-        }
+        ModelError::Save(_) => "check free space and permissions",
+        ModelError::Config(config) => return of_config(config),
         _ => return None,
     })
+}
+
+/// The configuration of a model.
+fn of_config(error: &ConfigError) -> Option<&'static str> {
+    match error {
+        ConfigError::Read { source, .. } => of_io(source),
+        ConfigError::UnknownPreset { .. } => None,
+        _ => Some("correct the file, or take it again from where the model comes from"),
+    }
+}
+
+/// The cause of an error of training.
+fn of_cause(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<&'static str> {
+    if let Some(config) = error.downcast_ref() {
+        return of_config(config);
+    }
+    error.downcast_ref().and_then(of_model)
 }
 
 impl From<llavar_image::ImageError> for Failure {
@@ -155,7 +171,7 @@ impl From<llavar_train::TrainError> for Failure {
             }
             E::Workers | E::RecipeWrite { .. } => Class::Failure,
             E::Model { source, .. } => {
-                hint = source.downcast_ref::<ModelError>().and_then(of_model);
+                hint = of_cause(&**source);
                 Class::Data
             }
             E::Checkpoint { .. } | E::NoValidCheckpoint { .. } => {

@@ -34,7 +34,7 @@ impl Quarantine {
 
     /// Adds a sample; a line is written the first time.
     pub(crate) fn add(&mut self, fault: SampleFault) -> Result<(), TrainError> {
-        if !self.bad.insert(fault.index) {
+        if self.bad.contains(&fault.index) {
             return Ok(());
         }
         let line = serde_json::json!({
@@ -50,14 +50,16 @@ impl Quarantine {
             .open(&self.path)
             .and_then(|mut file| writeln!(file, "{line}"))
             .map_err(TrainError::io(&self.path))?;
-        if self.bad.len() > self.limit {
+        // The one too many is not taken in: a run that is resumed under the same limit stops there again.
+        if self.bad.len() >= self.limit {
             return Err(TrainError::TooManyBadSamples {
-                count: self.bad.len(),
+                count: self.bad.len() + 1,
                 limit: self.limit,
                 quarantine: self.path.clone(),
                 source: Box::new(fault),
             });
         }
+        self.bad.insert(fault.index);
         Ok(())
     }
 }

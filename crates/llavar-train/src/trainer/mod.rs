@@ -195,7 +195,14 @@ impl Trainer {
             while self.state.step < total {
                 let report = match stop.load(Relaxed) {
                     true => None,
-                    false => self.step(&mut loader, observer, stop, begun)?,
+                    false => match self.step(&mut loader, observer, stop, begun) {
+                        Ok(report) => report,
+                        Err(error) => {
+                            drop(loader);
+                            self.keep(observer);
+                            return Err(error);
+                        }
+                    },
                 };
                 let Some(report) = report else {
                     drop(loader);

@@ -46,6 +46,21 @@ impl Trainer {
         Ok(path)
     }
 
+    /// Saves steps that no checkpoint holds yet, before an error ends the run: a bad sample must not
+    /// cost the work done before it. A failure is a warning, the first error is the one to report.
+    pub(super) fn keep(&mut self, observer: &mut dyn Observer) {
+        let held = self
+            .store
+            .list()
+            .map(|all| all.last().map_or(0, |info| info.step));
+        if held.is_ok_and(|step| step >= self.state.step) {
+            return;
+        }
+        if let Err(error) = self.save_checkpoint(observer) {
+            observer.on_warning(&crate::error::chain(&error));
+        }
+    }
+
     /// As [`Trainer::save_checkpoint`], going on after a failure where the recipe says so.
     pub(super) fn save_or_warn(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         match self.save_checkpoint(observer) {

@@ -128,7 +128,13 @@ pub(crate) fn save(
     if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(|error| Failure::write(parent, &error))?;
     }
-    Ok(model.save(out, Some(files.path()))?)
+    model.save(out, Some(files.path())).map_err(|error| {
+        Failure::new(
+            Class::Resource,
+            format!("cannot make the model folder {}: {error}", out.display()),
+        )
+        .hint("check free space and permissions; nothing was left behind")
+    })
 }
 
 /// Trains a byte-level BPE on the texts of LLaVA sets, as `template` renders them, or of plain text

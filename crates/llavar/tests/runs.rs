@@ -1,0 +1,163 @@
+//! Runs that are interrupted, and disks that fill up: nothing is lost, and the end is the same bits.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Run, World, finish};
+
+const DATA: &str = "docs/data.json";
+const SETS: [&str; 6] = [
+    "--set",
+    "max_steps=120",
+    "--set",
+    "save_steps=50",
+    "--set",
+    "shuffle=true",
+];
+
+/// Trains until the log has `lines` lines, then sends `signal`.
+fn interrupted(world: &World, out: &str, more: &[&str], lines: usize, signal: &str) -> Run {
+    let args = World::train_args(DATA, out, &[&SETS[..], more].concat());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let child = world.command(&args, &[]).spawn().unwrap();
+    let log = world.path(out).join("train.jsonl");
+    let begun = Instant::now();
+    loop {
+        let seen = fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+        if seen >= lines {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "no step is done");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let killed = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    finish(format!("train {out} {more:?}, {signal}"), child)
+}
+
+/// Published checkpoints of a run, oldest first.
+fn checkpoints(run: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = fs::read_dir(run.join("checkpoints"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.join("DONE").is_file())
+        .collect();
+    all.sort();
+    all
+}
+
+#[track_caller]
+fn stopped(run: Run, world: &World, out: &str) -> PathBuf {
+    assert_eq!(run.code, Some(130), "{run:#?}");
+    for word in ["interrupted: after step", "saved in", "--resume auto"] {
+        assert!(run.err.contains(word), "{run:#?}");
+    }
+    assert!(!run.err.contains("panicked"), "{run:#?}");
+    let newest = checkpoints(&world.path(out)).pop().unwrap();
+    let name = newest.file_name().unwrap().to_str().unwrap();
+    assert!(run.err.contains(name), "{name}: {run:#?}");
+    newest
+}
+
+#[test]
+fn interrupted_and_out_of_disk_the_model_is_that_of_an_unbroken_run() {
+    let world = World::new("interrupted");
+    let weights = |out: &str| fs::read(world.path(out).join("model/model.safetensors")).unwrap();
+    world.train(DATA, "whole", &SETS).ok();
+
+    let run = interrupted(&world, "parts", &[], 4, "-INT");
+    let checkpoint = stopped(run, &world, "parts");
+    let held = fs::read(checkpoint.join("model/model.safetensors")).unwrap();
+
+    // Going on with a disk too small for a checkpoint: `ulimit -f` counts blocks of 512 bytes (in some
+    // shells of 1024); the log fits, a model does not.
+    assert!(held.len() > 200 * 1024, "{}", held.len());
+    let more = [&SETS[..], &["--resume", "auto"]].concat();
+    let args = World::train_args(DATA, "parts", &more);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    for set_up in [
+        "ulimit -f 150; exec \"$0\" \"$@\"",
+        "trap '' XFSZ; ulimit -f 150; exec \"$0\" \"$@\"",
+    ] {
+        world.shell(set_up, &args, &[]).fails(
+            4,
+            &["cannot save", "parts", "disk is full", "intact", "resume"],
+        );
+        let all = checkpoints(&world.path("parts"));
+        assert_eq!(all, std::slice::from_ref(&checkpoint));
+        let now = fs::read(checkpoint.join("model/model.safetensors")).unwrap();
+        assert!(now == held, "the earlier checkpoint was changed");
+        assert!(!world.path("parts/model").exists());
+    }
+
+    let run = interrupted(&world, "parts", &["--resume", "auto"], 60, "-TERM");
+    assert!(run.err.contains("resumed at step"), "{run:#?}");
+    stopped(run, &world, "parts");
+    world.train(DATA, "parts", &more).ok();
+    assert!(weights("whole") == weights("parts"), "other bits");
+
+    // A run that has ended can be resumed too; another recipe cannot.
+    world.train(DATA, "parts", &more).ok();
+    let other = [&more[..], &["--set", "learning_rate=1"]].concat();
+    world
+        .train(DATA, "parts", &other)
+        .fails(2, &["learning_rate", "allow_recipe_change"]);
+    assert!(weights("whole") == weights("parts"), "other bits");
+    // Answers come from the trained folder.
+    world.ask("parts/model", &world.picture()).ok();
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_half_written() {
+    let world = World::new("full_disk");
+    let small = "ulimit -f 8; exec \"$0\" \"$@\"";
+    let init = [
+        "init",
+        "--text",
+        DATA,
+        "--vocab-size",
+        "300",
+        "--out",
+        "made",
+    ];
+    let words = ["could not be written", "hint:"];
+    let run = world.shell("ulimit -f 2000; exec \"$0\" \"$@\"", &init, &[]);
+    let run = run.fails(4, &words[1..]);
+    assert!(run.err.contains("made"), "{run:#?}");
+    world
+        .shell(small, &["data", "synth", "--out", "new", "-n", "3"], &[])
+        .fails(4, &["new/images"]);
+    assert!(!world.path("new/data.json").exists());
+    let left: Vec<String> = fs::read_dir(&world.dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("made"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    // The output itself may be the full disk, or a pipe that nobody reads.
+    if Path::new("/dev/full").exists() {
+        let full = "exec \"$0\" \"$@\" > /dev/full";
+        let ask = ["ask", "--model", "model", "--max-new-tokens", "2", "hi"];
+        for args in [&["train", "--list"][..], &ask, &["data", "stats", DATA]] {
+            world.shell(full, args, &[]).fails(4, &["standard output"]);
+        }
+        world
+            .shell("exec \"$0\" \"$@\" 2> /dev/full", &ask, &[])
+            .ok();
+        world.shell("exec \"$0\" \"$@\" 2>&-", &ask, &[]).ok();
+    }
+    for args in [&["train", "--list"][..], &["data", "stats", DATA]] {
+        let run = world.shell("(sleep 0.2; \"$0\" \"$@\"; echo $? >&2) | true", args, &[]);
+        assert_eq!(run.err, "0\n", "{run:#?}");
+    }
+}
