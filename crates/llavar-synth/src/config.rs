@@ -264,8 +264,8 @@ impl SynthConfig {
     ///
     /// * `default`: all kinds, fonts and wordings, 576 to 960 px, light damage.
     /// * `quickstart`: what a model of some ten million parameters can learn to read from scratch in
-    ///   minutes: signs, receipts and forms of 384 px in one bold face, black on white, in fixed
-    ///   layouts; asked for are names of places, shops, people and towns from a **closed vocabulary**
+    ///   minutes: signs, receipts and book covers of 384 px in one bold face, black on white, in fixed
+    ///   layouts; asked for are the names of places, shops and authors from a **closed vocabulary**
     ///   (12 words a list) with one wording a question, one picture in five with self-explain pairs.
     ///   Every single word of a held-out picture occurs in training too; its combination does not. It
     ///   shows that reading works, not that the model reads any word.
@@ -276,8 +276,8 @@ impl SynthConfig {
         match name {
             "default" => Ok(Self::default()),
             "quickstart" => Ok(Self {
-                kinds: vec![DocKind::Sign, DocKind::Receipt, DocKind::Form],
-                fields: ["destination", "shop", "name", "city"]
+                kinds: vec![DocKind::Sign, DocKind::Receipt, DocKind::BookCover],
+                fields: ["destination", "shop", "author"]
                     .map(str::to_owned)
                     .to_vec(),
                 self_explain: 0.2,

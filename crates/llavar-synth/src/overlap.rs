@@ -39,8 +39,9 @@ pub struct Overlap {
 /// Compares the facts of a first set (training) with those of a second (held-out), by field and gold.
 ///
 /// A training set and a held-out set of one config have no content in common; pictures with very few
-/// facts asked for may still agree in those, which `shared_pictures` counts. For the `quickstart`
-/// profile, which asks for everything that it prints, it is 0.
+/// facts asked for may still agree in those, which `shared_pictures` counts. It is 0 where
+/// everything printed is asked for, and says nothing for the `quickstart` profile, which asks one fact a
+/// picture.
 pub fn overlap(first: &[FactRecord], second: &[FactRecord]) -> Overlap {
     let facts: HashSet<(&str, &str)> = first
         .iter()

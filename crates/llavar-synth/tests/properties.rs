@@ -369,11 +369,20 @@ fn files(folder: &std::path::Path) -> Vec<(String, Vec<u8>)> {
     all
 }
 
+/// A profile in which everything printed is asked for, with self-explain pairs.
+fn asking_all(profile: &str) -> SynthConfig {
+    SynthConfig {
+        fields: Vec::new(),
+        self_explain: 1.0,
+        ..SynthConfig::profile(profile).unwrap()
+    }
+}
+
 #[test]
 fn a_set_is_the_beginning_of_a_larger_one_at_any_thread_count() {
     let folder = tempfile::tempdir().unwrap();
     let (small_dir, large_dir) = (folder.path().join("small"), folder.path().join("large"));
-    let (fonts, config) = (fonts(), SynthConfig::profile("quickstart").unwrap());
+    let (fonts, config) = (fonts(), asking_all("quickstart"));
     let options = WriteOptions {
         images: ImageKind::Png,
         first: 0,
@@ -426,7 +435,7 @@ fn a_set_is_the_beginning_of_a_larger_one_at_any_thread_count() {
 #[test]
 fn a_stopped_run_leaves_no_lists() {
     let folder = tempfile::tempdir().unwrap();
-    let (fonts, config) = (fonts(), SynthConfig::profile("quickstart").unwrap());
+    let (fonts, config) = (fonts(), asking_all("quickstart"));
     let options = WriteOptions::default();
     let result = write_set(&config, &fonts, 50, folder.path(), &options, &|done, _| {
         done < 3
@@ -441,7 +450,7 @@ fn held_out_pictures_show_no_content_of_training() {
     let fonts = fonts();
     let config = SynthConfig {
         width: [128; 2],
-        ..SynthConfig::profile("quickstart").unwrap()
+        ..asking_all("quickstart")
     };
     let mut facts = Vec::new();
     for (split, n) in [(Split::Train, 600), (Split::HeldOut, 60)] {
@@ -527,7 +536,7 @@ fn facts_are_asked_in_random_order_in_every_profile() {
         for kind in SynthConfig::profile(profile).unwrap().kinds {
             let config = SynthConfig {
                 kinds: vec![kind],
-                ..SynthConfig::profile(profile).unwrap()
+                ..asking_all(profile)
             };
             // How often the question asked first is about the text that stands first.
             let (mut first, mut several) = (0, 0);

@@ -7,7 +7,7 @@ use llavar_data::TemplateName;
 use llavar_model::generation::{GenerationOptions, StopReason};
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::{no_pipe_in_model, print, print_json};
 use crate::failure::{Class, Failure, Outcome};
 
 /// Ask one question about one or more pictures.
@@ -83,6 +83,7 @@ impl Decoding {
             )
             .hint("give a folder with config.json, weights and tokenizer; `llavar init` or `llavar quickstart` makes one"));
         }
+        no_pipe_in_model(model)?;
         Ok(Assistant::load(model, template)?)
     }
 

@@ -39,11 +39,10 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     note(HELP);
     let interactive = std::io::stdin().is_terminal();
-    for line in std::iter::once(Ok(String::new()))
-        .chain(std::io::stdin().lock().lines())
-        .skip(1)
-    {
+    for line in std::io::stdin().lock().split(b'\n') {
         let line = line.map_err(|error| Failure::new(Class::Failure, error))?;
+        // A byte that is no UTF-8 must not end the conversation.
+        let line = String::from_utf8_lossy(&line);
         let line = line.trim();
         match line
             .split_once(' ')

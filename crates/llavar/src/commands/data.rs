@@ -11,7 +11,7 @@ use llavar_data::{
 };
 use llavar_synth::{FontSet, ImageKind, SynthConfig, SynthError, WriteOptions, write_set};
 
-use super::{print, print_json};
+use super::{no_pipe, no_pipe_in_model, print, print_json};
 use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
@@ -282,6 +282,8 @@ pub(crate) struct StatsArgs {
 }
 
 fn stats(args: StatsArgs) -> Outcome {
+    no_pipe(&args.data)?;
+    args.model.as_deref().map_or(Ok(()), no_pipe_in_model)?;
     let data = Dataset::open(&args.data, None)?;
     let name: TemplateName = args
         .version

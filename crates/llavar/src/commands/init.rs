@@ -11,7 +11,7 @@ use llavar_data::{
 };
 use llavar_model::{LlavaModel, config::Preset};
 
-use super::{print, write_file};
+use super::{no_pipe, print, write_file};
 use crate::failure::{Class, Failure, Outcome};
 
 /// Make an untrained model folder (config, weights, tokenizer).
@@ -53,6 +53,10 @@ pub(crate) fn run(args: Args) -> Outcome {
                 .hint("choose another --out, or remove it first"),
         );
     }
+    args.text
+        .iter()
+        .chain(&args.tokenizer)
+        .try_for_each(|path| no_pipe(path))?;
     let (tokenizer, config) = match &args.tokenizer {
         Some(path) => given_tokenizer(path)?,
         None => {

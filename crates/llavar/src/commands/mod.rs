@@ -20,6 +20,31 @@ fn print_json(value: &impl Serialize) -> Outcome {
     print(text + "\n")
 }
 
+/// Refuses pipes, sockets and devices where a file is read: opening one could wait for ever. That a file
+/// is missing or a folder is for its reader to say.
+fn no_pipe(path: &Path) -> Outcome {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => Err(Failure::new(
+            Class::Data,
+            format!("{} is not a regular file", path.display()),
+        )
+        .hint("pipes, sockets and devices are not read: write it to a file first")),
+        _ => Ok(()),
+    }
+}
+
+/// [`no_pipe`] for the text files of a model folder; its weights are looked at where they are opened.
+fn no_pipe_in_model(folder: &Path) -> Outcome {
+    [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    .iter()
+    .try_for_each(|name| no_pipe(&folder.join(name)))
+}
+
 /// Prints results on stdout. Unlike `print!`, a closed pipe or a full disk is an error.
 fn print(text: impl AsRef<str>) -> Outcome {
     let mut stdout = std::io::stdout().lock();

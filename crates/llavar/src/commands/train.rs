@@ -6,7 +6,7 @@ use llavar_train::{
     NAMED_RECIPES, Observer, Outcome as TrainOutcome, Recipe, Resume, RunInfo, StepReport, Trainer,
 };
 
-use super::print;
+use super::{no_pipe, no_pipe_in_model, print};
 use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
@@ -49,6 +49,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         return Ok(());
     }
     let name = args.recipe.as_deref().unwrap_or_default();
+    no_pipe(Path::new(name))?;
     let recipe = Recipe::resolve(name, &args.sets).map_err(|error| match error {
         llavar_train::TrainError::Io { .. } => Failure::new(Class::Usage, error)
             .hint("--recipe takes a TOML file or a built-in name; --list shows the names"),
@@ -56,6 +57,12 @@ pub(crate) fn run(args: Args) -> Outcome {
     })?;
     if args.dry_run {
         return print(recipe.to_toml()?);
+    }
+    for path in recipe.data.data_path.list() {
+        no_pipe(Path::new(path))?;
+    }
+    if let Some(model) = &recipe.model.model_name_or_path {
+        no_pipe_in_model(Path::new(model))?;
     }
     let out = args.out.unwrap_or_default();
     let resume = match args.resume.as_deref() {

@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long)]
     image_folder: Option<PathBuf>,
     /// Training pictures to draw.
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 5000)]
     pictures: u64,
     /// Held-out pictures to ask about.
     #[arg(long, default_value_t = 100)]

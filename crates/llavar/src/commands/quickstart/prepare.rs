@@ -1,6 +1,9 @@
 //! Data and untrained model of the quickstart.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use llavar_data::{Dataset, Role, Sample, TemplateName, write::write_llava_json};
 use llavar_model::{LlavaModel, config::Preset};
@@ -68,7 +71,18 @@ pub(super) fn synthetic(
     )?;
 
     let facts = read_facts(&held.join("facts.jsonl"))?;
-    let overlap = llavar_synth::overlap(&read_facts(&train.join("facts.jsonl"))?, &facts);
+    let printed = |folder: &Path| -> Outcome<HashSet<String>> {
+        let set = Dataset::open(&folder.join("transcriptions.json"), None)?;
+        set.iter()
+            .map(|s| {
+                Ok(s?
+                    .conversations
+                    .pop()
+                    .map_or_else(String::new, |turn| turn.value))
+            })
+            .collect()
+    };
+    let seen = printed(&held)?.intersection(&printed(&train)?).count();
     let questions: Vec<Question> = facts
         .into_iter()
         .map(|fact| Question {
@@ -82,14 +96,20 @@ pub(super) fn synthetic(
         .collect();
     let remarks = vec![
         format!(
-            "{pictures} synthetic pictures ({}) were drawn for training and {held_out} others held out; {} of the held-out \
-             pictures occur in training.",
-            profile.kinds.iter().map(|k| k.name().replace('_', " ")).collect::<Vec<_>>().join(", "),
-            overlap.shared_pictures,
+            "{pictures} synthetic pictures ({}) were drawn for training and {held_out} others held out; {seen} of the held-out texts occur in training.",
+            profile
+                .kinds
+                .iter()
+                .map(|k| k.name().replace('_', " "))
+                .collect::<Vec<_>>()
+                .join(", "),
         ),
-        "The vocabulary is closed: every single word of a held-out picture was seen in training, in other combinations. \
-         A good score shows that the model looks at the picture and tells its parts apart, not that it reads any word."
-            .to_owned(),
+        format!(
+            "The vocabulary is closed: {} words for each kind of fact, all of them seen in training in other combinations, so \
+             a guess is right once in {}. A good score shows that the model looks at the picture and tells its words apart, \
+             not that it reads any word.",
+            profile.vocabulary, profile.vocabulary,
+        ),
         "An answer counts as right when it contains the printed fact as whole words.".to_owned(),
     ];
     Ok(Prepared {
