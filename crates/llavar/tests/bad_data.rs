@@ -298,3 +298,43 @@ fn folders_that_cannot_be_written() {
     command.arg(world.path("model")).current_dir(closed);
     common::finish("ask".into(), command.spawn().unwrap()).ok();
 }
+
+#[test]
+fn pipes_are_refused_and_never_waited_for() {
+    let world = World::new("pipes");
+    let pipe = |name: &str| {
+        let _ = fs::remove_file(world.path(name));
+        let made = std::process::Command::new("mkfifo")
+            .arg(world.path(name))
+            .status();
+        assert!(made.unwrap().success());
+    };
+    pipe("pipe");
+    let words = ["pipe", "not a regular file"];
+    world.run(&["data", "stats", "pipe"], &[]).fails(3, &words);
+    for flag in ["--text", "--tokenizer"] {
+        world
+            .run(&["init", flag, "pipe", "--out", "no"], &[])
+            .fails(3, &words);
+    }
+    world.train("pipe", "run", &[]).fails(3, &words);
+    world
+        .run(&["train", "--dry-run", "--recipe", "pipe"], &[])
+        .fails(3, &words);
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        world.copy_model("m");
+        pipe(&format!("m/{name}"));
+        world.ask("m", &world.picture()).fails(3, &["m"]);
+        let model = ["--set", "model_name_or_path=m"];
+        world
+            .train("docs/data.json", "run", &model)
+            .fails(3, &["m"]);
+    }
+    let mut records = world.records();
+    pipe("docs/images/pipe.jpg");
+    records[0]["image"] = "images/pipe.jpg".into();
+    world.write_records("bad.json", &records);
+    world
+        .train("bad.json", "run", &[])
+        .fails(3, &["pipe.jpg", "not a regular file"]);
+}
