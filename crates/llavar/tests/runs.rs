@@ -16,23 +16,25 @@ use common::{Run, World, finish};
 const DATA: &str = "docs/data.json";
 const SETS: [&str; 6] = [
     "--set",
-    "max_steps=120",
+    "max_steps=300",
     "--set",
     "save_steps=50",
     "--set",
     "shuffle=true",
 ];
 
-/// Trains until the log has `lines` lines, then sends `signal`.
+/// Trains until the log has `lines` lines more than now, then sends `signal`. (An earlier part of the run
+/// may have left lines: only more than those show that this process is at work and listens.)
 fn interrupted(world: &World, out: &str, more: &[&str], lines: usize, signal: &str) -> Run {
     let args = World::train_args(DATA, out, &[&SETS[..], more].concat());
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let child = world.command(&args, &[]).spawn().unwrap();
     let log = world.path(out).join("train.jsonl");
+    let count = || fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+    let before = count();
+    let child = world.command(&args, &[]).spawn().unwrap();
     let begun = Instant::now();
     loop {
-        let seen = fs::read_to_string(&log).map_or(0, |text| text.lines().count());
-        if seen >= lines {
+        if count() >= before + lines {
             break;
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "no step is done");
@@ -100,7 +102,7 @@ fn interrupted_and_out_of_disk_the_model_is_that_of_an_unbroken_run() {
         assert!(!world.path("parts/model").exists());
     }
 
-    let run = interrupted(&world, "parts", &["--resume", "auto"], 60, "-TERM");
+    let run = interrupted(&world, "parts", &["--resume", "auto"], 4, "-TERM");
     assert!(run.err.contains("resumed at step"), "{run:#?}");
     stopped(run, &world, "parts");
     world.train(DATA, "parts", &more).ok();
