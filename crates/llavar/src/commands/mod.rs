@@ -67,6 +67,12 @@ fn write_file(path: &Path, bytes: &[u8]) -> Outcome {
         fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         std::io::Write::write_all(&mut file, bytes)?;
+        #[cfg(unix)]
+        {
+            // Temporary files are private; a result is readable like any other file.
+            use std::os::unix::fs::PermissionsExt;
+            file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        }
         file.as_file().sync_all()?;
         file.persist(path)?;
         Ok(())
