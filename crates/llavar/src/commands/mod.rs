@@ -71,7 +71,8 @@ fn write_file(path: &Path, bytes: &[u8]) -> Outcome {
         {
             // Temporary files are private; a result is readable like any other file.
             use std::os::unix::fs::PermissionsExt;
-            file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+            file.as_file()
+                .set_permissions(fs::Permissions::from_mode(0o644))?;
         }
         file.as_file().sync_all()?;
         file.persist(path)?;
