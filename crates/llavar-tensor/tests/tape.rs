@@ -2,6 +2,8 @@
 //!
 //! One test function: the byte counts are those of the process, and other tests would disturb them.
 
+#![allow(clippy::unwrap_used)]
+
 use llavar_tensor::{Activation, Param, Result, Tape, Tensor, Var, memory};
 
 const WIDTH: usize = 256;
