@@ -207,7 +207,7 @@ fn other_languages_agree_too() {
 
 #[test]
 fn simple_documents_of_every_kind_agree() {
-    let quick = SynthConfig::profile("quickstart").unwrap();
+    let quick = asking_all("quickstart");
     sweep(&quick, 40);
     let cents = true;
     sweep(
