@@ -1,5 +1,7 @@
 //! The `llavar` program: argument parsing and printing, nothing else.
 
+#![forbid(unsafe_code)]
+
 mod commands;
 mod failure;
 mod faults;

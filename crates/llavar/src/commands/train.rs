@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Change a key of the recipe; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Labels: exact, or llavar2 for those of the release, which start one or two tokens early.
+    #[arg(long, value_name = "exact|llavar2")]
+    mask_compat: Option<String>,
     /// Run folder: logs, checkpoints, the trained model.
     #[arg(long, required_unless_present_any = ["list", "dry_run"])]
     out: Option<PathBuf>,
@@ -50,7 +53,9 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     let name = args.recipe.as_deref().unwrap_or_default();
     no_pipe(Path::new(name))?;
-    let recipe = Recipe::resolve(name, &args.sets).map_err(|error| match error {
+    let mut sets = args.sets;
+    sets.extend(args.mask_compat.map(|mode| format!("mask_compat={mode}")));
+    let recipe = Recipe::resolve(name, &sets).map_err(|error| match error {
         llavar_train::TrainError::Io { .. } => Failure::new(Class::Usage, error)
             .hint("--recipe takes a TOML file or a built-in name; --list shows the names"),
         other => other.into(),
