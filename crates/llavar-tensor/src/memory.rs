@@ -23,6 +23,10 @@ static POISON: AtomicBool = AtomicBool::new(false);
 /// Buffers below this many bytes go straight to the allocator, which is fast for them.
 const SMALL_BYTES: usize = 16 << 10;
 
+/// The pool may hold this many bytes whatever the peak was. Outputs of 28 MB that go back to the system
+/// between two calls cost a forward pass half its time in page faults.
+const CACHE_FLOOR: usize = 512 << 20;
+
 /// Byte counts of tensor memory in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryStats {
@@ -81,9 +85,10 @@ impl<T> Pool<T> {
 
     fn put(&self, class: usize, data: Vec<T>) {
         let bytes = class * size_of::<T>();
-        // The cache never outgrows what was once needed at the same time: memory stays flat.
+        // Beyond the floor the cache never outgrows what was once needed at the same time: memory
+        // stays flat.
         if CACHED.load(Relaxed) + IN_USE.load(Relaxed) + bytes
-            > PEAK.load(Relaxed).max(64 << 20) * 9 / 8
+            > PEAK.load(Relaxed).max(CACHE_FLOOR) * 9 / 8
         {
             return;
         }
