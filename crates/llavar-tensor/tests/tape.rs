@@ -122,15 +122,17 @@ fn checkpointing_gives_the_same_gradients_in_less_memory() {
         );
     }
 
-    // Memory is flat over many steps, and the gradients stay bit-equal.
-    let cached = memory::stats().cached;
+    // Memory is flat over many steps, and the gradients stay bit-equal. How many scratch buffers wait in
+    // the cache depends on how the threads met, so it is held to the largest step that ran, not to a count.
+    let in_use = memory::stats().in_use;
     for _ in 0..20 {
         zero();
         assert_eq!(step(&layers, true).0, recomputed, "two runs differ");
+        assert_eq!(memory::stats().in_use, in_use, "a step left tensors behind");
     }
+    let cached = memory::stats().cached;
     assert!(
-        memory::stats().cached <= cached + row,
-        "the cache grew from {cached} to {}",
-        memory::stats().cached
+        cached <= 3 * plain_peak,
+        "the cache holds {cached} bytes, a step needs {plain_peak}"
     );
 }
