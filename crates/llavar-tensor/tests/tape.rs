@@ -122,8 +122,8 @@ fn checkpointing_gives_the_same_gradients_in_less_memory() {
         );
     }
 
-    // Memory is flat over many steps, and the gradients stay bit-equal. How many scratch buffers wait in
-    // the cache depends on how the threads met, so it is held to the largest step that ran, not to a count.
+    // Memory is flat over many steps, and the gradients stay bit-equal. How many buffers wait in
+    // the cache still varies a little between steps (not traced), so it is held to the largest step that ran, not to a count.
     let in_use = memory::stats().in_use;
     for _ in 0..20 {
         zero();
