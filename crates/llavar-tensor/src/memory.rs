@@ -144,6 +144,9 @@ element!(i32, I32, 0, i32::MIN);
 pub struct Buffer<T: Element> {
     data: Vec<T>,
     len: usize,
+    /// Whether the block came from the pool's classes and goes back there. One made from a caller's
+    /// `Vec` does not: nothing would ever take it out again, and the cache would grow step by step.
+    pooled: bool,
 }
 
 fn size_class(len: usize) -> usize {
@@ -178,7 +181,11 @@ impl<T: Element> Buffer<T> {
         let data = pooled.unwrap_or_else(|| vec![T::ZERO; class]);
         let now = IN_USE.fetch_add(class * size_of::<T>(), Relaxed) + class * size_of::<T>();
         PEAK.fetch_max(now, Relaxed);
-        Self { data, len }
+        Self {
+            data,
+            len,
+            pooled: true,
+        }
     }
 }
 
@@ -190,6 +197,7 @@ impl<T: Element> From<Vec<T>> for Buffer<T> {
         Self {
             len: data.len(),
             data,
+            pooled: false,
         }
     }
 }
@@ -207,7 +215,7 @@ impl<T: Element> Drop for Buffer<T> {
         let data = std::mem::take(&mut self.data);
         let (class, bytes) = (data.len(), data.len() * size_of::<T>());
         IN_USE.fetch_sub(bytes, Relaxed);
-        if bytes >= SMALL_BYTES && class == size_class(class) {
+        if self.pooled && bytes >= SMALL_BYTES {
             T::pool().put(class, data);
         }
     }

@@ -122,17 +122,16 @@ fn checkpointing_gives_the_same_gradients_in_less_memory() {
         );
     }
 
-    // Memory is flat over many steps, and the gradients stay bit-equal. How many buffers wait in
-    // the cache still varies a little between steps (not traced), so it is held to the largest step that ran, not to a count.
-    let in_use = memory::stats().in_use;
+    // Memory is flat over many steps, and the gradients stay bit-equal.
+    let (in_use, cached) = (memory::stats().in_use, memory::stats().cached);
     for _ in 0..20 {
         zero();
         assert_eq!(step(&layers, true).0, recomputed, "two runs differ");
         assert_eq!(memory::stats().in_use, in_use, "a step left tensors behind");
     }
-    let cached = memory::stats().cached;
     assert!(
-        cached <= 3 * plain_peak,
-        "the cache holds {cached} bytes, a step needs {plain_peak}"
+        memory::stats().cached <= cached + row,
+        "the cache grew from {cached} to {}",
+        memory::stats().cached
     );
 }
