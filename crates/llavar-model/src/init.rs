@@ -252,9 +252,9 @@ mod tests {
         let (one, two, other) = (build(7, 1), build(7, 2), build(8, 2));
         let mut differ = 0;
         for ((a, b), c) in one.params().iter().zip(two.params()).zip(other.params()) {
-            let values = a.value().to_f32_vec();
-            assert_eq!(values, b.value().to_f32_vec(), "{}", a.name());
-            differ += usize::from(values != c.value().to_f32_vec());
+            let values = a.value().to_f32_vec().unwrap();
+            assert_eq!(values, b.value().to_f32_vec().unwrap(), "{}", a.name());
+            differ += usize::from(values != c.value().to_f32_vec().unwrap());
             let std = deviation(&values);
             let near = |want: f64| {
                 assert!(
@@ -300,7 +300,7 @@ mod tests {
         let std = |name: String| {
             let params = model.params();
             let found = params.iter().find(|p| p.name() == name).unwrap();
-            deviation(&found.value().to_f32_vec())
+            deviation(&found.value().to_f32_vec().unwrap())
         };
         // Cut at two deviations, a normal keeps 0.88 of its deviation.
         assert!((std(format!("{slow}.mlp.fc1.weight")) / (0.02 * 0.88) - 1.0).abs() < 0.05);

@@ -91,7 +91,7 @@ fn values(shape: &[usize], scale: f32) -> Tensor {
 }
 
 fn weight(shape: &[usize], dtype: DType) -> Param {
-    Param::new("w", values(shape, 0.03).cast(dtype))
+    Param::new("w", values(shape, 0.03).cast(dtype).unwrap())
 }
 
 fn products(bench: &Bench) -> Result<()> {

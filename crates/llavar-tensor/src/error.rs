@@ -44,6 +44,45 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Operands live on different devices, or on one that the operation cannot use.
+    #[error("{op}: a tensor on {expected} is needed, got one on {got}")]
+    DeviceMismatch {
+        /// The operation.
+        op: &'static str,
+        /// Where it should live.
+        expected: String,
+        /// Where it lives.
+        got: String,
+    },
+    /// A GPU cannot be used.
+    #[error("no GPU can be used: {reason}")]
+    NoDevice {
+        /// Which driver, library or card is missing, and where it comes from.
+        reason: String,
+    },
+    /// A GPU has not enough memory for a tensor.
+    #[error(
+        "{device} is out of memory: {requested} bytes more were needed, {in_use} of {total} bytes are in use \
+         by tensors"
+    )]
+    OutOfMemory {
+        /// The GPU.
+        device: String,
+        /// Bytes asked for.
+        requested: usize,
+        /// Bytes that tensors of this process hold on it.
+        in_use: usize,
+        /// Bytes it has.
+        total: usize,
+    },
+    /// A CUDA library reported an error.
+    #[error("{op}: {reason}")]
+    Cuda {
+        /// What was being done.
+        op: &'static str,
+        /// The library's words.
+        reason: String,
+    },
     /// A gradient was asked of something that the tape did not record.
     #[error("{op}: the value was not recorded on this tape")]
     NotRecorded {

@@ -16,6 +16,8 @@
 //! ```
 
 pub(crate) mod cpu;
+pub mod cuda;
+mod device;
 mod error;
 pub mod mapped;
 pub mod memory;
@@ -26,6 +28,7 @@ mod segments;
 mod tape;
 mod tensor;
 
+pub use device::{Device, DeviceKind};
 pub use error::{Error, Result};
 pub use ops::{Activation, AttentionSpec, IGNORE_INDEX, Resample, RopeTable, TokenLoss};
 pub use param::Param;

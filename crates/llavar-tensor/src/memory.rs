@@ -66,6 +66,11 @@ pub fn set_poison(on: bool) {
     POISON.store(on, Relaxed);
 }
 
+/// Whether unspecified buffers are filled with NaN.
+pub(crate) fn is_poisoned() -> bool {
+    POISON.load(Relaxed)
+}
+
 /// Freed buffers of one element type by size class (in elements).
 #[doc(hidden)]
 #[derive(Debug, Default)]

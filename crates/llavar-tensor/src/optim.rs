@@ -185,6 +185,7 @@ mod tests {
         let mut p: Vec<f64> = param
             .value()
             .to_f32_vec()
+            .unwrap()
             .into_iter()
             .map(f64::from)
             .collect();
@@ -217,7 +218,7 @@ mod tests {
             }
         }
         let want: Vec<f32> = p.into_iter().map(|x| x as f32).collect();
-        close(&param.value().to_f32_vec(), &want, 1e-5, "adamw");
+        close(&param.value().to_f32_vec().unwrap(), &want, 1e-5, "adamw");
     }
 
     #[test]

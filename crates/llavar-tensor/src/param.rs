@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use crate::{Error, Result, Tensor};
+use crate::{DType, Device, Error, Result, Tensor};
 
 /// A weight of a model. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ struct Inner {
     value: RwLock<Tensor>,
     grad: Mutex<Grad>,
     requires_grad: AtomicBool,
+    /// Element type of the gradient on a GPU.
+    grad_dtype: Mutex<DType>,
 }
 
 /// The buffer outlives the step, so that accumulation never allocates after the first backward pass.
@@ -36,6 +38,7 @@ impl Param {
             value: RwLock::new(value),
             grad: Mutex::default(),
             requires_grad: AtomicBool::new(false),
+            grad_dtype: Mutex::new(DType::F32),
         }))
     }
 
@@ -103,18 +106,51 @@ impl Param {
         self.grad_slot().filled = false;
     }
 
-    /// Lets `f` add to the gradient buffer. Its second argument is `beta`: 0 when the old content is to
-    /// be overwritten, 1 when it is to be added to, as a matrix product takes it.
+    /// Moves the value to a device in an element type and forgets the gradient. `grad` is the element type
+    /// that gradients accumulate in; on the CPU it is f32.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn to_device(&self, device: &Device, dtype: DType, grad: DType) -> Result<()> {
+        // Conversion happens on the CPU, where a tensor of another type has its room.
+        let value = self.value().to_device(&Device::Cpu)?.cast(dtype)?;
+        let value = value.to_device(device)?;
+        *self.grad_slot() = Grad::default();
+        *lock(&self.0.grad_dtype) = if device.is_cuda() { grad } else { DType::F32 };
+        self.set_value(value)
+    }
+
+    /// Lets `f` add to the gradient buffer of a weight on the CPU. Its second argument is `beta`: 0 when
+    /// the old content is to be overwritten, 1 when it is to be added to, as a matrix product takes it.
     ///
     /// # Errors
     /// What `f` returns.
     pub fn accumulate(&self, f: impl FnOnce(&mut [f32], f32) -> Result<()>) -> Result<()> {
+        self.accumulate_tensor(|grad, beta| f(grad.data_mut::<f32>()?, beta))
+    }
+
+    /// As [`Param::accumulate`] on any device: the gradient has the weight's shape and lives where the
+    /// weight does.
+    ///
+    /// # Errors
+    /// What `f` returns, or when the device has no room.
+    pub(crate) fn accumulate_tensor(
+        &self,
+        f: impl FnOnce(&mut Tensor, f32) -> Result<()>,
+    ) -> Result<()> {
         let mut slot = self.grad_slot();
         let beta = if slot.filled { 1.0 } else { 0.0 };
-        let buffer = slot
-            .buffer
-            .get_or_insert_with(|| Tensor::zeros(&self.0.shape));
-        f(buffer.data_mut::<f32>()?, beta)?;
+        let buffer = match &mut slot.buffer {
+            Some(buffer) => buffer,
+            none => {
+                let new = match self.value().cuda() {
+                    None => Tensor::zeros(&self.0.shape),
+                    Some(cuda) => cuda.zeros(&self.0.shape, *lock(&self.0.grad_dtype))?,
+                };
+                none.insert(new)
+            }
+        };
+        f(buffer, beta)?;
         slot.filled = true;
         Ok(())
     }
@@ -127,17 +163,32 @@ impl Param {
         &self,
         f: impl FnOnce(&mut [f32], Option<&mut [f32]>) -> Result<()>,
     ) -> Result<()> {
+        self.update_tensor(|value, grad| {
+            let grad = grad.map(|g| g.data_mut::<f32>()).transpose()?;
+            f(value.data_mut::<f32>()?, grad)
+        })
+    }
+
+    /// As [`Param::update`] on any device: value and gradient as tensors.
+    ///
+    /// # Errors
+    /// What `f` returns.
+    pub(crate) fn update_tensor(
+        &self,
+        f: impl FnOnce(&mut Tensor, Option<&mut Tensor>) -> Result<()>,
+    ) -> Result<()> {
         let mut slot = self.grad_slot();
         let filled = slot.filled;
-        let grad = match slot.buffer.as_mut() {
-            Some(g) if filled => Some(g.data_mut::<f32>()?),
-            _ => None,
-        };
+        let grad = slot.buffer.as_mut().filter(|_| filled);
         let mut value = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
-        f(value.data_mut::<f32>()?, grad)
+        f(&mut value, grad)
     }
 
     fn grad_slot(&self) -> std::sync::MutexGuard<'_, Grad> {
-        self.0.grad.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.grad)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

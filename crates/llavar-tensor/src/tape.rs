@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 
-use crate::{Error, Param, Result, Tensor, cpu};
+use crate::{Error, Param, Result, Tensor, cpu, cuda};
 
 /// Identity of a recorded value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,10 @@ impl Grads {
                 } else {
                     (grad, old)
                 };
-                cpu::add_assign(into.data_mut::<f32>()?, from.data::<f32>()?);
+                match from.cuda() {
+                    Some(cuda) => cuda::ops::add_assign(cuda, &mut into, &from)?,
+                    None => cpu::add_assign(into.data_mut::<f32>()?, from.data::<f32>()?),
+                }
                 into
             }
         });

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use crate::{
-    Error, Result,
+    Device, Error, Result,
+    cuda::{Cuda, DeviceBuffer},
     error::ensure_shape,
     memory::{Buffer, Element},
 };
@@ -44,12 +45,13 @@ impl std::fmt::Display for DType {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Storage {
     F32(Buffer<f32>),
     BF16(Buffer<bf16>),
     F16(Buffer<f16>),
     I32(Buffer<i32>),
+    Cuda(DeviceBuffer),
 }
 
 /// A contiguous row-major tensor. Cloning shares the memory; writing to a shared one copies first.
@@ -89,8 +91,16 @@ macro_rules! stored {
                 }
             }
             fn slice_mut(tensor: &mut Tensor) -> Option<&mut [Self]> {
-                let (start, len) = (tensor.offset, tensor.numel());
-                match Arc::make_mut(&mut tensor.storage) {
+                let len = tensor.numel();
+                if Arc::get_mut(&mut tensor.storage).is_none() {
+                    // Shared: this view gets a copy of its own elements.
+                    let mut own = Buffer::<Self>::unspecified(len);
+                    own.copy_from_slice(Self::slice(tensor)?);
+                    tensor.storage = Arc::new(Storage::$v(own));
+                    tensor.offset = 0;
+                }
+                let start = tensor.offset;
+                match Arc::get_mut(&mut tensor.storage)? {
                     Storage::$v(b) => b.get_mut(start..start + len),
                     _ => None,
                 }
@@ -161,32 +171,119 @@ impl Tensor {
             Storage::BF16(_) => DType::BF16,
             Storage::F16(_) => DType::F16,
             Storage::I32(_) => DType::I32,
+            Storage::Cuda(b) => b.dtype(),
         }
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        self.cuda()
+            .map_or(Device::Cpu, |cuda| Device::Cuda(cuda.clone()))
+    }
+
+    /// The same elements on a device; itself where it lives there already.
+    ///
+    /// # Errors
+    /// When the device has no room, or a copy fails.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        if self.device() == *device {
+            return Ok(self.clone());
+        }
+        let host = match self.cuda() {
+            None => self.clone(),
+            Some(cuda) => match self.dtype() {
+                DType::F32 => Self::from_vec(cuda.download::<f32>(self)?, &self.shape)?,
+                DType::BF16 => Self::from_vec(cuda.download::<bf16>(self)?, &self.shape)?,
+                DType::F16 => Self::from_vec(cuda.download::<f16>(self)?, &self.shape)?,
+                DType::I32 => Self::from_vec(cuda.download::<i32>(self)?, &self.shape)?,
+            },
+        };
+        let Some(cuda) = device.as_cuda() else {
+            return Ok(host);
+        };
+        match host.dtype() {
+            DType::F32 => cuda.upload(host.data::<f32>()?, &self.shape),
+            DType::BF16 => cuda.upload(host.data::<bf16>()?, &self.shape),
+            DType::F16 => cuda.upload(host.data::<f16>()?, &self.shape),
+            DType::I32 => cuda.upload(host.data::<i32>()?, &self.shape),
+        }
+    }
+
+    /// Device memory as a tensor.
+    pub(crate) fn from_device(buffer: DeviceBuffer, shape: &[usize]) -> Self {
+        Self {
+            storage: Arc::new(Storage::Cuda(buffer)),
+            offset: 0,
+            shape: shape.to_vec(),
+        }
+    }
+
+    /// The GPU that it lives on.
+    pub(crate) fn cuda(&self) -> Option<&Arc<Cuda>> {
+        match &*self.storage {
+            Storage::Cuda(buffer) => Some(buffer.cuda()),
+            _ => None,
+        }
+    }
+
+    /// Device address of the first element, for reading.
+    pub(crate) fn cuda_address(&self) -> Result<u64> {
+        match &*self.storage {
+            Storage::Cuda(buffer) => Ok(buffer.address(self.offset)),
+            _ => Err(Error::DeviceMismatch {
+                op: "device address",
+                expected: "a GPU".into(),
+                got: "cpu".into(),
+            }),
+        }
+    }
+
+    /// Device address of the first element, for writing; shared memory is copied first.
+    pub(crate) fn cuda_address_mut(&mut self) -> Result<u64> {
+        let writable = match Arc::get_mut(&mut self.storage) {
+            Some(Storage::Cuda(buffer)) => !buffer.is_constant(),
+            Some(_) => true,
+            None => false,
+        };
+        if let (false, Some(cuda)) = (writable, self.cuda().cloned()) {
+            let mut own = cuda.empty(&self.shape, self.dtype())?;
+            cuda.copy(self, &mut own)?;
+            *self = own;
+        }
+        self.cuda_address()
     }
 
     /// The elements.
     ///
     /// # Errors
-    /// When the tensor holds another type.
+    /// When the tensor holds another type or lives on a GPU.
     pub fn data<T: Stored>(&self) -> Result<&[T]> {
-        T::slice(self).ok_or(Error::DTypeMismatch {
-            op: "data",
-            expected: T::DTYPE,
+        T::slice(self).ok_or_else(|| self.no_slice("data", T::DTYPE))
+    }
+
+    /// Why there is no slice of `expected` elements.
+    fn no_slice(&self, op: &'static str, expected: DType) -> Error {
+        if self.cuda().is_some() {
+            return Error::DeviceMismatch {
+                op,
+                expected: "cpu".into(),
+                got: self.device().to_string(),
+            };
+        }
+        Error::DTypeMismatch {
+            op,
+            expected,
             got: self.dtype(),
-        })
+        }
     }
 
     /// The elements for writing; a storage shared with other tensors is copied first.
     ///
     /// # Errors
-    /// When the tensor holds another type.
+    /// When the tensor holds another type or lives on a GPU.
     pub fn data_mut<T: Stored>(&mut self) -> Result<&mut [T]> {
-        let got = self.dtype();
-        T::slice_mut(self).ok_or(Error::DTypeMismatch {
-            op: "data_mut",
-            expected: T::DTYPE,
-            got,
-        })
+        let error = self.no_slice("data_mut", T::DTYPE);
+        T::slice_mut(self).ok_or(error)
     }
 
     /// Whether no other tensor shares this memory, so that writing does not copy.
@@ -239,46 +336,40 @@ impl Tensor {
     }
 
     /// A copy in another element type (round to nearest even); the same tensor if it has it already.
-    pub fn cast(&self, dtype: DType) -> Self {
+    ///
+    /// # Errors
+    /// When it lives on a GPU that has no room.
+    pub fn cast(&self, dtype: DType) -> Result<Self> {
         if dtype == self.dtype() {
-            return self.clone();
+            return Ok(self.clone());
         }
-        let wide = self.to_f32_vec();
+        if let Some(cuda) = self.cuda() {
+            return crate::cuda::ops::cast(cuda, self, dtype);
+        }
+        let wide = self.to_f32_vec()?.into_iter();
         match dtype {
-            DType::F32 => f32::wrap(wide.into(), self.shape.clone()),
-            DType::BF16 => bf16::wrap(
-                wide.into_iter()
-                    .map(bf16::from_f32)
-                    .collect::<Vec<_>>()
-                    .into(),
-                self.shape.clone(),
-            ),
-            DType::F16 => f16::wrap(
-                wide.into_iter()
-                    .map(f16::from_f32)
-                    .collect::<Vec<_>>()
-                    .into(),
-                self.shape.clone(),
-            ),
-            DType::I32 => i32::wrap(
-                wide.into_iter()
-                    .map(|x| x as i32)
-                    .collect::<Vec<_>>()
-                    .into(),
-                self.shape.clone(),
-            ),
+            DType::F32 => Self::from_vec(wide.collect::<Vec<f32>>(), &self.shape),
+            DType::BF16 => {
+                Self::from_vec(wide.map(bf16::from_f32).collect::<Vec<_>>(), &self.shape)
+            }
+            DType::F16 => Self::from_vec(wide.map(f16::from_f32).collect::<Vec<_>>(), &self.shape),
+            DType::I32 => Self::from_vec(wide.map(|x| x as i32).collect::<Vec<_>>(), &self.shape),
         }
     }
 
-    /// A copy of the elements as f32.
-    pub fn to_f32_vec(&self) -> Vec<f32> {
+    /// A copy of the elements as f32, from wherever it lives.
+    ///
+    /// # Errors
+    /// When copying from a GPU fails.
+    pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
         let range = self.offset..self.offset + self.numel();
-        match &*self.storage {
+        Ok(match &*self.storage {
             Storage::F32(b) => b[range].to_vec(),
             Storage::BF16(b) => b[range].iter().map(|x| x.to_f32()).collect(),
             Storage::F16(b) => b[range].iter().map(|x| x.to_f32()).collect(),
             Storage::I32(b) => b[range].iter().map(|x| *x as f32).collect(),
-        }
+            Storage::Cuda(_) => return self.to_device(&Device::Cpu)?.to_f32_vec(),
+        })
     }
 
     /// The only element of a one-element tensor, as f32.
@@ -292,7 +383,7 @@ impl Tensor {
             || "of 1 element".into(),
             &self.shape,
         )?;
-        Ok(self.to_f32_vec().first().copied().unwrap_or(f32::NAN))
+        Ok(self.to_f32_vec()?.first().copied().unwrap_or(f32::NAN))
     }
 }
 
@@ -317,10 +408,15 @@ mod tests {
     #[test]
     fn casts_round_to_nearest_even() {
         let a = Tensor::from_vec(vec![1.0f32, 1.003_906_2, 65504.0, -0.1], &[4]).unwrap();
-        let b = a.cast(DType::BF16).cast(DType::F32);
+        let b = a.cast(DType::BF16).unwrap().cast(DType::F32).unwrap();
         assert_eq!(b.data::<f32>().unwrap()[1], 1.0);
         assert_eq!(
-            a.cast(DType::F16).cast(DType::F32).data::<f32>().unwrap()[2],
+            a.cast(DType::F16)
+                .unwrap()
+                .cast(DType::F32)
+                .unwrap()
+                .data::<f32>()
+                .unwrap()[2],
             65504.0
         );
     }

@@ -77,7 +77,7 @@ fn step(layers: &[(Param, Param)], checkpoint: bool) -> (Vec<Vec<f32>>, usize) {
     let grads = layers
         .iter()
         .flat_map(|(u, d)| [u, d])
-        .map(|p| p.grad().unwrap().to_f32_vec())
+        .map(|p| p.grad().unwrap().to_f32_vec().unwrap())
         .collect();
     (grads, peak)
 }

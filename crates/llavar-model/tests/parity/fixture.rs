@@ -159,7 +159,7 @@ impl Batch {
             rows => {
                 let data: Vec<f32> = rows
                     .iter()
-                    .flat_map(|row| both_pixels.narrow(*row, 1).unwrap().to_f32_vec())
+                    .flat_map(|row| both_pixels.narrow(*row, 1).unwrap().to_f32_vec().unwrap())
                     .collect();
                 let mut shape = both_pixels.shape().to_vec();
                 shape[0] = rows.len();

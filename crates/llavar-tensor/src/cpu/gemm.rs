@@ -7,7 +7,7 @@ use super::{dot, kernel, transpose};
 use crate::memory::Buffer;
 
 /// How the second operand lies in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Layout {
     /// `C[m, n] = A[m, k] B[k, n]`.
     NN,

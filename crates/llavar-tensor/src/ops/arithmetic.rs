@@ -1,6 +1,6 @@
 //! Sums, reshapes and concatenation: `a + b`, the same elements under another shape, rows side by side.
 
-use crate::{Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer};
+use crate::{Result, Tape, Tensor, Var, cpu, cuda, error::ensure_shape, memory::Buffer};
 
 impl Tape {
     /// `a + b` of equal shapes; both receive the gradient unchanged.
@@ -14,15 +14,19 @@ impl Tape {
             || format!("{:?}", a.shape()),
             b.shape(),
         )?;
-        let mut out = Buffer::<f32>::unspecified(a.value().numel());
-        {
-            let (a, b) = (a.value().data::<f32>()?, b.value().data::<f32>()?);
-            cpu::par_chunks(&mut out, |first, out| {
-                let range = first..first + out.len();
-                cpu::add(&a[range.clone()], &b[range], out);
-            });
-        }
-        let out = Tensor::from_buffer(out, a.shape());
+        let out = match a.value().cuda() {
+            Some(cuda) => cuda::ops::add(cuda, a.value(), b.value())?,
+            None => {
+                let mut out = Buffer::<f32>::unspecified(a.value().numel());
+                let (a, b) = (a.value(), b.value());
+                let (x, y) = (a.data::<f32>()?, b.data::<f32>()?);
+                cpu::par_chunks(&mut out, |first, out| {
+                    let range = first..first + out.len();
+                    cpu::add(&x[range.clone()], &y[range], out);
+                });
+                Tensor::from_buffer(out, a.shape())
+            }
+        };
         if !self.needs_grad(&[a, b], &[]) {
             return Ok(Var::constant(out));
         }

@@ -112,7 +112,7 @@ mod tests {
             let tape = Tape::inference();
             let rows = tape.narrow(&tape.param(&p).unwrap(), skip, n).unwrap();
             let y = tape.add_broadcast(&x.clone().into(), &rows).unwrap();
-            let (xv, pv) = (x.to_f32_vec(), p.value().to_f32_vec());
+            let (xv, pv) = (x.to_f32_vec().unwrap(), p.value().to_f32_vec().unwrap());
             let want: Vec<f32> = (0..b * n * c)
                 .map(|i| xv[i] + pv[skip * c + i % (n * c)])
                 .collect();

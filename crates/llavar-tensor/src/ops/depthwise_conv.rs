@@ -115,9 +115,9 @@ mod tests {
                 .depthwise_conv(&x.clone().into(), &weight, Some(&bias))
                 .unwrap();
             let (xv, wv, bv) = (
-                x.to_f32_vec(),
-                weight.value().to_f32_vec(),
-                bias.value().to_f32_vec(),
+                x.to_f32_vec().unwrap(),
+                weight.value().to_f32_vec().unwrap(),
+                bias.value().to_f32_vec().unwrap(),
             );
             let mut want = Vec::with_capacity(xv.len());
             for i in 0..b * h * w * c {
@@ -169,7 +169,10 @@ mod tests {
                     .unwrap();
                 let value = y.value().clone();
                 tape.backward_from(vec![(y, value.clone())], &[]).unwrap();
-                (value.to_f32_vec(), weight.grad().unwrap().to_f32_vec())
+                (
+                    value.to_f32_vec().unwrap(),
+                    weight.grad().unwrap().to_f32_vec().unwrap(),
+                )
             })
         };
         assert_eq!(run(1), run(3));

@@ -66,7 +66,7 @@ impl Tape {
             for (row, id) in out.chunks_exact_mut(d).zip(ids) {
                 match (usize::try_from(*id), wide) {
                     (Ok(id), Some(wide)) => row.copy_from_slice(&wide[id * d..(id + 1) * d]),
-                    (Ok(id), None) => row.copy_from_slice(&table.narrow(id, 1)?.to_f32_vec()),
+                    (Ok(id), None) => row.copy_from_slice(&table.narrow(id, 1)?.to_f32_vec()?),
                     (Err(_), _) => {
                         if let Some(feature) = next.next() {
                             row.copy_from_slice(feature);
@@ -121,7 +121,7 @@ mod tests {
             Tensor::from_vec(vec![0., 1., 10., 11., 20., 21.], &[3, 2]).unwrap(),
         );
         for dtype in [crate::DType::F32, crate::DType::BF16] {
-            table.set_value(table.value().cast(dtype)).unwrap();
+            table.set_value(table.value().cast(dtype).unwrap()).unwrap();
             let features = Tensor::from_vec(vec![-1.0f32, -2.0, -3.0, -4.0], &[2, 2]).unwrap();
             let y = Tape::inference()
                 .embed_merge(&table, &[2, -200, 0, -200], Some(&features.into()))

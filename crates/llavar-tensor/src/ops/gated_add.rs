@@ -122,7 +122,11 @@ mod tests {
             let y = Tape::inference()
                 .gated_add(&u.clone().into(), &h.clone().into(), &logit.clone().into())
                 .unwrap();
-            let (uv, hv, lv) = (u.to_f32_vec(), h.to_f32_vec(), logit.to_f32_vec());
+            let (uv, hv, lv) = (
+                u.to_f32_vec().unwrap(),
+                h.to_f32_vec().unwrap(),
+                logit.to_f32_vec().unwrap(),
+            );
             let want: Vec<f32> = (0..b * n * c)
                 .map(|i| uv[i] + lv[i / (n * c)].tanh() * hv[i])
                 .collect();

@@ -162,9 +162,13 @@ mod tests {
             let y = Tape::inference()
                 .layer_norm(&x.clone().into(), &w, &b, 1e-5)
                 .unwrap();
-            let (wv, bv) = (w.value().to_f32_vec(), b.value().to_f32_vec());
+            let (wv, bv) = (
+                w.value().to_f32_vec().unwrap(),
+                b.value().to_f32_vec().unwrap(),
+            );
             let want: Vec<f32> = x
                 .to_f32_vec()
+                .unwrap()
                 .chunks(c)
                 .flat_map(|r| {
                     let mean = r.iter().map(|x| f64::from(*x)).sum::<f64>() / c as f64;

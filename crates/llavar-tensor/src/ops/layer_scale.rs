@@ -126,7 +126,11 @@ mod tests {
             let y = Tape::inference()
                 .layer_scale_residual(&x.clone().into(), &h.clone().into(), &gamma)
                 .unwrap();
-            let (xv, hv, gv) = (x.to_f32_vec(), h.to_f32_vec(), gamma.value().to_f32_vec());
+            let (xv, hv, gv) = (
+                x.to_f32_vec().unwrap(),
+                h.to_f32_vec().unwrap(),
+                gamma.value().to_f32_vec().unwrap(),
+            );
             let want: Vec<f32> = (0..rows * c).map(|i| gv[i % c] * hv[i] + xv[i]).collect();
             close(y.value().data().unwrap(), &want, 1e-6, "layer scale");
         }

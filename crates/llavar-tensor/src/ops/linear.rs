@@ -8,6 +8,7 @@
 use crate::{
     Param, Result, Tape, Tensor, Var,
     cpu::{self, Layout, kernel},
+    cuda,
     error::ensure_shape,
     memory::Buffer,
 };
@@ -68,6 +69,9 @@ impl Tape {
             )?;
         }
 
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::linear(self, cuda, x, weight, bias, residual, &shape);
+        }
         let biases: Vec<&Param> = bias.into_iter().collect();
         let mut inputs = vec![x];
         inputs.extend(residual);
@@ -265,16 +269,16 @@ mod tests {
             let (rows, n, k) = (rng.size(1, 40), rng.size(1, 50), rng.size(1, 60));
             for dtype in [crate::DType::F32, crate::DType::BF16, crate::DType::F16] {
                 let (x, r) = (rng.tensor(&[rows, k]), rng.tensor(&[rows, n]));
-                let w = Param::new("w", rng.tensor(&[n, k]).cast(dtype));
+                let w = Param::new("w", rng.tensor(&[n, k]).cast(dtype).unwrap());
                 let b = Param::new("b", rng.tensor(&[n]));
                 let y = Tape::inference()
                     .linear_residual(&x.clone().into(), &w, Some(&b), Some(&r.clone().into()))
                     .unwrap();
                 let want = plain(
-                    &x.to_f32_vec(),
-                    &w.value().to_f32_vec(),
-                    &b.value().to_f32_vec(),
-                    &r.to_f32_vec(),
+                    &x.to_f32_vec().unwrap(),
+                    &w.value().to_f32_vec().unwrap(),
+                    &b.value().to_f32_vec().unwrap(),
+                    &r.to_f32_vec().unwrap(),
                     rows,
                     n,
                     k,

@@ -79,7 +79,7 @@ mod tests {
             let (b, n, c) = (rng.size(1, 4), rng.size(1, 30), rng.size(1, 40));
             let x = rng.tensor(&[b, n, c]);
             let y = Tape::inference().mean_tokens(&x.clone().into()).unwrap();
-            let xv = x.to_f32_vec();
+            let xv = x.to_f32_vec().unwrap();
             let want: Vec<f32> = (0..b * c)
                 .map(|i| {
                     let (b, j) = (i / c, i % c);

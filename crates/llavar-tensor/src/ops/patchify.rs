@@ -119,7 +119,7 @@ mod tests {
             let x = rng.tensor(&[b, h, w, c]);
             let y = Tape::inference().patchify(&x.clone().into(), p).unwrap();
             assert_eq!(y.shape(), &[b, gh, gw, c * p * p]);
-            let (xv, yv) = (x.to_f32_vec(), y.value().to_f32_vec());
+            let (xv, yv) = (x.to_f32_vec().unwrap(), y.value().to_f32_vec().unwrap());
             for (i, got) in yv.iter().enumerate() {
                 let (patch, within) = (i / (c * p * p), i % (c * p * p));
                 let (ch, ky, kx) = (within / (p * p), within / p % p, within % p);

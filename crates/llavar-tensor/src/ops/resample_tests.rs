@@ -101,7 +101,7 @@ fn forward_agrees_with_the_definitions() {
             .unwrap();
         assert_eq!(y.shape(), &[b, to.0, to.1, c]);
         let (r, cols) = (matrix(from.0, to.0), matrix(from.1, to.1));
-        let want = direct(&x.to_f32_vec(), b, c, from, to, &r, &cols);
+        let want = direct(&x.to_f32_vec().unwrap(), b, c, from, to, &r, &cols);
         let what = format!("kind {} {from:?} -> {to:?}", case % 3);
         close(y.value().data().unwrap(), &want, 1e-5, &what);
     }

@@ -129,9 +129,10 @@ mod tests {
             let y = Tape::inference()
                 .rms_norm(&x.clone().into(), &w, 1e-5)
                 .unwrap();
-            let wv = w.value().to_f32_vec();
+            let wv = w.value().to_f32_vec().unwrap();
             let want: Vec<f32> = x
                 .to_f32_vec()
+                .unwrap()
                 .chunks(c)
                 .flat_map(|r| {
                     let ms = r.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / c as f64;

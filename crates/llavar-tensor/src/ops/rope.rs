@@ -292,7 +292,7 @@ mod tests {
             let (inv_freq, table) = table(dim, 1.19);
             let positions: Vec<i32> = (0..tokens).map(|_| rng.size(0, 49) as i32).collect();
             let x = rng.tensor(&[tokens, heads, dim]);
-            let v = x.to_f32_vec();
+            let v = x.to_f32_vec().unwrap();
             let y = Tape::inference()
                 .rope(&x.into(), &table, &positions)
                 .unwrap();
@@ -322,7 +322,7 @@ mod tests {
         let width = (heads + 2 * kv_heads) * dim;
         let x = rng.tensor(&[tokens, width]);
         let slice = |from: usize, heads: usize| {
-            let rows = x.to_f32_vec();
+            let rows = x.to_f32_vec().unwrap();
             let data = rows
                 .chunks(width)
                 .flat_map(|r| r[from..from + heads * dim].to_vec())
@@ -340,7 +340,10 @@ mod tests {
         let want_v = slice((heads + kv_heads) * dim, kv_heads);
         for (got, want) in [(q, want_q), (k, want_k), (v, want_v)] {
             assert_eq!(got.shape(), want.shape());
-            assert_eq!(got.value().to_f32_vec(), want.value().to_f32_vec());
+            assert_eq!(
+                got.value().to_f32_vec().unwrap(),
+                want.value().to_f32_vec().unwrap()
+            );
         }
     }
 

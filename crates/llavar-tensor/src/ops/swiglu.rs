@@ -165,7 +165,7 @@ mod tests {
         let mut rng = Rng::new(6);
         let (rows, f) = (7, 33);
         let x = rng.tensor(&[rows, 2 * f]);
-        let v = x.to_f32_vec();
+        let v = x.to_f32_vec().unwrap();
         let part = |at: usize| {
             let data = v
                 .chunks(2 * f)

@@ -81,7 +81,13 @@ pub(crate) fn check_gradients_many(
         let outs = f(&Tape::inference(), &vars).unwrap();
         outs.iter()
             .zip(&seeds)
-            .flat_map(|(o, s)| o.value().to_f32_vec().into_iter().zip(s.to_f32_vec()))
+            .flat_map(|(o, s)| {
+                o.value()
+                    .to_f32_vec()
+                    .unwrap()
+                    .into_iter()
+                    .zip(s.to_f32_vec().unwrap())
+            })
             .map(|(a, b)| f64::from(a) * f64::from(b))
             .sum()
     };

@@ -6,7 +6,11 @@ use crate::ops::testing::{Rng, check_gradients, close};
 /// `softmax(scale q k^T + mask) v` by its definition.
 fn plain(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Vec<f32> {
     let (heads, dim, kv_heads) = (q.shape()[1], q.shape()[2], k.shape()[1]);
-    let (q, k, v) = (q.to_f32_vec(), k.to_f32_vec(), v.to_f32_vec());
+    let (q, k, v) = (
+        q.to_f32_vec().unwrap(),
+        k.to_f32_vec().unwrap(),
+        v.to_f32_vec().unwrap(),
+    );
     let mut out = vec![0.0; q.len()];
     for (qs, ks) in spec.q_segments.ranges().zip(spec.k_segments.ranges()) {
         for i in 0..qs.len() {
@@ -108,7 +112,13 @@ fn huge_scores_neither_overflow_nor_vanish() {
         };
         let x = Var::constant(rng.tensor(&[n, 2, 8]));
         let y = Tape::inference().attention(&x, &x, &x, &spec).unwrap();
-        assert!(y.value().to_f32_vec().iter().all(|y| y.abs() <= 1.0));
+        assert!(
+            y.value()
+                .to_f32_vec()
+                .unwrap()
+                .iter()
+                .all(|y| y.abs() <= 1.0)
+        );
     }
 }
 
@@ -189,9 +199,9 @@ fn results_do_not_depend_on_the_number_of_threads() {
             let [q, k, v] = tensors.clone().map(|t| tape.leaf(t));
             let y = tape.attention(&q, &k, &v, &spec).unwrap();
             let seed = y.value().clone();
-            let mut all = vec![y.value().to_f32_vec()];
+            let mut all = vec![y.value().to_f32_vec().unwrap()];
             let grads = tape.backward_from(vec![(y, seed)], &[&q, &k, &v]).unwrap();
-            all.extend(grads.into_iter().map(|g| g.unwrap().to_f32_vec()));
+            all.extend(grads.into_iter().map(|g| g.unwrap().to_f32_vec().unwrap()));
             all
         })
     };

@@ -1,0 +1,329 @@
+//! Matrix products by cuBLASLt, plans cached by shape.
+//!
+//! Everything here is row-major; cuBLASLt counts by columns, so it computes the transposed product with
+//! the operands exchanged. Products accumulate in f32. Algorithms that add up partial results in an
+//! order of chance are excluded, so that results are the same in every run.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cudarc::cublaslt::{
+    result as lt,
+    sys::{
+        self as ls, cublasLtEpilogue_t as Epi, cublasLtMatmulDescAttributes_t as Desc,
+        cublasLtMatmulPreferenceAttributes_t as Pref,
+    },
+};
+
+use super::Cuda;
+use crate::{DType, Error, Result, Tensor, cpu::Layout};
+
+/// Scratch memory of the products, bytes.
+static WORKSPACE: usize = 64 << 20;
+
+/// No reduction in place: its order depends on timing (bit 1 of the mask).
+static REDUCTIONS: u32 = 0b110;
+
+/// What is added to a product.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Epilogue<'a> {
+    /// `[n]`, added to every row, of the output's type.
+    pub(crate) bias: Option<&'a Tensor>,
+    /// `[m, n]`, added to the product.
+    pub(crate) residual: Option<&'a Tensor>,
+}
+
+/// Everything that a plan depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    layout: Layout,
+    sizes: [usize; 3],
+    input: DType,
+    output: DType,
+    bias: bool,
+    added: bool,
+    /// Largest power of two (up to 256) that divides the addresses of a, b, c and d.
+    alignment: [u32; 4],
+}
+
+#[derive(Clone, Copy)]
+struct Plan {
+    desc: ls::cublasLtMatmulDesc_t,
+    a: ls::cublasLtMatrixLayout_t,
+    b: ls::cublasLtMatrixLayout_t,
+    c: ls::cublasLtMatrixLayout_t,
+    algo: ls::cublasLtMatmulAlgo_t,
+}
+
+/// Handle, scratch memory and plans.
+pub(super) struct Gemm {
+    handle: ls::cublasLtHandle_t,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    plans: HashMap<Key, Plan>,
+    workspace: u64,
+}
+
+impl Gemm {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {
+            handle: lt::create_handle().map_err(|e| Error::NoDevice {
+                reason: format!("cuBLASLt does not start: {e:?}"),
+            })?,
+            state: Mutex::default(),
+        })
+    }
+}
+
+impl Cuda {
+    /// `c = a b (+ beta c)` in the given layout, with sizes as [`crate::cpu::gemm`] takes them. `beta` is 0
+    /// or 1.
+    pub(crate) fn gemm(
+        self: &Arc<Self>,
+        layout: Layout,
+        [m, n, k]: [usize; 3],
+        a: &Tensor,
+        b: &Tensor,
+        c: &mut Tensor,
+        beta: f32,
+    ) -> Result<()> {
+        self.gemm_epilogue(layout, [m, n, k], a, b, c, beta, Epilogue::default())
+    }
+
+    /// As [`Cuda::gemm`], with a bias or a residual (not together with `beta = 1`).
+    pub(crate) fn gemm_epilogue(
+        self: &Arc<Self>,
+        layout: Layout,
+        [m, n, k]: [usize; 3],
+        a: &Tensor,
+        b: &Tensor,
+        c: &mut Tensor,
+        beta: f32,
+        epilogue: Epilogue<'_>,
+    ) -> Result<()> {
+        if a.numel() < m * k || b.numel() < k * n || c.numel() < m * n || a.dtype() != b.dtype() {
+            return Err(Error::InvalidArgument {
+                op: "matrix product",
+                reason: format!(
+                    "{:?} {} times {:?} {} into {:?} is no [{m}, {k}] times [{k}, {n}]",
+                    a.shape(),
+                    a.dtype(),
+                    b.shape(),
+                    b.dtype(),
+                    c.shape()
+                ),
+            });
+        }
+        if m * n == 0 {
+            return Ok(());
+        }
+        if k == 0 && beta == 0.0 {
+            self.clear(c)?;
+        }
+        if k == 0 {
+            return Ok(());
+        }
+        let (pa, pb, pd) = (a.cuda_address()?, b.cuda_address()?, c.cuda_address_mut()?);
+        let pc = match epilogue.residual {
+            Some(residual) => residual.cuda_address()?,
+            None => pd,
+        };
+        let beta = if epilogue.residual.is_some() {
+            1.0
+        } else {
+            beta
+        };
+        let align = |address: u64| 1 << address.trailing_zeros().min(8);
+        let key = Key {
+            layout,
+            sizes: [m, n, k],
+            input: a.dtype(),
+            output: c.dtype(),
+            bias: epilogue.bias.is_some(),
+            added: beta != 0.0,
+            alignment: [align(pa), align(pb), align(pc), align(pd)],
+        };
+        let bias = match epilogue.bias {
+            Some(bias) => bias.cuda_address()?,
+            None => 0,
+        };
+        self.bind()?;
+        let mut state = self
+            .gemm
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.workspace == 0 {
+            // Taken for good, outside of pool and arenas: captured graphs hold its address.
+            // SAFETY: valid out-pointer.
+            super::context::check(
+                unsafe { cudarc::driver::sys::cuMemAlloc_v2(&mut state.workspace, WORKSPACE) },
+                "workspace of the matrix products",
+            )?;
+        }
+        let plan = match state.plans.get(&key) {
+            Some(plan) => *plan,
+            None => {
+                let plan = self.gemm.plan(key)?;
+                state.plans.insert(key, plan);
+                plan
+            }
+        };
+        let (one, beta) = (1.0f32, beta);
+        // SAFETY: the plan describes exactly these operands, whose sizes were checked above; the lock is
+        // held because the bias address is part of the shared description.
+        unsafe {
+            if bias != 0 {
+                set_desc(plan.desc, Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+            }
+            lt::matmul(
+                self.gemm.handle,
+                plan.desc,
+                (&raw const one).cast(),
+                (&raw const beta).cast(),
+                pb as _,
+                plan.a,
+                pa as _,
+                plan.b,
+                pc as _,
+                plan.c,
+                pd as _,
+                plan.c,
+                &plan.algo,
+                state.workspace as _,
+                WORKSPACE,
+                self.stream().cast(),
+            )
+        }
+        .map_err(|e| failed(key, format!("{e:?}")))
+    }
+}
+
+impl Gemm {
+    /// The library's first choice for a shape.
+    fn plan(&self, key: Key) -> Result<Plan> {
+        let [m, n, k] = key.sizes;
+        // As columns: D [n, m] = op(B) [n, k] op(A) [k, m].
+        let (b_shape, b_transposed) = match key.layout {
+            Layout::NT => ((k, n), true),
+            Layout::NN | Layout::TN => ((n, k), false),
+        };
+        let (a_shape, a_transposed) = match key.layout {
+            Layout::TN => ((m, k), true),
+            Layout::NT | Layout::NN => ((k, m), false),
+        };
+        let error = |e: &dyn std::fmt::Debug| failed(key, format!("{e:?}"));
+        // SAFETY: descriptors live as long as the plan, that is for good; attribute sizes are those of the
+        // values given.
+        unsafe {
+            let desc = lt::create_matmul_desc(
+                ls::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                ls::cudaDataType::CUDA_R_32F,
+            )
+            .map_err(|e| error(&e))?;
+            set_desc(
+                desc,
+                Desc::CUBLASLT_MATMUL_DESC_TRANSA,
+                &i32::from(b_transposed),
+            )?;
+            set_desc(
+                desc,
+                Desc::CUBLASLT_MATMUL_DESC_TRANSB,
+                &i32::from(a_transposed),
+            )?;
+            if key.bias {
+                let epilogue = Epi::CUBLASLT_EPILOGUE_BIAS;
+                set_desc(desc, Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+                let kind = data_type(key.output)?;
+                set_desc(desc, Desc::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &kind)?;
+            }
+            let matrix = |dtype, (rows, columns): (usize, usize)| {
+                lt::create_matrix_layout(
+                    data_type(dtype)?,
+                    rows as u64,
+                    columns as u64,
+                    rows as i64,
+                )
+                .map_err(|e| failed(key, format!("{e:?}")))
+            };
+            let (a, b) = (matrix(key.input, b_shape)?, matrix(key.input, a_shape)?);
+            let c = matrix(key.output, (n, m))?;
+            let preference = lt::create_matmul_pref().map_err(|e| error(&e))?;
+            let set = |what, value: *const std::ffi::c_void, size| {
+                lt::set_matmul_pref_attribute(preference, what, value, size)
+                    .map_err(|e| failed(key, format!("{e:?}")))
+            };
+            set(
+                Pref::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                (&raw const WORKSPACE).cast(),
+                8,
+            )?;
+            set(
+                Pref::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                (&raw const REDUCTIONS).cast(),
+                4,
+            )?;
+            let [of_a, of_b, of_c, of_d] = key.alignment;
+            for (what, bytes) in [
+                (Pref::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, of_b),
+                (Pref::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, of_a),
+                (Pref::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, of_c),
+                (Pref::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, of_d),
+            ] {
+                set(what, (&raw const bytes).cast(), 4)?;
+            }
+            let found = lt::get_matmul_algo_heuristic(self.handle, desc, a, b, c, c, preference)
+                .map_err(|e| error(&e));
+            let _ = lt::destroy_matmul_pref(preference);
+            Ok(Plan {
+                desc,
+                a,
+                b,
+                c,
+                algo: found?.algo,
+            })
+        }
+    }
+}
+
+/// Sets one attribute of a product.
+///
+/// # Safety
+/// `desc` is alive and `value` has the type that the library documents for `what`.
+unsafe fn set_desc<T>(desc: ls::cublasLtMatmulDesc_t, what: Desc, value: &T) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { lt::set_matmul_desc_attribute(desc, what, (value as *const T).cast(), size_of::<T>()) }
+        .map_err(|e| Error::Cuda {
+            op: "matrix product",
+            reason: format!("{what:?}: {e:?}"),
+        })
+}
+
+fn data_type(dtype: DType) -> Result<ls::cudaDataType> {
+    match dtype {
+        DType::F32 => Ok(ls::cudaDataType::CUDA_R_32F),
+        DType::BF16 => Ok(ls::cudaDataType::CUDA_R_16BF),
+        DType::F16 => Ok(ls::cudaDataType::CUDA_R_16F),
+        DType::I32 => Err(Error::DTypeMismatch {
+            op: "matrix product",
+            expected: DType::F32,
+            got: dtype,
+        }),
+    }
+}
+
+fn failed(key: Key, reason: String) -> Error {
+    let [m, n, k] = key.sizes;
+    Error::Cuda {
+        op: "matrix product",
+        reason: format!(
+            "[{m}, {k}] times [{k}, {n}] ({:?}) of {} into {}: {reason}",
+            key.layout, key.input, key.output
+        ),
+    }
+}

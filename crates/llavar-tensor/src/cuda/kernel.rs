@@ -1,0 +1,419 @@
+//! Our own kernels: sources, compilation by NVRTC, launches.
+//!
+//! Every source is compiled once for each element type of its activations (`T` is `float` or bf16, see
+//! `kernels/prelude.cuh`). The machine code is kept in the user's cache folder under a hash of source,
+//! options, architecture and compiler.
+
+use std::{
+    collections::HashMap,
+    ffi::{CString, c_void},
+    hash::{DefaultHasher, Hash, Hasher},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cudarc::{
+    driver::sys::{self as cu},
+    nvrtc::sys::{self as nvrtc, nvrtcResult},
+};
+
+use super::{Cuda, context::check};
+use crate::{DType, Error, Result, Tensor};
+
+/// What every source begins with.
+const PRELUDE: &str = include_str!("kernels/prelude.cuh");
+
+/// A file of kernels.
+pub(crate) struct Source {
+    pub(crate) name: &'static str,
+    pub(crate) code: &'static str,
+}
+
+/// One kernel of a file.
+pub(crate) struct Kernel {
+    pub(crate) source: &'static Source,
+    pub(crate) name: &'static str,
+}
+
+/// Blocks and threads of a launch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grid {
+    blocks: [u32; 3],
+    threads: u32,
+    shared: u32,
+    overlap: bool,
+}
+
+impl Grid {
+    /// `blocks` blocks of `threads` threads.
+    pub(crate) fn new(blocks: usize, threads: usize) -> Self {
+        Self::cube([blocks, 1, 1], threads)
+    }
+
+    /// Blocks along three axes.
+    pub(crate) fn cube(blocks: [usize; 3], threads: usize) -> Self {
+        Self {
+            blocks: blocks.map(|b| b as u32),
+            threads: threads as u32,
+            shared: 0,
+            overlap: false,
+        }
+    }
+
+    /// For a loop over `n` items, each thread one item at a time in strides of the whole grid.
+    pub(crate) fn items(n: usize) -> Self {
+        Self::new(n.div_ceil(256).clamp(1, 132 * 16), 256)
+    }
+
+    /// With this many bytes of dynamic shared memory.
+    pub(crate) fn shared(self, bytes: usize) -> Self {
+        Self {
+            shared: bytes as u32,
+            ..self
+        }
+    }
+
+    /// Lets it start before the kernel in front has ended; it must wait for it by itself
+    /// (`griddepcontrol.wait`) before it reads what that one wrote.
+    pub(crate) fn overlapping(self) -> Self {
+        Self {
+            overlap: true,
+            ..self
+        }
+    }
+}
+
+/// An argument of a launch.
+#[derive(Debug, Clone)]
+pub(crate) enum Arg {
+    Address(u64),
+    I32(i32),
+    I64(i64),
+    F32(f32),
+    Bad(Error),
+}
+
+impl From<&Tensor> for Arg {
+    fn from(tensor: &Tensor) -> Self {
+        tensor.cuda_address().map_or_else(Self::Bad, Self::Address)
+    }
+}
+
+impl From<&mut Tensor> for Arg {
+    fn from(tensor: &mut Tensor) -> Self {
+        tensor
+            .cuda_address_mut()
+            .map_or_else(Self::Bad, Self::Address)
+    }
+}
+
+impl From<Option<&Tensor>> for Arg {
+    fn from(tensor: Option<&Tensor>) -> Self {
+        tensor.map_or(Self::Address(0), Self::from)
+    }
+}
+
+impl From<Option<&mut Tensor>> for Arg {
+    fn from(tensor: Option<&mut Tensor>) -> Self {
+        tensor.map_or(Self::Address(0), Self::from)
+    }
+}
+
+impl From<i32> for Arg {
+    fn from(value: i32) -> Self {
+        Self::I32(value)
+    }
+}
+
+impl From<i64> for Arg {
+    fn from(value: i64) -> Self {
+        Self::I64(value)
+    }
+}
+
+impl From<f32> for Arg {
+    fn from(value: f32) -> Self {
+        Self::F32(value)
+    }
+}
+
+/// Arguments of a launch: tensors by reference (`&mut` for what is written), numbers by value; a `usize`
+/// has to say whether the kernel takes `int` or `long long`.
+macro_rules! args {
+    ($($arg:expr),* $(,)?) => { &[$($crate::cuda::Arg::from($arg)),*] };
+}
+pub(crate) use args;
+
+/// Compiled kernels of a device.
+pub(super) struct Kernels {
+    architecture: String,
+    compiler: (i32, i32),
+    modules: Mutex<HashMap<(&'static str, DType), Module>>,
+}
+
+#[derive(Clone)]
+struct Module {
+    module: cu::CUmodule,
+    functions: HashMap<&'static str, cu::CUfunction>,
+}
+
+impl Kernels {
+    pub(super) fn new(capability: (i32, i32), compiler: (i32, i32)) -> Self {
+        Self {
+            architecture: format!("sm_{}{}", capability.0, capability.1),
+            compiler,
+            modules: Mutex::default(),
+        }
+    }
+}
+
+impl Cuda {
+    /// Queues a kernel compiled for activations of type `dtype`.
+    ///
+    /// Kernels address memory by the sizes that they are given; callers derive those from the very
+    /// tensors that they pass.
+    pub(crate) fn launch(
+        self: &Arc<Self>,
+        kernel: &Kernel,
+        dtype: DType,
+        grid: Grid,
+        args: &[Arg],
+    ) -> Result<()> {
+        if grid.blocks.contains(&0) {
+            return Ok(());
+        }
+        self.bind()?;
+        let function = self.function(kernel, dtype)?;
+        // Every argument in eight bytes of its own; a kernel reads the first of them that it declares.
+        let mut values = [0u64; 32];
+        let mut pointers = [std::ptr::null_mut::<c_void>(); 32];
+        if args.len() > values.len() {
+            return Err(Error::InvalidArgument {
+                op: kernel.name,
+                reason: format!("{} arguments", args.len()),
+            });
+        }
+        for ((value, pointer), arg) in values.iter_mut().zip(&mut pointers).zip(args) {
+            *value = match arg {
+                Arg::Address(address) => *address,
+                Arg::I32(v) => u64::from(*v as u32),
+                Arg::I64(v) => *v as u64,
+                Arg::F32(v) => u64::from(v.to_bits()),
+                Arg::Bad(error) => return Err(error.clone()),
+            };
+            *pointer = (value as *mut u64).cast();
+        }
+        // SAFETY: plain data, all zeros is a valid value of it.
+        let mut attribute: cu::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+        attribute.id =
+            cu::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attribute.value.programmaticStreamSerializationAllowed = 1;
+        let config = cu::CUlaunchConfig {
+            gridDimX: grid.blocks[0],
+            gridDimY: grid.blocks[1],
+            gridDimZ: grid.blocks[2],
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared,
+            hStream: self.stream(),
+            attrs: &mut attribute,
+            numAttrs: u32::from(grid.overlap),
+        };
+        // SAFETY: the function belongs to this context; `pointers` has an entry for each argument, and the
+        // kernels of this crate stay inside the sizes that they are given (tested with poisoned outputs
+        // and under a memory checker).
+        unsafe {
+            if grid.shared > 48 << 10 {
+                check(
+                    cu::cuFuncSetAttribute(
+                        function,
+                        cu::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                        grid.shared as i32,
+                    ),
+                    kernel.name,
+                )?;
+            }
+            check(
+                cu::cuLaunchKernelEx(
+                    &config,
+                    function,
+                    pointers.as_mut_ptr(),
+                    std::ptr::null_mut(),
+                ),
+                kernel.name,
+            )
+        }
+    }
+
+    fn function(&self, kernel: &Kernel, dtype: DType) -> Result<cu::CUfunction> {
+        let mut modules = self
+            .kernels
+            .modules
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let key = (kernel.source.name, dtype);
+        if !modules.contains_key(&key) {
+            let image = self.kernels.image(kernel.source, dtype)?;
+            let mut module = std::ptr::null_mut();
+            // SAFETY: a complete image made by NVRTC for this architecture.
+            check(
+                unsafe { cu::cuModuleLoadData(&mut module, image.as_ptr().cast()) },
+                "load kernels",
+            )?;
+            let functions = HashMap::new();
+            modules.insert(key, Module { module, functions });
+        }
+        let missing = || Error::Cuda {
+            op: kernel.name,
+            reason: "no such kernel".into(),
+        };
+        let module = modules.get_mut(&key).ok_or_else(missing)?;
+        if let Some(function) = module.functions.get(kernel.name) {
+            return Ok(*function);
+        }
+        let name = CString::new(kernel.name).map_err(|_| missing())?;
+        let mut function = std::ptr::null_mut();
+        // SAFETY: module and name are alive, the out-pointer is valid.
+        check(
+            unsafe { cu::cuModuleGetFunction(&mut function, module.module, name.as_ptr()) },
+            kernel.name,
+        )?;
+        module.functions.insert(kernel.name, function);
+        Ok(function)
+    }
+}
+
+impl Kernels {
+    /// Machine code of a source, from the cache folder if it is there.
+    fn image(&self, source: &Source, dtype: DType) -> Result<Vec<u8>> {
+        let mut hasher = DefaultHasher::new();
+        (
+            PRELUDE,
+            source.code,
+            dtype,
+            &self.architecture,
+            self.compiler,
+        )
+            .hash(&mut hasher);
+        let file = cache_folder().map(|folder| {
+            let name = format!("{}-{dtype}-{:016x}.cubin", source.name, hasher.finish());
+            folder.join(name)
+        });
+        if let Some(image) = file.as_ref().and_then(|file| std::fs::read(file).ok()) {
+            // Files are put in place whole by renaming; an empty one is not ours.
+            if image.starts_with(b"\x7fELF") {
+                return Ok(image);
+            }
+        }
+        let image = compile(source, dtype, &self.architecture)?;
+        if let Some(file) = file {
+            // The cache is a convenience: a folder that cannot be written costs time at the next start.
+            let _ = store(&file, &image);
+        }
+        Ok(image)
+    }
+}
+
+/// `$LLAVAR_CACHE`, `$XDG_CACHE_HOME/llavar` or `~/.cache/llavar`, then `kernels`.
+fn cache_folder() -> Option<PathBuf> {
+    let root = if let Some(path) = std::env::var_os("LLAVAR_CACHE") {
+        PathBuf::from(path)
+    } else if let Some(path) = std::env::var_os("XDG_CACHE_HOME") {
+        PathBuf::from(path).join("llavar")
+    } else {
+        PathBuf::from(std::env::var_os("HOME")?).join(".cache/llavar")
+    };
+    Some(root.join("kernels"))
+}
+
+fn store(file: &std::path::Path, image: &[u8]) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let aside = file.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&aside, image)?;
+    std::fs::rename(&aside, file)
+}
+
+/// Compiles a source for activations of type `dtype`.
+fn compile(source: &Source, dtype: DType, architecture: &str) -> Result<Vec<u8>> {
+    let failed = |reason: String| Error::Cuda {
+        op: "compile kernels",
+        reason: format!("{}.cu for {dtype}: {reason}", source.name),
+    };
+    let text = format!(
+        "{}{PRELUDE}\n#line 1 \"{}.cu\"\n{}",
+        match dtype {
+            DType::BF16 => "#define T_IS_BF16 1\n",
+            _ => "#define T_IS_BF16 0\n",
+        },
+        source.name,
+        source.code
+    );
+    let c_string = |text: String| CString::new(text).map_err(|e| failed(e.to_string()));
+    let (text, name) = (c_string(text)?, c_string(format!("{}.cu", source.name))?);
+    let options = [
+        c_string(format!("--gpu-architecture={architecture}"))?,
+        c_string("--std=c++17".into())?,
+        c_string("--extra-device-vectorization".into())?,
+    ];
+    let options: Vec<_> = options.iter().map(|o| o.as_ptr()).collect();
+    let mut program = std::ptr::null_mut();
+    // SAFETY: strings are terminated and alive; sizes come from the library; the program is destroyed once.
+    unsafe {
+        let ok = |result: nvrtcResult| {
+            if result == nvrtcResult::NVRTC_SUCCESS {
+                Ok(())
+            } else {
+                Err(failed(format!("{result:?}")))
+            }
+        };
+        ok(nvrtc::nvrtcCreateProgram(
+            &mut program,
+            text.as_ptr(),
+            name.as_ptr(),
+            0,
+            std::ptr::null(),
+            std::ptr::null(),
+        ))?;
+        let result = nvrtc::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr());
+        let image = if result == nvrtcResult::NVRTC_SUCCESS {
+            let mut size = 0;
+            ok(nvrtc::nvrtcGetCUBINSize(program, &mut size)).and_then(|()| {
+                let mut image = vec![0u8; size];
+                ok(nvrtc::nvrtcGetCUBIN(program, image.as_mut_ptr().cast())).map(|()| image)
+            })
+        } else {
+            let mut size = 0;
+            let _ = nvrtc::nvrtcGetProgramLogSize(program, &mut size);
+            let mut log = vec![0u8; size.max(1)];
+            let _ = nvrtc::nvrtcGetProgramLog(program, log.as_mut_ptr().cast());
+            let log = String::from_utf8_lossy(&log);
+            Err(failed(log.trim_end_matches('\0').to_owned()))
+        };
+        let _ = nvrtc::nvrtcDestroyProgram(&mut program);
+        image
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// NVRTC needs no GPU, so every machine that has the library checks every kernel.
+    #[test]
+    fn every_kernel_compiles() {
+        if !super::super::libraries::nvrtc() {
+            eprintln!("skipped: every_kernel_compiles needs NVRTC (LLAVAR_CUDA_PATH)");
+            return;
+        }
+        for source in super::super::ops::SOURCES {
+            for dtype in [DType::F32, DType::BF16] {
+                for architecture in ["sm_80", "sm_90"] {
+                    compile(source, dtype, architecture).unwrap();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The CUDA device: NVIDIA's libraries, loaded at run time, and our own kernels.
+//!
+//! Nothing of CUDA is needed to build. [`Cuda::open`] finds the driver, cuBLASLt and NVRTC (cuDNN where
+//! it is) and says which one is missing. All work of a device goes to one stream, so that operations,
+//! allocations and copies happen in the order in which they were asked for and nothing waits.
+//!
+//! - `libraries`: finding shared libraries, also those that pip installs.
+//! - `context`: the device, its stream and handles.
+//! - `memory`: stream-ordered buffers, copies through pinned memory, constants that are uploaded once.
+//! - `kernel`: our kernels (`kernels/*.cu`), compiled by NVRTC for f32 and bf16, kept on disk.
+//! - `gemm`: cuBLASLt products, plans cached by shape.
+//! - `ops`: the operations, one file each as in [`crate::ops`], where their formulas stand.
+
+mod context;
+mod gemm;
+mod kernel;
+mod libraries;
+mod memory;
+pub(crate) mod ops;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use context::{Cuda, DeviceInfo};
+pub(crate) use gemm::Epilogue;
+pub(crate) use kernel::{Arg, Grid, Kernel, Source, args};
+pub(crate) use memory::DeviceBuffer;
+pub use memory::{DeviceMemory, Readback};

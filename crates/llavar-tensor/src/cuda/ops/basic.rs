@@ -1,0 +1,177 @@
+//! Conversions, sums, and sums over rows.
+
+use std::sync::Arc;
+
+use crate::{
+    DType, Error, Result, Tensor,
+    cuda::{Cuda, Grid, Kernel, Source, args},
+};
+
+pub(in crate::cuda) static SOURCE: Source = Source {
+    name: "basic",
+    code: include_str!("../kernels/basic.cu"),
+};
+const fn kernel(name: &'static str) -> Kernel {
+    Kernel {
+        source: &SOURCE,
+        name,
+    }
+}
+const CAST_F32_BF16: Kernel = kernel("cast_f32_bf16");
+const CAST_BF16_F32: Kernel = kernel("cast_bf16_f32");
+const ADD_ASSIGN: Kernel = kernel("add_assign");
+const ADD: Kernel = kernel("add");
+const COLUMN_PARTS: Kernel = kernel("column_parts");
+const SUM_PARTS_F32: Kernel = kernel("sum_parts_f32");
+const SUM_PARTS_BF16: Kernel = kernel("sum_parts_bf16");
+
+/// Parts that a sum over rows is made in; fixed by the sizes alone.
+const PARTS: usize = 64;
+
+/// `x` in another element type.
+pub(crate) fn cast(cuda: &Arc<Cuda>, x: &Tensor, dtype: DType) -> Result<Tensor> {
+    let kernel = match (x.dtype(), dtype) {
+        (DType::F32, DType::BF16) => &CAST_F32_BF16,
+        (DType::BF16, DType::F32) => &CAST_BF16_F32,
+        (expected, got) => {
+            return Err(Error::DTypeMismatch {
+                op: "cast",
+                expected,
+                got,
+            });
+        }
+    };
+    let mut out = cuda.empty(x.shape(), dtype)?;
+    let n = x.numel();
+    cuda.launch(
+        kernel,
+        DType::F32,
+        Grid::items(n),
+        args![x, &mut out, n as i64],
+    )?;
+    Ok(out)
+}
+
+/// `into += from`.
+pub(crate) fn add_assign(cuda: &Arc<Cuda>, into: &mut Tensor, from: &Tensor) -> Result<()> {
+    let n = same(into, from)?;
+    let grid = Grid::items(n.div_ceil(8));
+    cuda.launch(&ADD_ASSIGN, from.dtype(), grid, args![into, from, n as i64])
+}
+
+/// `a + b` in the shape of `a`.
+pub(crate) fn add(cuda: &Arc<Cuda>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let n = same(a, b)?;
+    let mut out = cuda.empty(a.shape(), a.dtype())?;
+    let grid = Grid::items(n.div_ceil(8));
+    cuda.launch(&ADD, a.dtype(), grid, args![a, b, &mut out, n as i64])?;
+    Ok(out)
+}
+
+/// `out = beta out + sum over rows of x [rows, n]`, always in the same order.
+pub(crate) fn column_sums(
+    cuda: &Arc<Cuda>,
+    x: &Tensor,
+    n: usize,
+    out: &mut Tensor,
+    beta: f32,
+) -> Result<()> {
+    let rows = x.numel() / n.max(1);
+    let parts = rows.div_ceil(32).clamp(1, PARTS);
+    let each = rows.div_ceil(parts).max(1);
+    let parts = rows.div_ceil(each).max(1);
+    let mut part = cuda.empty(&[parts, n], DType::F32)?;
+    cuda.launch(
+        &COLUMN_PARTS,
+        x.dtype(),
+        Grid::cube([n.div_ceil(256), parts, 1], 256),
+        args![x, &mut part, rows as i64, n as i64, each as i64],
+    )?;
+    sum_parts(cuda, &part, parts, out, beta)
+}
+
+/// `out = beta out + sum over parts of part [parts, n]`, in order; `out` is f32 or bf16.
+pub(crate) fn sum_parts(
+    cuda: &Arc<Cuda>,
+    part: &Tensor,
+    parts: usize,
+    out: &mut Tensor,
+    beta: f32,
+) -> Result<()> {
+    let n = out.numel();
+    let kernel = match out.dtype() {
+        DType::F32 => &SUM_PARTS_F32,
+        DType::BF16 => &SUM_PARTS_BF16,
+        got => {
+            return Err(Error::DTypeMismatch {
+                op: "sum of parts",
+                expected: DType::F32,
+                got,
+            });
+        }
+    };
+    cuda.launch(
+        kernel,
+        DType::F32,
+        Grid::items(n),
+        args![part, out, parts as i32, n as i64, beta],
+    )
+}
+
+fn same(a: &Tensor, b: &Tensor) -> Result<usize> {
+    if a.dtype() != b.dtype() {
+        return Err(Error::DTypeMismatch {
+            op: "add",
+            expected: a.dtype(),
+            got: b.dtype(),
+        });
+    }
+    Ok(a.numel().min(b.numel()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cuda::testing::{compare, gpu},
+        ops::testing::Rng,
+    };
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn tensors_come_back_as_they_went() {
+        let device = gpu();
+        let mut rng = Rng::new(502);
+        for len in [0, 1, 7, 8, 1000, 65_537] {
+            let x = rng.tensor(&[len]);
+            for dtype in [DType::F32, DType::BF16] {
+                let want = x.cast(dtype).unwrap().to_f32_vec().unwrap();
+                let there = x.to_device(&device).unwrap().cast(dtype).unwrap();
+                assert_eq!(there.dtype(), dtype);
+                assert_eq!(there.to_f32_vec().unwrap(), want, "{len} {dtype}");
+                let back = there.cast(DType::F32).unwrap().to_f32_vec().unwrap();
+                assert_eq!(back, want, "{len} {dtype} widened");
+            }
+        }
+        let cuda = device.as_cuda().unwrap();
+        let ids: Vec<i32> = (0..100).collect();
+        let (a, b) = (cuda.constant(&ids).unwrap(), cuda.constant(&ids).unwrap());
+        assert_eq!(a.cuda_address().unwrap(), b.cuda_address().unwrap());
+        assert_eq!(a.to_f32_vec().unwrap()[99], 99.0);
+        let readback = cuda.read_back(&rng.tensor(&[3]).to_device(&device).unwrap());
+        assert_eq!(readback.unwrap().wait().unwrap().len(), 3);
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn add_agrees_with_the_cpu() {
+        let mut rng = Rng::new(503);
+        for shape in [[1, 1], [3, 5], [64, 72], [1000, 33]] {
+            let (a, b) = (rng.tensor(&shape), rng.tensor(&shape));
+            // `a` twice, so that two gradients meet.
+            compare("add", &[a, b], &[], |tape, x, _| {
+                Ok(vec![tape.add(&tape.add(&x[0], &x[1])?, &x[0])?])
+            });
+        }
+    }
+}

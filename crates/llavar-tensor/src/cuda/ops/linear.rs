@@ -1,0 +1,105 @@
+//! Linear layer: one cuBLASLt product with bias and residual in its epilogue.
+
+use std::sync::Arc;
+
+use super::column_sums;
+use crate::{
+    Param, Result, Tape, Var,
+    cpu::Layout,
+    cuda::{Cuda, Epilogue},
+};
+
+/// As [`Tape::linear_residual`], with checked shapes: `x [rows, k]`, `weight [n, k]` -> `shape`.
+pub(crate) fn linear(
+    tape: &Tape,
+    cuda: &Arc<Cuda>,
+    x: &Var,
+    weight: &Param,
+    bias: Option<&Param>,
+    residual: Option<&Var>,
+    shape: &[usize],
+) -> Result<Var> {
+    let rows = x.value().rows();
+    let n = weight.shape().first().copied().unwrap_or(1);
+    let k = x.value().last_dim();
+    let w = weight.value();
+    let b = bias.map(Param::value);
+    let mut out = cuda.empty(shape, x.value().dtype())?;
+    let epilogue = Epilogue {
+        bias: b.as_ref(),
+        residual: residual.map(Var::value),
+    };
+    let sizes = [rows, n, k];
+    cuda.gemm_epilogue(Layout::NT, sizes, x.value(), &w, &mut out, 0.0, epilogue)?;
+
+    let mut inputs = vec![x];
+    inputs.extend(residual);
+    let params: Vec<&Param> = std::iter::once(weight).chain(bias).collect();
+    if !tape.needs_grad(&inputs, &params) {
+        return Ok(Var::constant(out));
+    }
+    let (x, weight, bias, residual) = (x.clone(), weight.clone(), bias.cloned(), residual.cloned());
+    let cuda = cuda.clone();
+    Ok(tape.record(out, move |dy, grads| {
+        if let Some(bias) = bias.filter(Param::requires_grad) {
+            bias.accumulate_tensor(|db, beta| column_sums(&cuda, &dy, n, db, beta))?;
+        }
+        if weight.requires_grad() {
+            weight.accumulate_tensor(|dw, beta| {
+                cuda.gemm(Layout::TN, [n, k, rows], &dy, x.value(), dw, beta)
+            })?;
+        }
+        if x.requires_grad() {
+            let mut dx = cuda.empty(x.shape(), dy.dtype())?;
+            cuda.gemm(Layout::NN, [rows, k, n], &dy, &w, &mut dx, 0.0)?;
+            grads.add(&x, dx)?;
+        }
+        match residual {
+            Some(r) => {
+                let dr = dy.reshape(r.shape())?;
+                grads.add(&r, dr)
+            }
+            None => Ok(()),
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{cuda::testing::compare, ops::testing::Rng};
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn linear_agrees_with_the_cpu() {
+        let mut rng = Rng::new(501);
+        let mut sizes = vec![
+            (1, 1, 1),
+            (64, 96, 128),
+            (7, 333, 65),
+            (513, 24, 9),
+            (0, 5, 7),
+        ];
+        sizes.extend((0..12).map(|_| (rng.size(1, 200), rng.size(1, 300), rng.size(1, 300))));
+        for (rows, n, k) in sizes {
+            // Averages keep the values of a long sum near one.
+            let x = rng.tensor(&[rows, k]);
+            let (r, w, b) = (
+                rng.tensor(&[rows, n]),
+                rng.tensor(&[n, k]),
+                rng.tensor(&[n]),
+            );
+            let what = format!("linear {rows} x {n} x {k}");
+            compare(&what, &[x.clone(), r], &[w.clone(), b], |tape, x, p| {
+                Ok(vec![tape.linear_residual(
+                    &x[0],
+                    &p[0],
+                    Some(&p[1]),
+                    Some(&x[1]),
+                )?])
+            });
+            compare(&what, &[x], &[w], |tape, x, p| {
+                Ok(vec![tape.linear(&x[0], &p[0], None)?])
+            });
+        }
+    }
+}
