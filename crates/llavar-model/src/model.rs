@@ -222,7 +222,7 @@ impl LlavaModel {
             match set.get(&spec.name).map(|p| p.value()) {
                 Ok(value) => match value.data::<f32>() {
                     Ok(values) => sink.write_f32(values),
-                    Err(_) => sink.write_f32(&value.to_f32_vec()),
+                    Err(_) => sink.write_f32(&value.to_f32_vec().map_err(SaveError::Tensor)?),
                 },
                 // The list was made from the same parameters.
                 Err(_) => Err(SaveError::FileName {

@@ -196,7 +196,7 @@ fn train(folder: &Path, layout: Layout, most: usize) {
         else {
             continue;
         };
-        let values = param.value().to_f32_vec();
+        let values = param.value().to_f32_vec().unwrap();
         let norm = values
             .iter()
             .map(|x| f64::from(*x).powi(2))

@@ -35,6 +35,9 @@ pub enum SaveError {
         /// What the system said.
         source: io::Error,
     },
+    /// A weight could not be copied from its device.
+    #[error("a weight cannot be read: {0}")]
+    Tensor(llavar_tensor::Error),
     /// The target exists and overwriting was not asked for.
     #[error("{path} exists already, give another folder or allow overwriting", path = path.display())]
     Exists {
