@@ -15,6 +15,7 @@ mod context;
 mod gemm;
 mod kernel;
 mod libraries;
+mod measure;
 mod memory;
 pub(crate) mod ops;
 #[cfg(test)]
