@@ -91,7 +91,7 @@ impl Event {
         // SAFETY: both events were recorded; valid out-pointer.
         unsafe {
             check(cu::cuEventSynchronize(end.0), "event")?;
-            check(cu::cuEventElapsedTime(&mut ms, self.0, end.0), "event")?;
+            check(cu::cuEventElapsedTime_v2(&mut ms, self.0, end.0), "event")?;
         }
         Ok(f64::from(ms))
     }

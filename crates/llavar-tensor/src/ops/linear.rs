@@ -127,7 +127,7 @@ impl Tape {
 }
 
 /// Writes `residual + bias` into `out` and returns 1, or returns 0 where there is neither.
-fn prefill(
+pub(super) fn prefill(
     out: &mut [f32],
     n: usize,
     bias: Option<&Tensor>,

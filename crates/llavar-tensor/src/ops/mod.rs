@@ -14,6 +14,7 @@ mod layer_norm;
 mod layer_scale;
 mod linear;
 mod linear_cross_entropy;
+mod linear_layer_scale;
 mod mean_tokens;
 mod patchify;
 mod resample;

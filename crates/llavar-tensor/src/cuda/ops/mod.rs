@@ -3,13 +3,15 @@
 
 mod basic;
 mod linear;
+mod linear_layer_scale;
 
 #[cfg(test)]
 use super::Source;
 
 pub(crate) use basic::{add, add_assign, cast, column_sums, sum_parts};
 pub(crate) use linear::linear;
+pub(crate) use linear_layer_scale::linear_layer_scale;
 
 /// All files of kernels.
 #[cfg(test)]
-pub(super) const SOURCES: &[&Source] = &[&basic::SOURCE];
+pub(super) const SOURCES: &[&Source] = &[&basic::SOURCE, &linear_layer_scale::SOURCE];

@@ -1,0 +1,174 @@
+//! Linear layer under a layer scale: the weight is scaled, the rest is one product.
+
+use std::sync::Arc;
+
+use super::{column_sums, sum_parts};
+use crate::{
+    DType, Param, Result, Tape, Tensor, Var,
+    cpu::Layout,
+    cuda::{Cuda, Epilogue, Grid, Kernel, Source, args},
+};
+
+pub(in crate::cuda) static SOURCE: Source = Source {
+    name: "linear_layer_scale",
+    code: include_str!("../kernels/linear_layer_scale.cu"),
+};
+const fn kernel(name: &'static str) -> Kernel {
+    Kernel {
+        source: &SOURCE,
+        name,
+    }
+}
+const SCALE_WEIGHT: Kernel = kernel("scale_weight");
+const GRADIENTS_F32: Kernel = kernel("layer_scale_gradients_f32");
+const GRADIENTS_BF16: Kernel = kernel("layer_scale_gradients_bf16");
+
+/// As [`Tape::linear_layer_scale`], with checked shapes.
+pub(crate) fn linear_layer_scale(
+    tape: &Tape,
+    cuda: &Arc<Cuda>,
+    x: &Var,
+    h: &Var,
+    weight: &Param,
+    bias: &Param,
+    gamma: &Param,
+) -> Result<Var> {
+    let (c, rows) = (x.value().last_dim(), x.value().rows());
+    let k = h.value().last_dim();
+    let scaled = scale(cuda, weight, bias, gamma, k)?;
+    let mut out = cuda.empty(x.shape(), x.value().dtype())?;
+    let epilogue = Epilogue {
+        bias: Some(&scaled.1),
+        residual: Some(x.value()),
+    };
+    let sizes = [rows, c, k];
+    cuda.gemm_epilogue(
+        Layout::NT,
+        sizes,
+        h.value(),
+        &scaled.0,
+        &mut out,
+        0.0,
+        epilogue,
+    )?;
+    drop(scaled);
+    if !tape.needs_grad(&[x, h], &[weight, bias, gamma]) {
+        return Ok(Var::constant(out));
+    }
+    let (cuda, x, h) = (cuda.clone(), x.clone(), h.clone());
+    let (weight, bias, gamma) = (weight.clone(), bias.clone(), gamma.clone());
+    Ok(tape.record(out, move |dy, grads| {
+        if weight.requires_grad() || bias.requires_grad() || gamma.requires_grad() {
+            parameter_gradients(&cuda, &dy, &h, &weight, &bias, &gamma)?;
+        }
+        if h.requires_grad() {
+            // Scaled again: cheaper than to keep it.
+            let (scaled, _) = scale(&cuda, &weight, &bias, &gamma, k)?;
+            let mut dh = cuda.empty(h.shape(), dy.dtype())?;
+            cuda.gemm(Layout::NN, [rows, k, c], &dy, &scaled, &mut dh, 0.0)?;
+            grads.add(&h, dh)?;
+        }
+        grads.add(&x, dy)
+    }))
+}
+
+/// `gamma W` and `gamma b`.
+fn scale(
+    cuda: &Arc<Cuda>,
+    weight: &Param,
+    bias: &Param,
+    gamma: &Param,
+    k: usize,
+) -> Result<(Tensor, Tensor)> {
+    let (w, b, g) = (weight.value(), bias.value(), gamma.value());
+    let c = g.numel();
+    let mut scaled = cuda.empty(&[c, k], w.dtype())?;
+    let mut scaled_bias = cuda.empty(&[c], w.dtype())?;
+    let grid = Grid::new(c, 128);
+    cuda.launch(
+        &SCALE_WEIGHT,
+        w.dtype(),
+        grid,
+        args![&w, &b, &g, &mut scaled, &mut scaled_bias, k as i32],
+    )?;
+    Ok((scaled, scaled_bias))
+}
+
+fn parameter_gradients(
+    cuda: &Arc<Cuda>,
+    dy: &Tensor,
+    h: &Var,
+    weight: &Param,
+    bias: &Param,
+    gamma: &Param,
+) -> Result<()> {
+    let (w, b, g) = (weight.value(), bias.value(), gamma.value());
+    let (c, k, rows) = (g.numel(), h.value().last_dim(), dy.rows());
+    let mut sums = cuda.empty(&[c], DType::F32)?;
+    column_sums(cuda, dy, c, &mut sums, 0.0)?;
+    let mut product = cuda.empty(&[c, k], DType::F32)?;
+    cuda.gemm(Layout::TN, [c, k, rows], dy, h.value(), &mut product, 0.0)?;
+    let mut d_gamma = cuda.empty(&[c], DType::F32)?;
+    let mut d_bias = cuda.empty(&[c], DType::F32)?;
+    let mut finish = |dw: Option<&mut Tensor>, beta: f32| {
+        let kernel = match dw.as_ref().map(|dw| dw.dtype()) {
+            Some(DType::BF16) => &GRADIENTS_BF16,
+            _ => &GRADIENTS_F32,
+        };
+        let arguments = args![
+            &product,
+            &sums,
+            &w,
+            &b,
+            &g,
+            dw,
+            beta,
+            &mut d_gamma,
+            &mut d_bias,
+            k as i32
+        ];
+        cuda.launch(kernel, w.dtype(), Grid::new(c, 256), arguments)
+    };
+    if weight.requires_grad() {
+        weight.accumulate_tensor(|dw, beta| finish(Some(dw), beta))?;
+    } else {
+        finish(None, 0.0)?;
+    }
+    for (param, part) in [(gamma, &d_gamma), (bias, &d_bias)] {
+        if param.requires_grad() {
+            param.accumulate_tensor(|grad, beta| sum_parts(cuda, part, 1, grad, beta))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{cuda::testing::compare, ops::testing::Rng};
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn linear_layer_scale_agrees_with_the_cpu() {
+        let mut rng = Rng::new(510);
+        for (rows, c, k) in [
+            (1, 1, 1),
+            (5, 3, 7),
+            (70, 48, 192),
+            (333, 65, 40),
+            (256, 192, 768),
+        ] {
+            let (x, h) = (rng.tensor(&[rows, c]), rng.tensor(&[rows, k]));
+            let (w, b, g) = (rng.tensor(&[c, k]), rng.tensor(&[c]), rng.tensor(&[c]));
+            compare(
+                &format!("layer scale {rows} x {c} x {k}"),
+                &[x, h],
+                &[w, b, g],
+                |tape, x, p| {
+                    Ok(vec![
+                        tape.linear_layer_scale(&x[0], &x[1], &p[0], &p[1], &p[2])?,
+                    ])
+                },
+            );
+        }
+    }
+}
