@@ -66,6 +66,9 @@ impl Tape {
             || format!("[{rows}, ..]"),
             b.shape(),
         )?;
+        if let Some(cuda) = a.value().cuda() {
+            return cuda::ops::concat_last(self, cuda, a, b);
+        }
         let mut out = Buffer::<f32>::unspecified(rows * (m + n));
         {
             let (a, b) = (a.value().data::<f32>()?, b.value().data::<f32>()?);

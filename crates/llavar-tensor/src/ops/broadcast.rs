@@ -7,18 +7,22 @@
 //! Together they add position embeddings: `add_broadcast(tokens, narrow(param(positions), 1, N))`.
 
 use super::linear::{column_sums, widened, write_back};
-use crate::{Param, Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer};
+use crate::{Param, Result, Tape, Tensor, Var, cpu, cuda, error::ensure_shape, memory::Buffer};
 
 impl Tape {
     /// A weight as a value whose gradient accumulates into the weight.
     ///
     /// # Shapes
-    /// That of `p`; a weight stored in 16 bits is widened to f32.
+    /// That of `p`; on the CPU a weight stored in 16 bits is widened to f32.
     ///
     /// # Errors
     /// When the weight is not a floating-point tensor.
     pub fn param(&self, p: &Param) -> Result<Var> {
-        let value = widened(&p.value())?;
+        let value = p.value();
+        if let Some(cuda) = value.cuda().cloned() {
+            return cuda::ops::param(self, &cuda, value, p);
+        }
+        let value = widened(&value)?;
         if !self.needs_grad(&[], &[p]) {
             return Ok(Var::constant(value));
         }
@@ -45,6 +49,9 @@ impl Tape {
         }
         let x = x.clone();
         Ok(self.record(out, move |dy, grads| {
+            if let Some(cuda) = dy.cuda() {
+                return grads.add(&x, cuda::ops::narrow_backward(cuda, &dy, x.shape(), start)?);
+            }
             let stride: usize = x.shape().iter().skip(1).product();
             let mut dx = Tensor::zeros(x.shape());
             dx.data_mut::<f32>()?[start * stride..(start + len) * stride]
@@ -68,6 +75,9 @@ impl Tape {
             || format!("{rest:?}"),
             y.shape(),
         )?;
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::add_broadcast(self, cuda, x, y);
+        }
         let each = y.value().numel();
         let mut out = Buffer::<f32>::unspecified(x.value().numel());
         {

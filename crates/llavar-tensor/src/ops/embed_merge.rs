@@ -7,7 +7,7 @@
 //! Gradients: `dE[id[t]] += dy[t]`, `d features[m] = dy[t_m]`.
 
 use crate::{
-    Error, Param, Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer,
+    Error, Param, Result, Tape, Tensor, Var, cpu, cuda, error::ensure_shape, memory::Buffer,
     ops::linear::widened,
 };
 
@@ -49,6 +49,9 @@ impl Tape {
         )?;
 
         let table = embedding.value();
+        if let Some(cuda) = table.cuda() {
+            return cuda::ops::embed_merge(self, cuda, embedding, ids, &slots, features);
+        }
         let mut out = Buffer::<f32>::unspecified(ids.len() * d);
         {
             // Only the rows in use are widened, so a bf16 table of a large vocabulary stays as it is.

@@ -6,6 +6,7 @@
 use crate::{
     Result, Tape, Tensor, Var,
     cpu::{self, kernel},
+    cuda,
     error::ensure_shape,
     memory::Buffer,
 };
@@ -32,6 +33,9 @@ impl Tape {
             || format!("[{batch}, 1]"),
             logit.shape(),
         )?;
+        if let Some(cuda) = u.value().cuda() {
+            return cuda::ops::gated_add(self, cuda, u, h, logit);
+        }
         let gates: Vec<f32> = logit
             .value()
             .data::<f32>()?

@@ -7,6 +7,7 @@ use super::linear::{widened, write_back};
 use crate::{
     Param, Result, Tape, Tensor, Var,
     cpu::{self, kernel},
+    cuda,
     error::ensure_shape,
     memory::Buffer,
 };
@@ -33,6 +34,9 @@ impl Tape {
             || format!("[{c}]"),
             gamma.shape(),
         )?;
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::layer_scale_residual(self, cuda, x, branch, gamma);
+        }
         let scale = widened(&gamma.value())?;
         let mut out = Buffer::<f32>::unspecified(x.value().numel());
         {

@@ -6,6 +6,7 @@ use super::linear::column_sums;
 use crate::{
     Error, Result, Tape, Tensor, Var,
     cpu::{self, kernel},
+    cuda,
     memory::Buffer,
 };
 
@@ -23,6 +24,9 @@ impl Tape {
         };
         if n == 0 || c == 0 {
             return Err(shape_error(x));
+        }
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::mean_tokens(self, cuda, x, [batch, n, c]);
         }
         let mut out = Buffer::<f32>::unspecified(batch * c);
         let input = x.value().data::<f32>()?;

@@ -5,7 +5,7 @@
 //! (CLIP's patch embedding, ConvNeXt's stem and downsampling) is then `linear` with its weight
 //! `[N, C, p, p]` as it is. Gradient: the inverse permutation.
 
-use crate::{Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer};
+use crate::{Result, Tape, Tensor, Var, cpu, cuda, error::ensure_shape, memory::Buffer};
 
 impl Tape {
     /// Patches of `patch` x `patch` pixels, channels-first inside a patch.
@@ -27,6 +27,9 @@ impl Tape {
             || format!("[B, H, W, C], H and W multiples of {patch}"),
             shape,
         )?;
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::patchify(self, cuda, x, patch);
+        }
         let grid = Grid {
             width: shape[2],
             channels: shape[3],

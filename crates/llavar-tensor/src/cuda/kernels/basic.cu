@@ -55,11 +55,20 @@ KERNEL column_parts(const T* x, float* part, i64 rows, i64 n, i64 rows_each) {
     part[blockIdx.y * n + c] = (s[0] + s[1]) + (s[2] + s[3]);
 }
 
-// out = beta out + sum over parts of part [parts, n], in order.
+// out = beta out + sum over parts of part [parts, n]. A block has 32 columns and blockDim.x / 32 groups;
+// each group adds every so-manieth part, then the groups are added in order.
 template <typename G> DEVICE void sum_parts(const float* part, G* out, int parts, i64 n, float beta) {
-    EACH(c, n) {
-        float s = 0;
-        for (int p = 0; p < parts; p++) s += part[p * n + c];
+    __shared__ float sums[32][32];
+    int lane = threadIdx.x & 31, group = threadIdx.x >> 5, groups = blockDim.x >> 5;
+    i64 c = blockIdx.x * 32ll + lane;
+    float s = 0;
+    if (c < n)
+        #pragma unroll 4
+        for (int p = group; p < parts; p += groups) s += part[p * n + c];
+    sums[group][lane] = s;
+    __syncthreads();
+    if (group == 0 && c < n) {
+        for (int g = 1; g < groups; g++) s += sums[g][lane];
         if (beta != 0.f) s += beta * to_float(out[c]);
         store(out + c, s);
     }

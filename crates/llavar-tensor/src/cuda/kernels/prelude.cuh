@@ -57,6 +57,12 @@ DEVICE void store8(bf16* p, const float (&v)[8]) {
     *(uint4*)p = make_uint4(pack2(v[0], v[1]), pack2(v[2], v[3]), pack2(v[4], v[5]), pack2(v[6], v[7]));
 }
 
+// The same for kernels that are written once for runs of eight elements and of one (odd sizes).
+template <typename E> DEVICE void load_run(const E* p, float (&v)[8]) { load8(p, v); }
+template <typename E> DEVICE void load_run(const E* p, float (&v)[1]) { v[0] = to_float(*p); }
+template <typename E> DEVICE void store_run(E* p, const float (&v)[8]) { store8(p, v); }
+template <typename E> DEVICE void store_run(E* p, const float (&v)[1]) { store(p, v[0]); }
+
 // Whether a pointer allows accesses of eight elements.
 template <typename E> DEVICE bool aligned8(const E* p) { return ((u64)p & (sizeof(E) == 2 ? 15 : 15)) == 0; }
 

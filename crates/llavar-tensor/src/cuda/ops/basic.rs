@@ -90,7 +90,7 @@ pub(crate) fn column_sums(
     sum_parts(cuda, &part, parts, out, beta)
 }
 
-/// `out = beta out + sum over parts of part [parts, n]`, in order; `out` is f32 or bf16.
+/// `out = beta out + sum over parts of part [parts, n]` in an order fixed by `parts`; f32 or bf16.
 pub(crate) fn sum_parts(
     cuda: &Arc<Cuda>,
     part: &Tensor,
@@ -110,10 +110,11 @@ pub(crate) fn sum_parts(
             });
         }
     };
+    let groups = parts.next_power_of_two().min(32);
     cuda.launch(
         kernel,
         DType::F32,
-        Grid::items(n),
+        Grid::new(n.div_ceil(32), 32 * groups),
         args![part, out, parts as i32, n as i64, beta],
     )
 }

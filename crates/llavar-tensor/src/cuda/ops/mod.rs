@@ -2,16 +2,38 @@
 //! which checks shapes and calls in here; tensors are f32 or bf16, parameters of the same type.
 
 mod basic;
+mod broadcast;
+mod embed_merge;
+mod gated_add;
+mod layer_scale;
 mod linear;
 mod linear_layer_scale;
+mod mean_tokens;
+mod patchify;
+mod rows;
+mod tokens;
 
 #[cfg(test)]
 use super::Source;
 
 pub(crate) use basic::{add, add_assign, cast, column_sums, sum_parts};
+pub(crate) use broadcast::{add_broadcast, concat_last, narrow_backward, param};
+pub(crate) use embed_merge::embed_merge;
+pub(crate) use gated_add::gated_add;
+pub(crate) use layer_scale::layer_scale_residual;
 pub(crate) use linear::linear;
 pub(crate) use linear_layer_scale::linear_layer_scale;
+pub(crate) use mean_tokens::mean_tokens;
+pub(crate) use patchify::patchify;
 
 /// All files of kernels.
 #[cfg(test)]
-pub(super) const SOURCES: &[&Source] = &[&basic::SOURCE, &linear_layer_scale::SOURCE];
+pub(super) const SOURCES: &[&Source] = &[
+    &basic::SOURCE,
+    &broadcast::SOURCE,
+    &embed_merge::SOURCE,
+    &layer_scale::SOURCE,
+    &linear_layer_scale::SOURCE,
+    &patchify::SOURCE,
+    &tokens::SOURCE,
+];
