@@ -66,15 +66,6 @@ impl Conversation {
 fn stack(pictures: &[Tensor]) -> Result<Option<Tensor>, Error> {
     match pictures {
         [] => Ok(None),
-        [one] => Ok(Some(one.clone())),
-        [first, ..] => {
-            let mut rows = Vec::with_capacity(pictures.iter().map(Tensor::numel).sum());
-            for picture in pictures {
-                rows.extend_from_slice(picture.data::<f32>()?);
-            }
-            let width = first.last_dim();
-            let count = rows.len() / width.max(1);
-            Ok(Some(Tensor::from_vec(rows, &[count, width])?))
-        }
+        pictures => Ok(Some(Tensor::concat(pictures)?)),
     }
 }

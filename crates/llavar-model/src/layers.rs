@@ -144,12 +144,7 @@ pub(crate) fn with_zero_gradient(tape: &Tape, x: Var, param: &Param) -> Var {
     }
     let param = param.clone();
     tape.record(x.value().clone(), move |dy, grads| {
-        param.accumulate(|grad, beta| {
-            if beta == 0.0 {
-                grad.fill(0.0);
-            }
-            Ok(())
-        })?;
+        param.accumulate_zero()?;
         grads.add(&x, dy)
     })
 }

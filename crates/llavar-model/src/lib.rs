@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checkpointing;
 pub mod config;
 mod error;
 pub mod generation;
@@ -30,6 +31,7 @@ mod model;
 mod vision_tower;
 pub mod weights;
 
+pub use checkpointing::Checkpointing;
 pub use error::{ModelError, Result};
 pub use language_model::{KvCache, LanguageModel};
 pub use mm_projector::MmProjector;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use llavar_tensor::{Param, Segments, Tape, Tensor, Var, ops::TokenLoss};
+use llavar_tensor::{DType, Device, Param, Segments, Tape, Tensor, Var, ops::TokenLoss};
 use rayon::prelude::*;
 
 use crate::{
-    ModelError, Result,
+    Checkpointing, ModelError, Result,
     config::{self, ModelConfig, Parameter, parameters},
     init::Initializer,
     language_model::{LanguageModel, check_count},
@@ -175,6 +175,34 @@ impl LlavaModel {
         self.params.clone()
     }
 
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.params
+            .first()
+            .map_or(Device::Cpu, |p| p.value().device())
+    }
+
+    /// Element type of its weights.
+    pub fn dtype(&self) -> DType {
+        self.params
+            .first()
+            .map_or(DType::F32, |p| p.value().dtype())
+    }
+
+    /// Element type of what it computes: that of the weights on a GPU, f32 on the CPU.
+    pub fn activation_dtype(&self) -> DType {
+        match self.device() {
+            Device::Cpu => DType::F32,
+            Device::Cuda(_) => self.dtype(),
+        }
+    }
+
+    /// Blocks that [`Checkpointing`] counts: language model, CLIP, adapters, ConvNeXt.
+    pub fn blocks(&self) -> usize {
+        let tower = self.vision_tower.as_ref().map_or(0, VisionTower::blocks);
+        self.language_model.depth() + tower
+    }
+
     /// Writes a model folder with f32 weights: `config.json`, safetensors (sharded where large) and,
     /// from another folder, the tokenizer's files. A model folder that is there already is replaced in
     /// one step; nothing is lost when writing fails.
@@ -194,6 +222,21 @@ impl LlavaModel {
         folder: &Path,
         tokenizer_files_from: Option<&Path>,
         dtype: Dtype,
+    ) -> Result<()> {
+        self.save_with(folder, tokenizer_files_from, dtype, |param| param.value())
+    }
+
+    /// As [`LlavaModel::save_as`] with the values that `value` gives for the weights, such as the f32 master
+    /// weights of a mixed-precision run. Values on a GPU are fetched one by one.
+    ///
+    /// # Errors
+    /// As [`LlavaModel::save`].
+    pub fn save_with(
+        &self,
+        folder: &Path,
+        tokenizer_files_from: Option<&Path>,
+        dtype: Dtype,
+        value: impl Fn(&Param) -> Tensor,
     ) -> Result<()> {
         let mut writer = FolderWriter::create(
             folder,
@@ -219,7 +262,7 @@ impl LlavaModel {
             if let Some(kept) = self.kept.iter().find(|k| k.entry.name == spec.name) {
                 return sink.write(&kept.bytes);
             }
-            match set.get(&spec.name).map(|p| p.value()) {
+            match set.get(&spec.name).map(|p| value(&p)) {
                 Ok(value) => match value.data::<f32>() {
                     Ok(values) => sink.write_f32(values),
                     Err(_) => sink.write_f32(&value.to_f32_vec().map_err(SaveError::Tensor)?),
@@ -271,11 +314,17 @@ impl LlavaModel {
     /// Pictures to rows for the text. With `checkpoint`, layers are computed again in the backward pass.
     ///
     /// # Shapes
-    /// `pixels [B, S, S, 3]`, f32, normalised as the image processor does -> `[B * N, D]`.
+    /// `pixels [B, S, S, 3]`, normalised as the image processor does, on the CPU or where the model is ->
+    /// `[B * N, D]`.
     ///
     /// # Errors
     /// Without a vision tower, or for another shape.
-    pub fn encode_images(&self, tape: &Tape, pixels: &Tensor, checkpoint: bool) -> Result<Var> {
+    pub fn encode_images(
+        &self,
+        tape: &Tape,
+        pixels: &Tensor,
+        checkpoint: impl Into<Checkpointing>,
+    ) -> Result<Var> {
         self.encode_images_observed(tape, pixels, checkpoint, &mut |_, _| {})
     }
 
@@ -287,12 +336,13 @@ impl LlavaModel {
         &self,
         tape: &Tape,
         pixels: &Tensor,
-        checkpoint: bool,
+        checkpoint: impl Into<Checkpointing>,
         observe: &mut Observer<'_>,
     ) -> Result<Var> {
         let (Some(tower), Some(projector)) = (&self.vision_tower, &self.mm_projector) else {
             return Err(ModelError::NoVisionTower);
         };
+        let checkpoint = checkpoint.into().before(self.language_model.depth());
         let size = tower.image_size();
         let &[_, height, width, 3] = pixels.shape() else {
             return Err(ModelError::PixelShape {
@@ -306,7 +356,9 @@ impl LlavaModel {
                 got: pixels.shape().to_vec(),
             });
         }
-        let features = tower.forward(tape, &Var::constant(pixels.clone()), checkpoint, observe)?;
+        let pixels = pixels.to_device(&self.device())?;
+        let pixels = pixels.cast(self.activation_dtype())?;
+        let features = tower.forward(tape, &Var::constant(pixels), checkpoint, observe)?;
         let features = projector.forward(tape, &features)?;
         observe("projector", &features);
         let rows = [features.value().rows(), features.value().last_dim()];
@@ -327,7 +379,7 @@ impl LlavaModel {
         ids: &[i32],
         segments: &Segments,
         features: Option<&Var>,
-        checkpoint: bool,
+        checkpoint: impl Into<Checkpointing>,
     ) -> Result<Var> {
         check_count("segments", ids.len(), segments.total())?;
         let expected = features.map_or(0, |f| f.value().rows());
@@ -361,9 +413,10 @@ impl LlavaModel {
         labels: &[i32],
         segments: &Segments,
         pixels: Option<&Tensor>,
-        checkpoint: bool,
+        checkpoint: impl Into<Checkpointing>,
     ) -> Result<TokenLoss> {
         check_count("labels", ids.len(), labels.len())?;
+        let checkpoint = checkpoint.into();
         let features = pixels
             .map(|p| self.encode_images(tape, p, checkpoint))
             .transpose()?;

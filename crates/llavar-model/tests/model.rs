@@ -232,7 +232,13 @@ fn saved_models_load_bit_equal_and_rounded_on_request() {
     let rounded = LlavaModel::load(&path).unwrap();
     assert_eq!(rounded.config.as_json()["torch_dtype"], json!("bfloat16"));
     for (a, b) in model.params().iter().zip(rounded.params()) {
-        for (a, b) in a.value().to_f32_vec().unwrap().iter().zip(b.value().to_f32_vec().unwrap()) {
+        for (a, b) in a
+            .value()
+            .to_f32_vec()
+            .unwrap()
+            .iter()
+            .zip(b.value().to_f32_vec().unwrap())
+        {
             assert!((a - b).abs() <= a.abs() / 256.0, "{a} {b}");
         }
     }

@@ -129,6 +129,22 @@ impl Param {
         self.accumulate_tensor(|grad, beta| f(grad.data_mut::<f32>()?, beta))
     }
 
+    /// Adds a gradient of zero on any device, for a weight that the values cannot depend on but that is to
+    /// count as trained.
+    ///
+    /// # Errors
+    /// When the device has no room for the gradient.
+    pub fn accumulate_zero(&self) -> Result<()> {
+        self.accumulate_tensor(|grad, beta| match grad.cuda().cloned() {
+            _ if beta != 0.0 => Ok(()),
+            Some(cuda) => cuda.clear(grad),
+            None => {
+                grad.data_mut::<f32>()?.fill(0.0);
+                Ok(())
+            }
+        })
+    }
+
     /// As [`Param::accumulate`] on any device: the gradient has the weight's shape and lives where the
     /// weight does.
     ///

@@ -335,6 +335,66 @@ impl Tensor {
         })
     }
 
+    /// The rows of `parts` one behind the other: `[n1, ..], [n2, ..], ..` -> `[n1 + n2 + .., ..]`. One part
+    /// alone is not copied.
+    ///
+    /// # Errors
+    /// When there is no part, or they differ in their other axes, element type or device.
+    pub fn concat(parts: &[Self]) -> Result<Self> {
+        let Some(first) = parts.first() else {
+            return Err(Error::InvalidArgument {
+                op: "concat",
+                reason: "there is nothing to put together".into(),
+            });
+        };
+        let (mut shape, mut rows) = (first.shape.clone(), 0);
+        for part in parts {
+            let fits = !shape.is_empty() && shape.get(1..) == part.shape.get(1..);
+            ensure_shape(
+                "concat",
+                fits,
+                || format!("like {:?} after the first axis", first.shape),
+                &part.shape,
+            )?;
+            if part.dtype() != first.dtype() {
+                return Err(Error::DTypeMismatch {
+                    op: "concat",
+                    expected: first.dtype(),
+                    got: part.dtype(),
+                });
+            }
+            if part.device() != first.device() {
+                return Err(Error::DeviceMismatch {
+                    op: "concat",
+                    expected: first.device().to_string(),
+                    got: part.device().to_string(),
+                });
+            }
+            rows += part.shape[0];
+        }
+        if parts.len() == 1 {
+            return Ok(first.clone());
+        }
+        shape[0] = rows;
+        if let Some(cuda) = first.cuda() {
+            let parts: Vec<&Self> = parts.iter().collect();
+            return crate::cuda::ops::concat(cuda, &parts, &shape);
+        }
+        fn join<T: Stored>(parts: &[Tensor], shape: &[usize]) -> Result<Tensor> {
+            let mut all = Vec::with_capacity(shape.iter().product());
+            for part in parts {
+                all.extend_from_slice(part.data::<T>()?);
+            }
+            Tensor::from_vec(all, shape)
+        }
+        match first.dtype() {
+            DType::F32 => join::<f32>(parts, &shape),
+            DType::BF16 => join::<bf16>(parts, &shape),
+            DType::F16 => join::<f16>(parts, &shape),
+            DType::I32 => join::<i32>(parts, &shape),
+        }
+    }
+
     /// A copy in another element type (round to nearest even); the same tensor if it has it already.
     ///
     /// # Errors
@@ -403,6 +463,18 @@ mod tests {
             "a shared storage is not written through"
         );
         assert!(a.narrow(3, 2).is_err() && a.reshape(&[5]).is_err() && a.data::<i32>().is_err());
+    }
+
+    #[test]
+    fn rows_are_put_together() {
+        let a = Tensor::from_vec(vec![1.0f32, 2.0], &[1, 2]).unwrap();
+        let b = Tensor::from_vec(vec![3.0f32, 4.0, 5.0, 6.0], &[2, 2]).unwrap();
+        let all = Tensor::concat(&[a.clone(), b.clone()]).unwrap();
+        assert_eq!(all.shape(), [3, 2]);
+        assert_eq!(all.data::<f32>().unwrap(), [1., 2., 3., 4., 5., 6.]);
+        assert!(Tensor::concat(&[]).is_err() && Tensor::concat(&[Tensor::scalar(1.0)]).is_err());
+        assert!(Tensor::concat(&[a.clone(), b.reshape(&[4, 1]).unwrap()]).is_err());
+        assert!(Tensor::concat(&[a, b.cast(DType::BF16).unwrap()]).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use llavar_tensor::{
 pub use kv_cache::KvCache;
 
 use crate::{
-    ModelError, Result,
+    Checkpointing, ModelError, Result,
     config::LlmConfig,
     layers::{ParamSet, run_simple},
 };
@@ -66,6 +66,11 @@ impl LanguageModel {
         &self.config
     }
 
+    /// Number of layers.
+    pub(crate) fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
     /// The embedding table, `[V, D]`.
     pub fn embed_tokens(&self) -> &Param {
         &self.embed_tokens
@@ -99,17 +104,19 @@ impl LanguageModel {
         tape: &Tape,
         x: &Var,
         segments: &Segments,
-        checkpoint: bool,
+        checkpoint: impl Into<Checkpointing>,
     ) -> TensorResult<Var> {
+        let checkpoint = checkpoint.into();
         let texts: Vec<_> = segments.ranges().map(|r| (0..r.len(), r.len())).collect();
         let plan = Arc::new(StreamPlan {
             rotations: self.rope.rotations(&texts),
             attention: self.attention(segments.clone(), segments.clone()),
         });
         let mut x = x.clone();
-        for layer in &self.layers {
+        for (n, layer) in self.layers.iter().enumerate() {
             let plan = plan.clone();
-            x = run_simple(tape, layer, &x, checkpoint, move |layer, tape, x| {
+            let again = checkpoint.recomputes(self.layers.len() - n);
+            x = run_simple(tape, layer, &x, again, move |layer, tape, x| {
                 layer.forward(tape, x, &plan, None)
             })?;
         }

@@ -15,7 +15,7 @@ use llavar_tensor::{Param, Result as TensorResult, Tape, Var, ops::Activation};
 
 use super::Observer;
 use crate::{
-    Result,
+    Checkpointing, Result,
     config::ConvNextConfig,
     layers::{Block, LayerNorm, Linear, Scope, run_simple},
 };
@@ -94,23 +94,36 @@ impl ConvNext {
         })
     }
 
+    /// Stem, steps between the stages, and blocks.
+    pub(crate) fn blocks(&self) -> usize {
+        let stages = self.stages.iter();
+        1 + stages
+            .map(|s| s.blocks.len() + usize::from(s.downsample.is_some()))
+            .sum::<usize>()
+    }
+
     /// `pixels [B, S, S, 3]` -> `[B, S/32, S/32, dims[3]]`. Stages seen: `slow.stem`, `slow.stage0` to
     /// `slow.stage3`.
     pub(crate) fn forward(
         &self,
         tape: &Tape,
         pixels: &Var,
-        checkpoint: bool,
+        checkpoint: Checkpointing,
         observe: &mut Observer<'_>,
     ) -> TensorResult<Var> {
-        let mut x = run_simple(tape, &self.stem, pixels, checkpoint, Stem::forward)?;
+        let mut left = self.blocks();
+        let mut again = || {
+            left -= 1;
+            checkpoint.recomputes(left + 1)
+        };
+        let mut x = run_simple(tape, &self.stem, pixels, again(), Stem::forward)?;
         observe("slow.stem", &x);
         for (i, stage) in self.stages.iter().enumerate() {
             if let Some(downsample) = &stage.downsample {
-                x = run_simple(tape, downsample, &x, checkpoint, Downsample::forward)?;
+                x = run_simple(tape, downsample, &x, again(), Downsample::forward)?;
             }
             for block in &stage.blocks {
-                x = run_simple(tape, block, &x, checkpoint, ConvNextBlock::forward)?;
+                x = run_simple(tape, block, &x, again(), ConvNextBlock::forward)?;
             }
             observe(&format!("slow.stage{i}"), &x);
         }

@@ -11,10 +11,10 @@ mod fusion;
 
 use std::sync::Arc;
 
-use llavar_tensor::{Result as TensorResult, Tape, Tensor, Var, ops::Resample};
+use llavar_tensor::{Result as TensorResult, Tape, Var, ops::Resample};
 
 use crate::{
-    Result,
+    Checkpointing, Result,
     config::{self, FeatureSelect, SLOW_STRIDE, VisionConfig},
     layers::{ParamSet, run_block},
 };
@@ -110,6 +110,14 @@ impl VisionTower {
         self.config.image_tokens()
     }
 
+    /// Blocks that can be computed again in the backward pass.
+    pub(crate) fn blocks(&self) -> usize {
+        match &self.kind {
+            Kind::Multipath(m) => m.convnext.blocks() + m.clip.depth() + m.adapters.len(),
+            Kind::Single(_, select) => last_layer(select),
+        }
+    }
+
     /// Whether there are two paths.
     pub fn is_multipath(&self) -> bool {
         matches!(self.kind, Kind::Multipath(_))
@@ -134,9 +142,10 @@ impl VisionTower {
         &self,
         tape: &Tape,
         pixels: &Var,
-        checkpoint: bool,
+        checkpoint: impl Into<Checkpointing>,
         observe: &mut Observer<'_>,
     ) -> TensorResult<Var> {
+        let checkpoint = checkpoint.into();
         let features = match &self.kind {
             Kind::Multipath(tower) => tower.forward(tape, pixels, checkpoint, observe)?,
             Kind::Single(clip, select) => single(clip, select, tape, pixels, checkpoint, observe)?,
@@ -151,10 +160,14 @@ impl Multipath {
         &self,
         tape: &Tape,
         pixels: &Var,
-        checkpoint: bool,
+        checkpoint: Checkpointing,
         observe: &mut Observer<'_>,
     ) -> TensorResult<Var> {
-        let slow = self.convnext.forward(tape, pixels, checkpoint, observe)?;
+        // Blocks of the fast path that are still to come.
+        let mut left = self.clip.depth() + self.adapters.len();
+        let slow = self
+            .convnext
+            .forward(tape, pixels, checkpoint.before(left), observe)?;
         let small = match &self.shrink {
             Some(plan) => tape.resample(pixels, plan)?,
             None => pixels.clone(),
@@ -165,7 +178,9 @@ impl Multipath {
         observe("fast.pre_layrnorm", &x);
         let group = self.clip.depth() / GROUPS;
         for n in 0..self.clip.depth() {
-            x = self.clip.layer(tape, n, &x, checkpoint, observe)?;
+            let again = checkpoint.recomputes(left);
+            x = self.clip.layer(tape, n, &x, again, observe)?;
+            left -= 1;
             if (n + 1) % group != 0 {
                 continue;
             }
@@ -176,10 +191,11 @@ impl Multipath {
                     tape,
                     adapter,
                     &[&x, &slow],
-                    checkpoint,
+                    checkpoint.recomputes(left),
                     move |adapter, tape, x| Ok(vec![adapter.forward(tape, &x[0], &x[1], grid)?]),
                 )?;
                 x = out.swap_remove(0);
+                left -= 1;
                 observe(&format!("align_latent{index}"), &x);
             }
         }
@@ -193,7 +209,7 @@ fn single(
     select: &FeatureSelect,
     tape: &Tape,
     pixels: &Var,
-    checkpoint: bool,
+    checkpoint: Checkpointing,
     observe: &mut Observer<'_>,
 ) -> TensorResult<Var> {
     let embeddings = clip.embed_all(tape, pixels)?;
@@ -201,10 +217,11 @@ fn single(
     let mut x = clip.pre_norm(tape, &embeddings)?;
     observe("fast.pre_layrnorm", &x);
     let mut chosen: Option<Var> = None;
-    let last = select.layers.iter().copied().max().unwrap_or(0);
+    let last = last_layer(select);
     for done in 0..=last {
         if done > 0 {
-            x = clip.layer(tape, done - 1, &x, checkpoint, observe)?;
+            let again = checkpoint.recomputes(last + 1 - done);
+            x = clip.layer(tape, done - 1, &x, again, observe)?;
         }
         if select.layers.contains(&done) {
             let features = if select.keep_class_token {
@@ -228,37 +245,15 @@ fn single(
     Ok(chosen.unwrap_or(x))
 }
 
+/// The last layer that runs, from 1; 0 where the embeddings are enough.
+fn last_layer(select: &FeatureSelect) -> usize {
+    select.layers.iter().copied().max().unwrap_or(0)
+}
+
 /// `[B, 1 + N, C]` -> `[B, N, C]`.
 fn drop_class_token(tape: &Tape, x: &Var) -> TensorResult<Var> {
-    let (batch, c) = (
-        x.shape().first().copied().unwrap_or(0),
-        x.value().last_dim(),
-    );
-    let tokens = x.value().rows() / batch.max(1);
-    let (whole, kept) = (tokens * c, tokens.saturating_sub(1) * c);
-    let mut out = Tensor::zeros(&[batch, tokens.saturating_sub(1), c]);
-    for (to, from) in out
-        .data_mut::<f32>()?
-        .chunks_exact_mut(kept)
-        .zip(x.value().data::<f32>()?.chunks_exact(whole))
-    {
-        to.copy_from_slice(&from[c..]);
-    }
-    if !tape.needs_grad(&[x], &[]) {
-        return Ok(Var::constant(out));
-    }
-    let x = x.clone();
-    Ok(tape.record(out, move |dy, grads| {
-        let mut dx = Tensor::zeros(x.shape());
-        for (to, from) in dx
-            .data_mut::<f32>()?
-            .chunks_exact_mut(whole)
-            .zip(dy.data::<f32>()?.chunks_exact(kept))
-        {
-            to[c..].copy_from_slice(from);
-        }
-        grads.add(&x, dx)
-    }))
+    let tokens = x.shape().get(1).copied().unwrap_or(0);
+    tape.narrow_tokens(x, 1, tokens.saturating_sub(1))
 }
 
 /// Slow grid to fast grid: bilinear up, average pool down, nothing where they are equal.

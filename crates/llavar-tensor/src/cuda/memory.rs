@@ -364,8 +364,16 @@ impl Cuda {
         self.send(data, address)
     }
 
+    /// Copies bytes to the device, in a tensor of whole words; the bytes beyond the last are unspecified.
+    pub(crate) fn upload_bytes(self: &Arc<Self>, data: &[u8]) -> Result<Tensor> {
+        let mut tensor = self.empty(&[data.len().div_ceil(4)], DType::I32)?;
+        let address = tensor.cuda_address_mut()?;
+        self.send(data, address)?;
+        Ok(tensor)
+    }
+
     /// Copies a slice to an address with room for it, by way of pinned memory.
-    fn send<T: Stored>(&self, data: &[T], address: u64) -> Result<()> {
+    fn send<T: Copy>(&self, data: &[T], address: u64) -> Result<()> {
         let bytes = size_of_val(data);
         if bytes == 0 {
             return Ok(());

@@ -9,7 +9,9 @@ mod layer_scale;
 mod linear;
 mod linear_layer_scale;
 mod mean_tokens;
+mod narrow_tokens;
 mod patchify;
+mod pixels;
 mod rows;
 mod tokens;
 
@@ -24,7 +26,9 @@ pub(crate) use layer_scale::layer_scale_residual;
 pub(crate) use linear::linear;
 pub(crate) use linear_layer_scale::linear_layer_scale;
 pub(crate) use mean_tokens::mean_tokens;
+pub(crate) use narrow_tokens::{concat, narrow_tokens, widen_tokens};
 pub(crate) use patchify::patchify;
+pub(crate) use pixels::from_rgb;
 
 /// All files of kernels.
 #[cfg(test)]
@@ -36,4 +40,6 @@ pub(super) const SOURCES: &[&Source] = &[
     &linear_layer_scale::SOURCE,
     &patchify::SOURCE,
     &tokens::SOURCE,
+    &narrow_tokens::SOURCE,
+    &pixels::SOURCE,
 ];
