@@ -8,6 +8,7 @@
 pub mod answer;
 pub mod metrics;
 pub mod page;
+pub mod samples;
 pub mod tasks;
 
 pub use answer::AnswerRow;

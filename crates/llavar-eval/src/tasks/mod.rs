@@ -34,3 +34,6 @@ pub use item::Item;
 pub use missing::{Missing, Official};
 pub use registry::task_names;
 pub use task::{Options, Task};
+
+pub(crate) use item::stem;
+pub(crate) use record::scalar;

@@ -24,7 +24,7 @@ pub(super) struct Benchmark {
 
 const PHRASE: &str = "\nAnswer the question using a single word or phrase.";
 const WORD: &str = "\nAnswer the question with a single word.";
-const CAPTION_METRICS: &[&str] = &["cider", "bleu_4", "meteor", "rouge_l"];
+const CAPTION_METRICS: &[&str] = &["cider_d", "bleu_4", "meteor_exact_stem", "rouge_l"];
 
 /// # Source
 /// Suffixes and limits: the task files of lmms-eval; FUNSD, SROIE and word sets: MultimodalOCR (the
@@ -44,7 +44,7 @@ static BENCHMARKS: [Benchmark; 11] = [
         name: "stvqa",
         aliases: &["scenetextvqa"],
         aliases_are_sets: false,
-        metrics: &["containment", "anls"],
+        metrics: &["multimodal_ocr_vqa", "anls"],
         prompt_suffix: PHRASE,
         max_new_tokens: 32,
         layout: "train_task_3.json or test_task_3.json with the image folders beside it",
@@ -54,7 +54,7 @@ static BENCHMARKS: [Benchmark; 11] = [
         name: "textvqa",
         aliases: &[],
         aliases_are_sets: false,
-        metrics: &["containment", "vqa_accuracy"],
+        metrics: &["multimodal_ocr_vqa", "textvqa_m4c"],
         prompt_suffix: PHRASE,
         max_new_tokens: 32,
         layout: "TextVQA_0.5.1_val.json with train_images/ beside it",
@@ -64,7 +64,7 @@ static BENCHMARKS: [Benchmark; 11] = [
         name: "docvqa",
         aliases: &["spdocvqa"],
         aliases_are_sets: false,
-        metrics: &["containment", "anls"],
+        metrics: &["multimodal_ocr_vqa", "anls"],
         prompt_suffix: PHRASE,
         max_new_tokens: 32,
         layout: "val_v1.0.json (or _withQT) with documents/ beside it",
@@ -74,7 +74,7 @@ static BENCHMARKS: [Benchmark; 11] = [
         name: "chartqa",
         aliases: &["chartqadataset"],
         aliases_are_sets: false,
-        metrics: &["containment", "relaxed_accuracy"],
+        metrics: &["multimodal_ocr_vqa", "chartqa_relaxed"],
         prompt_suffix: WORD,
         max_new_tokens: 16,
         layout: "test/test_human.json and test/test_augmented.json with test/png/",
@@ -84,7 +84,7 @@ static BENCHMARKS: [Benchmark; 11] = [
         name: "infovqa",
         aliases: &["infographicvqa", "infographicsvqa"],
         aliases_are_sets: false,
-        metrics: &["containment", "anls"],
+        metrics: &["multimodal_ocr_vqa", "anls"],
         prompt_suffix: PHRASE,
         max_new_tokens: 32,
         layout: "infographicsVQA_val_v1.0.json (or _withQT) with infographicsvqa_images/ beside it",
@@ -94,7 +94,7 @@ static BENCHMARKS: [Benchmark; 11] = [
         name: "funsd",
         aliases: &[],
         aliases_are_sets: false,
-        metrics: &["containment", "anls"],
+        metrics: &["multimodal_ocr_vqa", "anls"],
         prompt_suffix: "",
         max_new_tokens: 128,
         layout: "testing_data/annotations/*.json and testing_data/images/",
@@ -104,7 +104,7 @@ static BENCHMARKS: [Benchmark; 11] = [
         name: "sroie",
         aliases: &["sroie2019"],
         aliases_are_sets: false,
-        metrics: &["containment", "anls"],
+        metrics: &["multimodal_ocr_vqa", "anls"],
         prompt_suffix: "",
         max_new_tokens: 128,
         layout: "test/entities/*.txt and test/img/ (or train/), or X.txt beside X.jpg",
@@ -114,7 +114,7 @@ static BENCHMARKS: [Benchmark; 11] = [
         name: "words",
         aliases: words::SETS,
         aliases_are_sets: true,
-        metrics: &["word_accuracy"],
+        metrics: &["multimodal_ocr_recognition"],
         prompt_suffix: "",
         max_new_tokens: 128,
         layout: "test.jsonl, test_label.txt or gt.txt with the pictures it names",
@@ -125,12 +125,12 @@ static BENCHMARKS: [Benchmark; 11] = [
         aliases: &["hybridinstructtest", "llavar2vqa", "vqatest"],
         aliases_are_sets: false,
         metrics: &[
-            "containment",
+            "multimodal_ocr_vqa",
             "anls",
             "token_f1",
             "rouge_l",
             "bleu_4",
-            "cider",
+            "cider_d",
         ],
         prompt_suffix: "",
         max_new_tokens: 1024,

@@ -1,0 +1,338 @@
+//! Reading the answers file of any tool.
+
+use super::error::{BadLine, LineFault, SampleError};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Keys under which tools keep the id of a question; the first that is there counts.
+pub(super) const ID_KEYS: [&str; 10] = [
+    "question_id",
+    "questionId",
+    "questionid",
+    "question_idx",
+    "qid",
+    "id",
+    "doc_id",
+    "index",
+    "image_id",
+    "idx",
+];
+
+/// Keys under which tools keep the answer. `answer` comes last: where another key is there, it is
+/// the reference.
+pub(super) const TEXT_KEYS: [&str; 17] = [
+    "text",
+    "prediction",
+    "predicted_answer",
+    "predict",
+    "pred_answer",
+    "pred",
+    "response",
+    "model_answer",
+    "model_output",
+    "output",
+    "generated_text",
+    "generated_answer",
+    "filtered_resps",
+    "resps",
+    "outputs",
+    "caption",
+    "answer",
+];
+
+const QUESTION_KEYS: [&str; 3] = ["question", "prompt", "query"];
+const IMAGE_KEYS: [&str; 7] = [
+    "image",
+    "image_path",
+    "image_file",
+    "img_path",
+    "imgname",
+    "file_name",
+    "image_id",
+];
+/// Keys that hold the list of answers in a file that is one object.
+const LIST_KEYS: [&str; 8] = [
+    "data",
+    "answers",
+    "predictions",
+    "results",
+    "annotations",
+    "samples",
+    "logs",
+    "rows",
+];
+
+/// Ids that count the questions of the file from 0, where they name no question.
+const POSITION_KEYS: [&str; 3] = ["doc_id", "index", "idx"];
+
+/// One answer as a tool wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Line (of JSONL, or on which the row of an array starts), from 1.
+    pub line: usize,
+    /// Id of the question; absent where the row names it by picture and text only.
+    pub id: Option<String>,
+    /// The id as a position in the list of questions, if its key says so (`doc_id`, `index`).
+    pub position: Option<usize>,
+    /// The picture, if the row names it.
+    pub image: Option<String>,
+    /// The question, if the row has it.
+    pub question: Option<String>,
+    /// The answer.
+    pub text: String,
+}
+
+/// All answers of a file, and the lines that hold none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AnswersFile {
+    /// Answers in file order.
+    pub answers: Vec<Answer>,
+    /// Lines that were left out, with the reason. Their questions count as missing.
+    pub bad_lines: Vec<BadLine>,
+}
+
+/// Reads JSONL, a JSON array, an object that holds such a list, or an object from id to answer.
+///
+/// Bytes that are not UTF-8 cost only the row in which they stand.
+///
+/// # Errors
+/// [`SampleError::Io`], [`SampleError::Json`] for an array that does not parse,
+/// [`SampleError::NoAnswers`]: a file without any answer is an error, never a score of zero.
+pub fn read_answers(path: &Path) -> Result<AnswersFile, SampleError> {
+    let io = |source| SampleError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(io(std::io::Error::other("not a regular file")));
+    }
+    let bytes = std::fs::read(path).map_err(io)?;
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    let (text, mark) = mark_invalid(bytes);
+    let file = match text.trim_start().chars().next() {
+        Some('[') => read_array(path, &text, 0, mark)?,
+        Some('{') => read_objects(path, &text, mark)?,
+        _ => read_lines(&text, mark),
+    };
+    if file.answers.is_empty() {
+        return Err(SampleError::NoAnswers {
+            path: path.to_path_buf(),
+            first: file.bad_lines.first().map(BadLine::to_string),
+        });
+    }
+    Ok(file)
+}
+
+/// The text with a character that occurs nowhere in it in the place of bytes that are not UTF-8: so
+/// the rest of the file can be parsed, and the rows with such bytes are known.
+fn mark_invalid(bytes: &[u8]) -> (String, Option<char>) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return (text.to_string(), None);
+    }
+    let valid: String = bytes.utf8_chunks().map(|chunk| chunk.valid()).collect();
+    // The private use area: real text has next to none of them, and there are 6400.
+    let mark = ('\u{E000}'..='\u{F8FF}')
+        .find(|&c| !valid.contains(c))
+        .unwrap_or('\u{FFFD}');
+    let mut text = String::with_capacity(bytes.len() + 3);
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            text.push(mark);
+        }
+    }
+    (text, Some(mark))
+}
+
+fn json_error(path: &Path, error: &serde_json::Error) -> SampleError {
+    let text = error.to_string();
+    let reason = text
+        .rfind(" at line ")
+        .map_or(text.as_str(), |at| &text[..at]);
+    SampleError::Json {
+        path: path.to_path_buf(),
+        line: error.line(),
+        column: error.column(),
+        reason: reason.to_string(),
+    }
+}
+
+/// Rows of a JSON array that starts on line `before + 1`.
+fn read_array(
+    path: &Path,
+    text: &str,
+    before: usize,
+    mark: Option<char>,
+) -> Result<AnswersFile, SampleError> {
+    let rows: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| json_error(path, &e))?;
+    let mut file = AnswersFile::default();
+    let (mut line, mut counted) = (before + 1, 0);
+    for raw in rows {
+        // The row is a slice of the text, so its address tells on which line it starts.
+        let at = (raw.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+        line += text[counted..at].matches('\n').count();
+        counted = at;
+        file.add(line, raw.get(), mark);
+    }
+    Ok(file)
+}
+
+/// JSONL, or one object over the whole file.
+fn read_objects(path: &Path, text: &str, mark: Option<char>) -> Result<AnswersFile, SampleError> {
+    let pairs = match serde_json::from_str::<Pairs>(text) {
+        Ok(Pairs(pairs)) => pairs,
+        Err(error) => {
+            let file = read_lines(text, mark);
+            // Rows that are objects, though none an answer, are JSONL all the same.
+            let rows = file
+                .bad_lines
+                .iter()
+                .any(|bad| !matches!(bad.fault, LineFault::NotARow { .. }));
+            let jsonl = rows || !file.answers.is_empty();
+            return if jsonl {
+                Ok(file)
+            } else {
+                Err(json_error(path, &error))
+            };
+        }
+    };
+    let has = |key: &&str| pairs.iter().any(|(name, _)| name == key);
+    let lines_before = |raw: &RawValue| {
+        let at = (raw.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+        text[..at].matches('\n').count()
+    };
+    let list = pairs
+        .iter()
+        .find(|(key, raw)| LIST_KEYS.contains(&&**key) && raw.get().starts_with('['));
+    if let Some((_, list)) = list {
+        return read_array(path, list.get(), lines_before(list), mark);
+    }
+    let mut file = AnswersFile::default();
+    if ID_KEYS.iter().chain(&QUESTION_KEYS).any(has) {
+        file.add(1, text, mark);
+        return Ok(file);
+    }
+    // From id to answer, or from id to a row.
+    for (id, raw) in pairs {
+        let line = lines_before(raw) + 1;
+        match entry(&id, raw, mark) {
+            Ok(text) => file.answers.push(Answer {
+                line,
+                id: Some(id),
+                position: None,
+                image: None,
+                question: None,
+                text,
+            }),
+            Err(fault) => file.bad_lines.push(BadLine { line, fault }),
+        }
+    }
+    Ok(file)
+}
+
+/// The answer of one entry of an object from id to answer.
+fn entry(id: &str, raw: &RawValue, mark: Option<char>) -> Result<String, LineFault> {
+    if is_marked(raw.get(), mark) || is_marked(id, mark) {
+        return Err(LineFault::NotUtf8);
+    }
+    let text = match serde_json::from_str(raw.get()).unwrap_or(Value::Null) {
+        Value::Object(row) => TEXT_KEYS.iter().find_map(|key| answer_text(row.get(*key)?)),
+        other => answer_text(&other),
+    };
+    text.ok_or(LineFault::NoText)
+}
+
+/// An object's entries in order, repeated keys included: a map would drop a repeated id unseen.
+struct Pairs<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> serde::Deserialize<'de> for Pairs<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Pairs<'de>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Pairs<'de>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    pairs.push(entry);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+fn read_lines(text: &str, mark: Option<char>) -> AnswersFile {
+    let mut file = AnswersFile::default();
+    for (index, line) in text.split('\n').enumerate() {
+        if !line.trim().is_empty() {
+            file.add(index + 1, line, mark);
+        }
+    }
+    file
+}
+
+fn is_marked(text: &str, mark: Option<char>) -> bool {
+    mark.is_some_and(|mark| text.contains(mark))
+}
+
+impl AnswersFile {
+    fn add(&mut self, line: usize, row: &str, mark: Option<char>) {
+        let parsed = if is_marked(row, mark) {
+            Err(LineFault::NotUtf8)
+        } else {
+            serde_json::from_str::<Map<String, Value>>(row)
+                .map_err(|error| LineFault::NotARow {
+                    reason: error.to_string(),
+                })
+                .and_then(|row| answer(line, &row))
+        };
+        match parsed {
+            Ok(answer) => self.answers.push(answer),
+            Err(fault) => self.bad_lines.push(BadLine { line, fault }),
+        }
+    }
+}
+
+/// The answer of one row.
+fn answer(line: usize, row: &Map<String, Value>) -> Result<Answer, LineFault> {
+    let scalar = |key: &&str| row.get(*key).and_then(crate::tasks::scalar);
+    let id_key = ID_KEYS.iter().find(|key| scalar(key).is_some());
+    let question = QUESTION_KEYS.iter().find_map(scalar);
+    if id_key.is_none() && question.is_none() {
+        return Err(LineFault::NoId);
+    }
+    let text = TEXT_KEYS
+        .iter()
+        .find_map(|key| answer_text(row.get(*key)?))
+        .ok_or(LineFault::NoText)?;
+    let id = id_key.and_then(scalar);
+    let counts = id_key.is_some_and(|key| POSITION_KEYS.contains(key));
+    Ok(Answer {
+        line,
+        position: id
+            .as_ref()
+            .filter(|_| counts)
+            .and_then(|id| id.parse().ok()),
+        id,
+        image: IMAGE_KEYS.iter().find_map(scalar),
+        question,
+        text,
+    })
+}
+
+/// Text of an answer: a string, a number, or the first of a (nested) list, as harnesses that sample
+/// several answers write it.
+fn answer_text(value: &Value) -> Option<String> {
+    match value {
+        Value::Array(list) => list.first().and_then(answer_text),
+        other => crate::tasks::scalar(other),
+    }
+}
