@@ -10,7 +10,7 @@
 mod kernel;
 
 use super::linear::{widened, write_back};
-use crate::{Param, Result, Tape, Tensor, Var, error::ensure_shape, memory::Buffer};
+use crate::{Param, Result, Tape, Tensor, Var, cuda, error::ensure_shape, memory::Buffer};
 use kernel::Geometry;
 
 impl Tape {
@@ -44,6 +44,9 @@ impl Tape {
                 || format!("[{c}]"),
                 b.shape(),
             )?;
+        }
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::depthwise_conv(self, cuda, x, weight, bias, k);
         }
         let geometry = Geometry {
             rows: shape[0] * shape[1],

@@ -18,7 +18,7 @@ mod linear_layer_scale;
 mod mean_tokens;
 mod narrow_tokens;
 mod patchify;
-mod resample;
+pub(crate) mod resample;
 mod rms_norm;
 mod rope;
 mod swiglu;

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::{Error, Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer};
+use crate::{Error, Result, Tape, Tensor, Var, cpu, cuda, error::ensure_shape, memory::Buffer};
 
 /// A resizing from one fixed grid to another: build it once, share it between steps.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,14 +21,17 @@ pub struct Resample {
 
 /// The map of one axis and its transpose.
 #[derive(Debug, Clone, PartialEq)]
-struct Axis {
-    forward: Taps,
-    backward: Taps,
+pub(crate) struct Axis {
+    pub(crate) forward: Taps,
+    pub(crate) backward: Taps,
 }
 
 /// For every output index a run of weights over neighbouring inputs.
 #[derive(Debug, Clone, PartialEq)]
-struct Taps(Vec<Run>);
+pub(crate) struct Taps {
+    runs: Vec<Run>,
+    pub(crate) on_gpu: cuda::ops::TapsOnGpu,
+}
 
 #[derive(Debug, Clone, PartialEq)]
 struct Run {
@@ -88,6 +91,11 @@ impl Resample {
     /// Grid that it makes, `(height, width)`.
     pub fn to(&self) -> (usize, usize) {
         self.to
+    }
+
+    /// The maps of rows and columns; `None` where nothing changes.
+    pub(crate) fn axes(&self) -> &[Option<Axis>; 2] {
+        &self.axes
     }
 
     /// Whether it changes nothing.
@@ -157,20 +165,44 @@ impl Axis {
             forward.push(run);
         }
         Self {
-            forward: Taps(forward),
-            backward: Taps(backward),
+            forward: Taps::new(forward),
+            backward: Taps::new(backward),
         }
     }
 }
 
 impl Taps {
+    fn new(runs: Vec<Run>) -> Self {
+        Self {
+            runs,
+            on_gpu: cuda::ops::TapsOnGpu::default(),
+        }
+    }
+
+    /// Length of the axis that it makes.
+    pub(crate) fn outputs(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// The first input of every output, then where each one's weights begin, and the end; the weights.
+    pub(crate) fn packed(&self) -> (Vec<i32>, Vec<f32>) {
+        let mut index: Vec<i32> = self.runs.iter().map(|run| run.start as i32).collect();
+        let mut weights = Vec::new();
+        index.push(0);
+        for run in &self.runs {
+            weights.extend_from_slice(&run.weights);
+            index.push(weights.len() as i32);
+        }
+        (index, weights)
+    }
+
     /// `x [outer, inputs, inner]` -> `[outer, outputs, inner]`.
     fn apply(&self, x: &[f32], inputs: usize, outer: usize, inner: usize) -> Buffer<f32> {
-        let outputs = self.0.len();
+        let outputs = self.runs.len();
         let mut out = Buffer::<f32>::unspecified(outer * outputs * inner);
         cpu::par_rows(&mut out, inner, |first, out| {
             cpu::simd_kernel(Apply {
-                taps: &self.0,
+                taps: &self.runs,
                 x,
                 inputs,
                 inner,
@@ -246,6 +278,9 @@ impl Tape {
         }
         if plan.is_identity() {
             return Ok(x.clone());
+        }
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::resample(self, cuda, x, plan);
         }
         let [rows, columns] = &plan.axes;
         let mut now = x.value().clone();

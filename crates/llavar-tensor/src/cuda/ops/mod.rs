@@ -3,6 +3,7 @@
 
 mod basic;
 mod broadcast;
+mod depthwise_conv;
 mod embed_merge;
 mod gated_add;
 mod layer_scale;
@@ -12,6 +13,7 @@ mod mean_tokens;
 mod narrow_tokens;
 mod patchify;
 mod pixels;
+mod resample;
 mod rows;
 mod tokens;
 
@@ -20,6 +22,7 @@ use super::Source;
 
 pub(crate) use basic::{add, add_assign, cast, column_sums, sum_parts};
 pub(crate) use broadcast::{add_broadcast, concat_last, narrow_backward, param};
+pub(crate) use depthwise_conv::depthwise_conv;
 pub(crate) use embed_merge::embed_merge;
 pub(crate) use gated_add::gated_add;
 pub(crate) use layer_scale::layer_scale_residual;
@@ -29,16 +32,19 @@ pub(crate) use mean_tokens::mean_tokens;
 pub(crate) use narrow_tokens::{concat, narrow_tokens, widen_tokens};
 pub(crate) use patchify::patchify;
 pub(crate) use pixels::from_rgb;
+pub(crate) use resample::{TapsOnGpu, resample};
 
 /// All files of kernels.
 #[cfg(test)]
 pub(super) const SOURCES: &[&Source] = &[
     &basic::SOURCE,
     &broadcast::SOURCE,
+    &depthwise_conv::SOURCE,
     &embed_merge::SOURCE,
     &layer_scale::SOURCE,
     &linear_layer_scale::SOURCE,
     &patchify::SOURCE,
+    &resample::SOURCE,
     &tokens::SOURCE,
     &narrow_tokens::SOURCE,
     &pixels::SOURCE,

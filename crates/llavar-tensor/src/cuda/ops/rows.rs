@@ -62,12 +62,14 @@ impl Rows {
     /// For rows of `c` channels of tensors that a kernel reads or writes in runs.
     pub(super) fn new(c: usize, tensors: &[&Tensor]) -> Result<Self> {
         let width = run_width(c, tensors)?;
-        let lanes = (c / width).clamp(1, THREADS);
+        let runs = c / width;
+        let columns = runs.div_ceil(THREADS);
+        let lanes = runs.div_ceil(columns.max(1)).max(1);
         Ok(Self {
             width,
             lanes,
             groups: THREADS / lanes,
-            columns: (c / width).div_ceil(lanes),
+            columns,
         })
     }
 
