@@ -177,6 +177,12 @@ fn info_vqa_1_0_and_doc_vqa_archives() {
     let task = Task::open("docvqa", dir.path()).unwrap();
     assert_eq!(asked(&task), [("7", "q", "a", true)]);
     assert_eq!(task.items[0].category.as_deref(), Some("layout, form"));
+    let file = dir.path().join("spdocvqa_qas/val_v1.0_withQT.json");
+    let error = Task::open("docvqa_train", &file).unwrap_err();
+    assert!(
+        matches!(&error, TaskError::NoSplit { found, .. } if found == &["val"]),
+        "{error}"
+    );
     let error = Task::open("docvqa_test", dir.path()).unwrap_err();
     assert!(
         matches!(&error, TaskError::NoSplit { found, .. } if found == &["val"]),
@@ -403,6 +409,12 @@ fn word_sets_of_the_old_layouts() {
     );
     let at: Vec<&str> = task.missing.rows.iter().map(|row| &*row.at).collect();
     assert_eq!(at, ["test_label.txt:3", "test_label.txt:5"]);
+    // Another set is not taken for the one that was asked for.
+    std::fs::rename(dir.path().join("svt"), dir.path().join("SVTP")).unwrap();
+    let error = Task::open("svt", dir.path()).unwrap_err();
+    assert!(matches!(error, TaskError::NoLayout { .. }), "{error}");
+    assert!(Task::open("svtp", dir.path()).is_ok());
+    assert!(Task::open("svt", &dir.path().join("SVTP")).is_ok());
     let task = Task::open("CT80", dir.path()).unwrap();
     assert_eq!(
         (&*task.name, &*task.items[0].answers[0]),
@@ -512,4 +524,91 @@ fn pictures_that_cannot_be_used_are_named() {
     };
     let task = Task::open_with("docvqa", &dir.path().join("v"), &options).unwrap();
     assert!(task.missing.images_absent.is_empty());
+}
+
+/// Paths of all values of a document.
+fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
+    found.push(at.to_string());
+    match value {
+        Value::Array(list) => {
+            for (i, value) in list.iter().enumerate() {
+                pointers(value, &format!("{at}/{i}"), found);
+            }
+        }
+        Value::Object(map) => {
+            for (key, value) in map {
+                let key = key.replace('~', "~0").replace('/', "~1");
+                pointers(value, &format!("{at}/{key}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn any_value_may_be_anything() {
+    let row = json!({"questionId": 1, "question_id": 1, "question": "q", "image": "a.png", "image_id": "a",
+        "image_local_name": "a.png", "answers": ["x"], "dataset": "s", "file_name": "a.png", "file_path": "s/a.png",
+        "answer_type": ["t"], "question_types": ["t"], "caption_str": "c", "reference_strs": ["c"], "image_name": "a"});
+    let ocrbench = json!([{"dataset_name": "s", "id": 1, "image_path": "a.png", "question": "q", "answers": "x", "type": "t"}]);
+    let chart = json!([{"imgname": "a.png", "query": "q", "label": "1"}]);
+    let form = json!({"form": [{"id": 0, "label": "question", "text": "A", "linking": [[0, 1]]},
+        {"id": 1, "label": "answer", "text": "B", "linking": [[0, 1]]}]});
+    let llava = json!([{"id": "p", "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]}]);
+    let coco = json!({"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": "c"}]});
+    let data = json!({"data": [row]});
+    let mut opened = 0;
+    for (task, name, whole) in [
+        ("ocrbench", "OCRBench.json", &ocrbench),
+        ("stvqa", "train_task_3.json", &data),
+        ("textvqa", "TextVQA_0.5.1_val.json", &data),
+        ("docvqa", "val_v1.0.json", &data),
+        ("infovqa", "infographicsVQA_val_v1.0.json", &data),
+        ("chartqa", "test_human.json", &chart),
+        ("funsd", "testing_data/annotations/a.json", &form),
+        (
+            "sroie",
+            "train/entities/a.txt",
+            &json!({"company": "A", "date": "d", "address": "x", "total": "1"}),
+        ),
+        (
+            "words",
+            "test.jsonl",
+            &json!({"image": "a.png", "question": "q", "answers": ["x"]}),
+        ),
+        ("hybrid_instruct", "vqa_test.json", &llava),
+        ("captions", "captions_val.json", &coco),
+        ("captions", "captions_val.json", &data),
+        ("captions", "captions_val.json", &llava),
+    ] {
+        let mut places = Vec::new();
+        pointers(whole, "", &mut places);
+        for place in places {
+            for hostile in [
+                json!(null),
+                json!(-1.5e300),
+                json!([]),
+                json!({}),
+                json!([[null]]),
+                json!("\u{0}../.."),
+                json!(u64::MAX),
+            ] {
+                let mut changed = whole.clone();
+                *changed.pointer_mut(&place).unwrap() = hostile;
+                let dir = folder(&[(name, changed)], &["a.png"]);
+                let Ok(opened_task) = Task::open(task, dir.path()) else {
+                    continue;
+                };
+                opened += 1;
+                let missing = &opened_task.missing;
+                let found = opened_task.answerable().count();
+                assert_eq!(
+                    found + missing.questions_without_image,
+                    opened_task.items.len()
+                );
+                assert!(!missing.line().contains('\n'));
+            }
+        }
+    }
+    assert!(opened > 100, "{opened}");
 }

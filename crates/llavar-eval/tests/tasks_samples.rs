@@ -202,6 +202,36 @@ fn a_process_killed_twenty_times_ends_in_the_same_file() {
     assert_eq!(ids.len(), QUESTIONS);
 }
 
+/// A limit on the size of files stands for a full disk: the write that meets it is cut short.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_whole_rows() {
+    let (_dir, whole) = unbroken();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("samples.jsonl");
+    for blocks in [1, 2, 4, 8] {
+        let exe = std::env::current_exe().unwrap();
+        let limited =
+            format!("ulimit -f {blocks}; trap '' XFSZ; exec \"$0\" --exact writer_process");
+        let status = Command::new("bash")
+            .args(["-c", &limited])
+            .arg(exe)
+            .env("LLAVAR_TEST_WRITER", &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(!status.success(), "the writer must meet the limit");
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes.len() <= 1024 * blocks && bytes == whole[..bytes.len()]);
+        assert_eq!(bytes.last(), Some(&b'\n'));
+        let (_, recovery) = SampleStore::open(&path, "run-1").unwrap();
+        assert!(recovery.is_clean(), "{recovery}");
+    }
+    answer_some(&path, Shard::default(), usize::MAX);
+    assert!(std::fs::read(&path).unwrap() == whole);
+}
+
 #[test]
 fn chunks_merge_into_the_unbroken_file() {
     let (_dir, whole) = unbroken();
@@ -359,6 +389,12 @@ fn one_writer_one_run_one_answer() {
         matches!(&error, SampleError::AlreadyAnswered { question_id, .. } if question_id == "form/1"),
         "{error}"
     );
+    let mut foreign = answer(&task, &task.items[2]);
+    foreign.run = "run-2".into();
+    assert!(matches!(
+        store.append(foreign),
+        Err(SampleError::RowOfOtherRun { .. })
+    ));
     assert!(matches!(
         SampleStore::open(&path, "run-1"),
         Err(SampleError::Locked { .. })

@@ -37,6 +37,20 @@ pub enum SampleError {
         /// Run that is being continued.
         expected: String,
     },
+    /// A row was to be written to a file of another run.
+    #[error(
+        "{path}: the row of question {question_id:?} is of run {found:?}, the file of {expected:?}"
+    )]
+    RowOfOtherRun {
+        /// The file.
+        path: PathBuf,
+        /// The question.
+        question_id: String,
+        /// Run of the row.
+        found: String,
+        /// Run of the file.
+        expected: String,
+    },
     /// A question was answered a second time, in another way.
     #[error(
         "{path}: question {question_id:?} of task {task:?} is answered already, with another text"

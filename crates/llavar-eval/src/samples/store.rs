@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct SampleStore {
     path: PathBuf,
+    run: String,
     file: File,
     /// Length of the file up to the last whole row, bytes.
     end: u64,
@@ -79,6 +80,7 @@ impl SampleStore {
         };
         let mut store = Self {
             path: path.to_path_buf(),
+            run: run.to_string(),
             file,
             end: end as u64,
             rows: rows.into_iter().map(|(_, row)| row).collect(),
@@ -132,12 +134,21 @@ impl SampleStore {
     /// Writes rows in one call. Rows that are there already with the same text are passed over.
     ///
     /// # Errors
-    /// [`SampleError::AlreadyAnswered`] for a second, different answer, [`SampleError::OtherRun`]
-    /// is not checked here; [`SampleError::Io`], after which the file ends in its last whole row.
+    /// [`SampleError::AlreadyAnswered`] for a second, different answer and
+    /// [`SampleError::RowOfOtherRun`], before anything is written; [`SampleError::Io`], after which
+    /// the file ends in its last whole row.
     pub fn append_all(&mut self, rows: Vec<SampleRow>) -> Result<(), SampleError> {
         let mut bytes = Vec::new();
         let mut new: Vec<SampleRow> = Vec::new();
         for row in rows {
+            if row.run != self.run {
+                return Err(SampleError::RowOfOtherRun {
+                    path: self.path.clone(),
+                    question_id: row.question_id,
+                    found: row.run,
+                    expected: self.run.clone(),
+                });
+            }
             let key = row.key();
             let known = self.keys.get(&key).map(|&at| &self.rows[at]);
             let known = known.or_else(|| new.iter().find(|other| other.key() == key));

@@ -14,13 +14,23 @@ pub(super) fn choose<T>(
     locate: impl Fn(&'static str) -> Option<T>,
 ) -> Result<(&'static str, T), TaskError> {
     let canonical = wanted.map(canonical);
+    // A file given by name says itself which split it is.
+    let named = tree.file.as_deref().and_then(|file| of_file(file, order));
+    if let (Some(named), Some(wanted), Some(canonical)) = (named, wanted, &canonical)
+        && canonical != named
+    {
+        return Err(TaskError::NoSplit {
+            task,
+            split: wanted.to_string(),
+            folder: tree.root.clone(),
+            found: vec![named],
+        });
+    }
     for &split in order {
         if canonical.as_deref().is_none_or(|wanted| wanted == split)
             && let Some(place) = locate(split)
         {
-            // A file given by name says itself which split it is.
-            let named = tree.file.as_deref().and_then(|file| of_file(file, order));
-            return Ok((named.filter(|_| wanted.is_none()).unwrap_or(split), place));
+            return Ok((named.unwrap_or(split), place));
         }
     }
     let found: Vec<_> = order

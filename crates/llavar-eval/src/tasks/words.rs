@@ -59,7 +59,8 @@ pub(super) fn read(request: &Request) -> Result<Draft, TaskError> {
     Ok(draft)
 }
 
-/// The label file of a split; in a folder of many sets the one whose folder has the task's name.
+/// The label file of a split: in the folder of the set's name or, where the user pointed at one
+/// folder, in that. Any other would be a set that was not asked for.
 fn locate(request: &Request, split: &str) -> Option<PathBuf> {
     let names = [
         format!("{split}.jsonl"),
@@ -70,13 +71,23 @@ fn locate(request: &Request, split: &str) -> Option<PathBuf> {
         let known = names.iter().any(|name| name.eq_ignore_ascii_case(file));
         known && (split == "test" || !file.eq_ignore_ascii_case("gt.txt"))
     };
+    let any_set = ["word", "words", "wordset"].contains(&&*request.alias);
     let tree = &request.tree;
-    let own = tree.find_file(|folder, file| {
-        labels(file) && normalise(folder.name()).starts_with(&request.alias)
-    });
-    // Other benchmarks have a test.jsonl as well: below a folder of another name only those count
-    // that lie where the user pointed, or beside pictures.
-    own.or_else(|| tree.find_file(|_, file| labels(file)))
+    let own = tree.find_file(|folder, file| labels(file) && is_set(&request.alias, folder.name()));
+    own.or_else(|| {
+        let root = tree.folders.first()?.path.clone();
+        tree.find_file(|folder, file| labels(file) && (any_set || folder.path == root))
+    })
+}
+
+/// Whether a folder's name is the set's, with the numbers and words that releases add: `IC13_857`,
+/// `IIIT5K-Words`. (`SVTP` is not `SVT`.)
+fn is_set(alias: &str, folder: &str) -> bool {
+    let rest = normalise(folder);
+    let Some(rest) = rest.strip_prefix(alias) else {
+        return false;
+    };
+    rest.bytes().all(|b| b.is_ascii_digit()) || ["words", "test", "dataset"].contains(&rest)
 }
 
 fn read_json(path: &Path) -> Result<Draft, TaskError> {
