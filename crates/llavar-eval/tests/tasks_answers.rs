@@ -169,6 +169,7 @@ fn questions_that_are_asked_twice_are_answered_in_order() {
         )
     };
     let content = [
+        row("h.png", "0"),
         row("f.png", "1"),
         row("g.png", "3"),
         row("f.png", "2"),
@@ -178,6 +179,8 @@ fn questions_that_are_asked_twice_are_answered_in_order() {
     let (answers, report) = read(&task, content);
     assert_eq!(answers, texts(["1", "2", "3"]));
     assert_eq!(report.repeated.len(), 1);
+    let name = "x/h.png: what is \"DIVISION:\" information in the image?";
+    assert_eq!(report.unknown, [(1, name.to_string())]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub struct MatchReport {
     pub missing: Vec<String>,
     /// Answers to a question that has one already. The first counts.
     pub repeated: Vec<RepeatedAnswer>,
-    /// Line and id (or question) of answers that belong to no question.
+    /// Line and id (or picture and question) of answers that belong to no question.
     pub unknown: Vec<(usize, String)>,
     /// Lines that hold no answer.
     pub bad_lines: Vec<BadLine>,
@@ -66,8 +66,7 @@ pub fn match_answers(task: &Task, file: &AnswersFile) -> Matched {
             index.find(task, answer, &taken)
         };
         let Some(item) = found else {
-            let name = answer.id.clone().or_else(|| answer.question.clone());
-            report.unknown.push((answer.line, name.unwrap_or_default()));
+            report.unknown.push((answer.line, name_of(answer)));
             continue;
         };
         match taken[item] {
@@ -147,6 +146,19 @@ impl<'a> Index<'a> {
             .into_iter()
             .flatten()
             .find_map(|group| choose(task, group, answer, taken))
+    }
+}
+
+/// What an answer says of its question.
+fn name_of(answer: &Answer) -> String {
+    let (image, question) = (answer.image.as_deref(), answer.question.as_deref());
+    match &answer.id {
+        Some(id) => id.clone(),
+        None => format!(
+            "{}: {}",
+            image.unwrap_or("no picture"),
+            question.unwrap_or("")
+        ),
     }
 }
 
