@@ -158,6 +158,8 @@ fn warp_rows(rows: usize) -> Grid {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use crate::{cuda::testing::compare, ops::testing::Rng};
 
     #[test]
@@ -179,7 +181,8 @@ mod tests {
             let x = rng.tensor(&[b, n, c]);
             let positions = rng.tensor(&[n + skip + 1, c]);
             let what = format!("add broadcast {b} x {n} x {c} from {skip}");
-            compare(&what, &[x.clone()], &[positions.clone()], |tape, x, p| {
+            let (input, weight) = (from_ref(&x), from_ref(&positions));
+            compare(&what, input, weight, |tape, x, p| {
                 let rows = tape.narrow(&tape.param(&p[0])?, skip, n)?;
                 Ok(vec![tape.add_broadcast(&x[0], &rows)?])
             });

@@ -299,7 +299,7 @@ mod tests {
             let what = format!("depthwise {b} x {h} x {w} x {c}, k {k}");
             compare(
                 &what,
-                &[x.clone()],
+                std::slice::from_ref(&x),
                 &[weight.clone(), bias],
                 |tape, x, p| Ok(vec![tape.depthwise_conv(&x[0], &p[0], Some(&p[1]))?]),
             );
