@@ -179,6 +179,14 @@ impl Cuda {
         grid: Grid,
         args: &[Arg],
     ) -> Result<()> {
+        if !matches!(dtype, DType::F32 | DType::BF16) {
+            // Kernels exist for these two; another type's elements have another size.
+            return Err(Error::DTypeMismatch {
+                op: kernel.name,
+                expected: DType::F32,
+                got: dtype,
+            });
+        }
         if grid.blocks.contains(&0) {
             return Ok(());
         }
