@@ -9,9 +9,11 @@
 //! - `memory`: stream-ordered buffers, copies through pinned memory, constants that are uploaded once.
 //! - `kernel`: our kernels (`kernels/*.cu`), compiled by NVRTC for f32 and bf16, kept on disk.
 //! - `gemm`: cuBLASLt products, plans cached by shape.
+//! - `cudnn`: cuDNN's flash attention.
 //! - `ops`: the operations, one file each as in [`crate::ops`], where their formulas stand.
 
 mod context;
+mod cudnn;
 mod gemm;
 mod kernel;
 mod libraries;

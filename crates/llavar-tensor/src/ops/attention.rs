@@ -18,8 +18,10 @@ mod decode;
 mod forward;
 mod layout;
 
-use crate::{Error, Result, Segments, Tape, Tensor, Var, error::ensure_shape, memory::Buffer};
-use layout::Problem;
+use crate::{
+    Error, Result, Segments, Tape, Tensor, Var, cuda, error::ensure_shape, memory::Buffer,
+};
+pub(crate) use layout::{Problem, Segment};
 
 /// Who attends to whom.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,6 +109,9 @@ impl Tape {
     /// without `causal`.
     pub fn attention(&self, q: &Var, k: &Var, v: &Var, spec: &AttentionSpec) -> Result<Var> {
         let problem = problem(q, k, v, spec)?;
+        if let Some(cuda) = q.value().cuda() {
+            return cuda::ops::attention(self, cuda, q, k, v, problem);
+        }
         let (queries, keys, values) = (
             q.value().data::<f32>()?,
             k.value().data::<f32>()?,

@@ -5,7 +5,7 @@
 
 mod activation;
 mod arithmetic;
-mod attention;
+pub(crate) mod attention;
 mod broadcast;
 mod depthwise_conv;
 mod embed_merge;

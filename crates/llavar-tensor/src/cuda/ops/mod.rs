@@ -1,6 +1,7 @@
 //! The operations on the GPU. What each computes stands in the file of the same name under [`crate::ops`],
 //! which checks shapes and calls in here; tensors are f32 or bf16, parameters of the same type.
 
+mod attention;
 mod basic;
 mod broadcast;
 mod depthwise_conv;
@@ -20,6 +21,7 @@ mod tokens;
 #[cfg(test)]
 use super::Source;
 
+pub(crate) use attention::attention;
 pub(crate) use basic::{add, add_assign, cast, column_sums, sum_parts};
 pub(crate) use broadcast::{add_broadcast, concat_last, narrow_backward, param};
 pub(crate) use depthwise_conv::depthwise_conv;
@@ -37,6 +39,7 @@ pub(crate) use resample::{TapsOnGpu, resample};
 /// All files of kernels.
 #[cfg(test)]
 pub(super) const SOURCES: &[&Source] = &[
+    &attention::SOURCE,
     &basic::SOURCE,
     &broadcast::SOURCE,
     &depthwise_conv::SOURCE,

@@ -6,11 +6,11 @@ use super::AttentionSpec;
 
 /// One sample: its tokens in both streams and its mask.
 #[derive(Debug, Clone)]
-pub(super) struct Segment {
+pub(crate) struct Segment {
     /// Tokens of the query stream.
-    pub(super) q: Range<usize>,
+    pub(crate) q: Range<usize>,
     /// Tokens of the key stream.
-    pub(super) k: Range<usize>,
+    pub(crate) k: Range<usize>,
     causal: bool,
     window: Option<usize>,
 }
@@ -18,7 +18,7 @@ pub(super) struct Segment {
 impl Segment {
     /// Keys (counted from the segment's first) that its query `i` sees.
     #[inline(always)]
-    pub(super) fn keys_of(&self, i: usize) -> Range<usize> {
+    pub(crate) fn keys_of(&self, i: usize) -> Range<usize> {
         let (n, m) = (self.q.len(), self.k.len());
         if !self.causal {
             return 0..m;
@@ -31,9 +31,37 @@ impl Segment {
         start..end
     }
 
+    /// Whether a query sees no later key.
+    pub(crate) fn is_causal(&self) -> bool {
+        self.causal
+    }
+
+    /// Whether a window hides keys that the mask alone would show.
+    pub(crate) fn has_window(&self) -> bool {
+        self.window
+            .is_some_and(|w| w.saturating_add(1) < self.k.len())
+    }
+
+    /// Queries (counted from the segment's first) that see its key `j`: one run, since both ends of
+    /// [`Self::keys_of`] grow with the query.
+    fn queries_of(&self, j: usize) -> Range<usize> {
+        let (n, m) = (self.q.len(), self.k.len());
+        if !self.causal {
+            return 0..n;
+        }
+        // Query i sees keys up to position m - n + i.
+        let first = (j + n).saturating_sub(m).min(n);
+        let last = self.window.map_or(n, |w| {
+            (j.saturating_add(w).saturating_add(1) + n)
+                .saturating_sub(m)
+                .min(n)
+        });
+        first..last.max(first)
+    }
+
     /// The part of a block of keys that query `i` sees, counted in the block.
     #[inline(always)]
-    pub(super) fn keys_in(&self, i: usize, block: Range<usize>) -> (usize, usize) {
+    pub(crate) fn keys_in(&self, i: usize, block: Range<usize>) -> (usize, usize) {
         let seen = self.keys_of(i);
         let start = seen.start.clamp(block.start, block.end) - block.start;
         let end = seen.end.clamp(block.start, block.end) - block.start;
@@ -41,7 +69,7 @@ impl Segment {
     }
 
     /// Keys that any of the queries in a range sees: both ends of [`Self::keys_of`] grow with `i`.
-    pub(super) fn keys_of_any(&self, queries: Range<usize>) -> Range<usize> {
+    pub(crate) fn keys_of_any(&self, queries: Range<usize>) -> Range<usize> {
         if queries.is_empty() {
             return 0..0;
         }
@@ -50,7 +78,7 @@ impl Segment {
 }
 
 /// Segments of a checked specification.
-pub(super) fn segments(spec: &AttentionSpec) -> Vec<Segment> {
+pub(crate) fn segments(spec: &AttentionSpec) -> Vec<Segment> {
     let (q, k) = (spec.q_segments.ranges(), spec.k_segments.ranges());
     q.zip(k)
         .map(|(q, k)| Segment {
@@ -64,22 +92,54 @@ pub(super) fn segments(spec: &AttentionSpec) -> Vec<Segment> {
 
 /// Checked sizes of one call.
 #[derive(Debug, Clone)]
-pub(super) struct Problem {
-    pub(super) heads: usize,
-    pub(super) kv_heads: usize,
-    pub(super) dim: usize,
-    pub(super) scale: f32,
-    pub(super) segments: Vec<Segment>,
+pub(crate) struct Problem {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) dim: usize,
+    pub(crate) scale: f32,
+    pub(crate) segments: Vec<Segment>,
 }
 
 impl Problem {
     /// Query heads that share a key head.
-    pub(super) fn group(&self) -> usize {
+    pub(crate) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
+    /// Tokens of the query stream.
+    pub(crate) fn queries(&self) -> usize {
+        self.segments.last().map_or(0, |s| s.q.end)
+    }
+
+    /// Tokens of the key stream.
+    pub(crate) fn keys(&self) -> usize {
+        self.segments.last().map_or(0, |s| s.k.end)
+    }
+
+    /// First and end of the keys that every query sees, `[T, 2]`.
+    pub(crate) fn seen_keys(&self) -> Vec<i32> {
+        let runs = self.segments.iter().flat_map(|s| {
+            (0..s.q.len()).map(|i| {
+                let seen = s.keys_of(i);
+                [seen.start + s.k.start, seen.end.max(seen.start) + s.k.start]
+            })
+        });
+        runs.flatten().map(|n| n as i32).collect()
+    }
+
+    /// First and end of the queries that see every key, `[S, 2]`.
+    pub(crate) fn seeing_queries(&self) -> Vec<i32> {
+        let runs = self.segments.iter().flat_map(|s| {
+            (0..s.k.len()).map(|j| {
+                let seeing = s.queries_of(j);
+                [seeing.start + s.q.start, seeing.end + s.q.start]
+            })
+        });
+        runs.flatten().map(|n| n as i32).collect()
+    }
+
     /// Whether no segment has more than one query.
-    pub(super) fn is_decoding(&self) -> bool {
+    pub(crate) fn is_decoding(&self) -> bool {
         self.segments.iter().all(|s| s.q.len() <= 1)
     }
 }

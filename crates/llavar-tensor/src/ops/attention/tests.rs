@@ -247,3 +247,93 @@ fn bad_arguments_are_errors() {
     };
     assert!(tape.attention(&x, &x, &x, &uneven).is_err());
 }
+
+/// The runs that kernels without mask arithmetic take are the mask itself.
+#[test]
+fn runs_of_keys_and_queries_are_the_mask() {
+    let mut rng = Rng::new(77);
+    for _ in 0..200 {
+        let (_, spec) = random_case(&mut rng, 12, false);
+        let problem = Problem {
+            heads: 1,
+            kv_heads: 1,
+            dim: 1,
+            scale: 1.0,
+            segments: layout::segments(&spec),
+        };
+        let (seen, by) = (problem.seen_keys(), problem.seeing_queries());
+        assert_eq!(
+            (seen.len(), by.len()),
+            (2 * problem.queries(), 2 * problem.keys())
+        );
+        for t in 0..problem.queries() {
+            for s in 0..problem.keys() {
+                let inside = |run: &[i32], i: usize, x: usize| {
+                    (run[2 * i]..run[2 * i + 1]).contains(&(x as i32))
+                };
+                assert_eq!(inside(&seen, t, s), inside(&by, s, t), "{spec:?} {t} {s}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn cuda_attention_agrees_with_the_cpu() {
+    use crate::cuda::testing::compare;
+    let mut rng = Rng::new(78);
+    let mut run = |what: &str, q: &[usize], k: &[usize], shape: [usize; 3], causal, window| {
+        let [heads, kv_heads, dim] = shape;
+        let (queries, keys) = (q.iter().sum::<usize>(), k.iter().sum::<usize>());
+        let spec = AttentionSpec {
+            q_segments: Segments::from_lengths(q.to_vec()),
+            k_segments: Segments::from_lengths(k.to_vec()),
+            causal,
+            window,
+            scale: 1.0 / (dim as f32).sqrt(),
+        };
+        let inputs = [
+            rng.tensor(&[queries, heads, dim]),
+            rng.tensor(&[keys, kv_heads, dim]),
+            rng.tensor(&[keys, kv_heads, dim]),
+        ];
+        compare(&format!("attention, {what}"), &inputs, &[], |tape, x, _| {
+            Ok(vec![tape.attention(&x[0], &x[1], &x[2], &spec)?])
+        });
+    };
+    let packed = [5, 64, 130, 1, 0, 33];
+    run("packed causal", &packed, &packed, [4, 4, 96], true, None);
+    run(
+        "packed causal grouped",
+        &packed,
+        &packed,
+        [8, 2, 128],
+        true,
+        None,
+    );
+    run("packed full", &packed, &packed, [2, 2, 64], false, None);
+    run("fixed full", &[65; 3], &[65; 3], [3, 3, 64], false, None);
+    run("fixed causal", &[128; 2], &[128; 2], [4, 1, 96], true, None);
+    run("odd heads", &[7, 20], &[7, 20], [3, 1, 20], true, None);
+    run("odd size", &[7, 20], &[7, 20], [2, 2, 5], false, None);
+    run("large head", &[40], &[40], [1, 1, 256], true, None);
+    run("window", &packed, &packed, [2, 2, 64], true, Some(7));
+    run(
+        "wide window",
+        &packed,
+        &packed,
+        [2, 2, 64],
+        true,
+        Some(4096),
+    );
+    run(
+        "longer keys",
+        &[3, 1, 40],
+        &[70, 9, 40],
+        [4, 2, 64],
+        true,
+        None,
+    );
+    run("longer queries", &[9], &[4], [2, 2, 32], true, None);
+    run("one token", &[1], &[1], [2, 2, 64], true, None);
+}

@@ -1,0 +1,314 @@
+//! Which attention problems cuDNN takes, plans by shape, execution.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use cudarc::cudnn::sys::{cudnnCreate, cudnnHandle_t, cudnnSetStream};
+
+use super::{
+    graph::{Plan, check},
+    sdpa::{self, Shape, Slot},
+};
+use crate::{DType, Error, Result, Tensor, cuda::Cuda, ops::attention::Problem};
+
+/// Host values that graphs take by value.
+static ONE: f32 = 1.0;
+static MINUS_INFINITY: f32 = f32::NEG_INFINITY;
+
+/// Handle and plans of a device.
+struct Library {
+    state: Mutex<State>,
+}
+
+struct State {
+    handle: cudnnHandle_t,
+    plans: HashMap<(Shape, Pass), Option<Plan<Slot>>>,
+}
+
+// SAFETY: handle and plans are used with the mutex held.
+unsafe impl Send for State {}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Pass {
+    Forward,
+    Backward,
+}
+
+/// What the backward pass needs of a forward pass.
+pub(crate) struct Statistics {
+    shape: Shape,
+    values: Tensor,
+}
+
+/// Output of attention and, where `keep`, statistics for the backward pass; `None` where this problem is
+/// not one for cuDNN: it is for bf16, heads of a multiple of 8 up to 128, and sequences that attend to
+/// themselves without a window.
+pub(crate) fn forward(
+    cuda: &Arc<Cuda>,
+    problem: &Problem,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    keep: bool,
+) -> Result<Option<(Tensor, Statistics)>> {
+    let Some((shape, lengths)) = shape(cuda, problem, [q, k, v]) else {
+        return Ok(None);
+    };
+    let library = cuda.extension(|| Library::new(cuda))?;
+    let mut state = library.lock();
+    if !state.has(shape, Pass::Forward) || (keep && !state.has(shape, Pass::Backward)) {
+        return Ok(None);
+    }
+    let mut out = cuda.empty(q.shape(), DType::BF16)?;
+    let mut values = cuda.empty(&[shape.statistics()], DType::F32)?;
+    let tables = Tables::new(cuda, &shape, problem, &lengths)?;
+    let (o, s) = (out.cuda_address_mut()?, values.cuda_address_mut()?);
+    let (q, k, v) = (q.cuda_address()?, k.cuda_address()?, v.cuda_address()?);
+    state.execute(cuda, shape, Pass::Forward, |slot| match slot {
+        Slot::Q => q,
+        Slot::K => k,
+        Slot::V => v,
+        Slot::O => o,
+        Slot::Statistics => s,
+        other => tables.address(problem, other),
+    })?;
+    Ok(Some((out, Statistics { shape, values })))
+}
+
+/// Gradients of q, k and v; `inputs` are q, k, v, o and do.
+pub(crate) fn backward(
+    cuda: &Arc<Cuda>,
+    problem: &Problem,
+    statistics: &Statistics,
+    inputs: [&Tensor; 5],
+) -> Result<[Tensor; 3]> {
+    let shape = statistics.shape;
+    let lengths = lengths(problem);
+    let library = cuda.extension(|| Library::new(cuda))?;
+    let mut state = library.lock();
+    let [q, k, v, ..] = inputs;
+    let mut dq = cuda.empty(q.shape(), DType::BF16)?;
+    let (mut dk, mut dv) = (
+        cuda.empty(k.shape(), DType::BF16)?,
+        cuda.empty(v.shape(), DType::BF16)?,
+    );
+    let mut delta = cuda.empty(&[shape.statistics()], DType::F32)?;
+    let mut accumulator = cuda.zeros(&[shape.statistics(), problem.dim], DType::F32)?;
+    let tables = Tables::new(cuda, &shape, problem, &lengths)?;
+    let outs = [
+        dq.cuda_address_mut()?,
+        dk.cuda_address_mut()?,
+        dv.cuda_address_mut()?,
+        delta.cuda_address_mut()?,
+        accumulator.cuda_address_mut()?,
+    ];
+    let mut ins = [0; 5];
+    for (address, tensor) in ins.iter_mut().zip(inputs) {
+        *address = tensor.cuda_address()?;
+    }
+    let s = statistics.values.cuda_address()?;
+    state.execute(cuda, shape, Pass::Backward, |slot| match slot {
+        Slot::Q => ins[0],
+        Slot::K => ins[1],
+        Slot::V => ins[2],
+        Slot::O => ins[3],
+        Slot::DO => ins[4],
+        Slot::Statistics => s,
+        Slot::DQ => outs[0],
+        Slot::DK => outs[1],
+        Slot::DV => outs[2],
+        Slot::Delta => outs[3],
+        Slot::Accumulator => outs[4],
+        other => tables.address(problem, other),
+    })?;
+    Ok([dq, dk, dv])
+}
+
+/// Lengths of the sequences, empty ones left out.
+fn lengths(problem: &Problem) -> Vec<usize> {
+    let lengths = problem.segments.iter().map(|s| s.q.len());
+    lengths.filter(|n| *n > 0).collect()
+}
+
+/// The shape of the plan for a problem, if it is one for cuDNN.
+fn shape(cuda: &Cuda, problem: &Problem, tensors: [&Tensor; 3]) -> Option<(Shape, Vec<usize>)> {
+    let itself = |s: &crate::ops::attention::Segment| s.q == s.k && !s.has_window();
+    let fits = cuda.info().cudnn.is_some_and(|version| version >= 90_000)
+        && cuda.info().capability.0 >= 8
+        && problem.dim.is_multiple_of(8)
+        && problem.dim <= 128
+        && tensors.iter().all(|t| {
+            t.dtype() == DType::BF16 && t.cuda_address().is_ok_and(|a| a.is_multiple_of(16))
+        })
+        && problem.segments.iter().all(itself);
+    let lengths = lengths(problem);
+    let longest = lengths.iter().copied().max()?;
+    if !fits || longest < 2 {
+        return None;
+    }
+    let causal = problem.segments.iter().any(|s| s.is_causal());
+    let ragged = lengths.iter().any(|n| *n != longest);
+    // A plan takes about a second to build, so ragged batches share plans: the number of sequences is
+    // rounded up to a power of two (the rest have no tokens) and the longest to one of few lengths, whose
+    // blocks beyond the last token end at once.
+    let (batch, longest) = if ragged {
+        (lengths.len().next_power_of_two(), bucket(longest))
+    } else {
+        (lengths.len(), longest)
+    };
+    let shape = Shape {
+        batch: batch as i64,
+        heads: problem.heads as i64,
+        kv_heads: problem.kv_heads as i64,
+        longest: longest as i64,
+        dim: problem.dim as i64,
+        causal,
+        ragged,
+    };
+    Some((shape, lengths))
+}
+
+/// A length rounded up: 128, 256, 512, then in halves of powers of two (768, 1024, 1536, ..).
+fn bucket(length: usize) -> usize {
+    let power = length.next_power_of_two().max(128);
+    let three_quarters = power / 4 * 3;
+    if power >= 1024 && length <= three_quarters {
+        three_quarters
+    } else {
+        power
+    }
+}
+
+/// Lengths and offsets on the device.
+struct Tables {
+    tensors: Option<[Tensor; 3]>,
+}
+
+impl Tables {
+    fn new(cuda: &Arc<Cuda>, shape: &Shape, problem: &Problem, lengths: &[usize]) -> Result<Self> {
+        if !shape.ragged {
+            return Ok(Self { tensors: None });
+        }
+        let batch = shape.batch as usize;
+        let mut padded: Vec<i32> = lengths.iter().map(|n| *n as i32).collect();
+        padded.resize(batch, 0);
+        let offsets = |row: usize| -> Vec<i32> {
+            let mut at = 0;
+            let mut all = vec![0];
+            for n in &padded {
+                at += n * row as i32;
+                all.push(at);
+            }
+            all
+        };
+        let tensors = [
+            cuda.constant(&padded)?,
+            cuda.constant(&offsets(problem.heads * problem.dim))?,
+            cuda.constant(&offsets(problem.kv_heads * problem.dim))?,
+        ];
+        Ok(Self {
+            tensors: Some(tensors),
+        })
+    }
+
+    /// Address of what is neither an input nor an output.
+    fn address(&self, problem: &Problem, slot: Slot) -> u64 {
+        let of = |i: usize| {
+            let tensor = self.tensors.as_ref().map(|t| &t[i]);
+            tensor.and_then(|t| t.cuda_address().ok()).unwrap_or(0)
+        };
+        match slot {
+            Slot::Lengths => of(0),
+            Slot::QueryOffsets => of(1),
+            Slot::KeyOffsets => of(2),
+            Slot::Scale => (&raw const problem.scale) as u64,
+            Slot::One => (&raw const ONE) as u64,
+            Slot::MinusInfinity => (&raw const MINUS_INFINITY) as u64,
+            _ => 0,
+        }
+    }
+}
+
+impl Library {
+    fn new(cuda: &Cuda) -> Result<Self> {
+        let mut handle = std::ptr::null_mut();
+        cuda.bind()?;
+        // SAFETY: valid out-pointer; the stream lives as long as the device.
+        unsafe {
+            check(cudnnCreate(&mut handle), "start")?;
+            check(cudnnSetStream(handle, cuda.stream().cast()), "stream")?;
+        }
+        Ok(Self {
+            state: Mutex::new(State {
+                handle,
+                plans: HashMap::new(),
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether there is a plan; made on first use, a failure is remembered.
+    fn has(&mut self, shape: Shape, pass: Pass) -> bool {
+        let handle = self.handle;
+        let slot = self.plans.entry((shape, pass)).or_insert_with(|| {
+            let made = match pass {
+                Pass::Forward => sdpa::forward(handle, &shape),
+                Pass::Backward => sdpa::backward(handle, &shape),
+            };
+            if let (Err(error), true) = (&made, std::env::var_os("LLAVAR_CUDA_LOG").is_some()) {
+                eprintln!("attention without cuDNN, {pass:?} {shape:?}: {error}");
+            }
+            made.ok()
+        });
+        slot.is_some()
+    }
+
+    fn execute(
+        &mut self,
+        cuda: &Arc<Cuda>,
+        shape: Shape,
+        pass: Pass,
+        address: impl Fn(Slot) -> u64,
+    ) -> Result<()> {
+        if !self.has(shape, pass) {
+            return Err(Error::Cuda {
+                op: "attention",
+                reason: format!("no cuDNN plan for {shape:?}"),
+            });
+        }
+        let Some(Some(plan)) = self.plans.get(&(shape, pass)) else {
+            return Ok(());
+        };
+        cuda.bind()?;
+        let workspace = match plan.workspace {
+            0 => None,
+            bytes => Some(cuda.empty(&[bytes.div_ceil(4)], DType::F32)?),
+        };
+        let at = match &workspace {
+            Some(tensor) => tensor.cuda_address()?,
+            None => 0,
+        };
+        plan.execute(self.handle, address, at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_buckets_waste_little() {
+        let all: std::collections::BTreeSet<usize> = (1..=8192).map(bucket).collect();
+        assert!(all.len() <= 12, "{all:?}");
+        for n in 1..=8192 {
+            assert!(bucket(n) >= n && (n < 128 || bucket(n) < 2 * n));
+        }
+    }
+}

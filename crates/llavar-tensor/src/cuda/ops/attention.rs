@@ -1,0 +1,193 @@
+//! Attention on the GPU: cuDNN's flash attention where it fits, our own kernels everywhere else.
+
+use std::sync::Arc;
+
+use crate::{
+    DType, Error, Result, Tape, Tensor, Var,
+    cuda::{Cuda, Grid, Kernel, Source, args, cudnn},
+    ops::attention::Problem,
+};
+
+pub(in crate::cuda) static SOURCE: Source = Source {
+    name: "attention",
+    code: include_str!("../kernels/attention.cu"),
+};
+const fn kernel(name: &'static str) -> Kernel {
+    Kernel {
+        source: &SOURCE,
+        name,
+    }
+}
+const FORWARD: Kernel = kernel("attention_forward");
+const DELTA: Kernel = kernel("attention_delta");
+const DQ: Kernel = kernel("attention_dq");
+const DKV: Kernel = kernel("attention_dkv");
+
+/// Warps of a block, one row each.
+const WARPS: usize = 8;
+
+/// Largest head size of our own kernels.
+const MAX_DIM: usize = 256;
+
+/// What the backward pass needs of the forward pass beside its inputs and output.
+enum Saved {
+    /// Log-sum-exp `[T, Hq]` of our own kernels.
+    Own(Tensor),
+    /// Softmax statistics in cuDNN's layout, and the plan.
+    Cudnn(cudnn::Statistics),
+}
+
+/// As [`Tape::attention`], checked.
+pub(crate) fn attention(
+    tape: &Tape,
+    cuda: &Arc<Cuda>,
+    q: &Var,
+    k: &Var,
+    v: &Var,
+    problem: Problem,
+) -> Result<Var> {
+    if problem.dim > MAX_DIM {
+        return Err(Error::InvalidArgument {
+            op: "attention",
+            reason: format!("head size {} is above {MAX_DIM}", problem.dim),
+        });
+    }
+    let wants_grad = tape.needs_grad(&[q, k, v], &[]);
+    let (qt, kt, vt) = (q.value(), k.value(), v.value());
+    let (out, saved) = match cudnn::forward(cuda, &problem, qt, kt, vt, wants_grad)? {
+        Some((out, statistics)) => (out, Saved::Cudnn(statistics)),
+        None => {
+            let (out, lse) = forward(cuda, &problem, qt, kt, vt)?;
+            (out, Saved::Own(lse))
+        }
+    };
+    if !wants_grad {
+        return Ok(Var::constant(out));
+    }
+    let (cuda, q, k, v, o) = (cuda.clone(), q.clone(), k.clone(), v.clone(), out.clone());
+    Ok(tape.record(out, move |dout, grads| {
+        let inputs = [q.value(), k.value(), v.value(), &o, &dout];
+        let [dq, dk, dv] = match &saved {
+            Saved::Cudnn(statistics) => cudnn::backward(&cuda, &problem, statistics, inputs)?,
+            Saved::Own(lse) => backward(&cuda, &problem, lse, inputs)?,
+        };
+        grads.add(&q, dq)?;
+        grads.add(&k, dk)?;
+        grads.add(&v, dv)
+    }))
+}
+
+/// Output and log-sum-exp by our own kernels.
+fn forward(
+    cuda: &Arc<Cuda>,
+    problem: &Problem,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let (tokens, dtype) = (problem.queries(), q.dtype());
+    let mut out = cuda.empty(q.shape(), dtype)?;
+    let mut lse = cuda.empty(&[tokens, problem.heads], DType::F32)?;
+    let seen = cuda.constant(&problem.seen_keys())?;
+    let wide = i32::from(wide(problem, &[k, v]));
+    cuda.launch(
+        &FORWARD,
+        dtype,
+        Grid::cube([tokens.div_ceil(WARPS), problem.heads, 1], WARPS * 32),
+        args![
+            q,
+            k,
+            v,
+            &mut out,
+            &mut lse,
+            &seen,
+            tokens as i32,
+            problem.heads as i32,
+            problem.kv_heads as i32,
+            problem.dim as i32,
+            problem.scale,
+            wide,
+        ],
+    )?;
+    Ok((out, lse))
+}
+
+/// Gradients of q, k and v by our own kernels; `inputs` are q, k, v, o and do.
+fn backward(
+    cuda: &Arc<Cuda>,
+    problem: &Problem,
+    lse: &Tensor,
+    inputs: [&Tensor; 5],
+) -> Result<[Tensor; 3]> {
+    let [q, k, v, o, dout] = inputs;
+    let (tokens, keys, dtype) = (problem.queries(), problem.keys(), q.dtype());
+    let (heads, kv_heads, dim) = (
+        problem.heads as i32,
+        problem.kv_heads as i32,
+        problem.dim as i32,
+    );
+    let rows = tokens * problem.heads;
+    let mut delta = cuda.empty(&[tokens, problem.heads], DType::F32)?;
+    cuda.launch(
+        &DELTA,
+        dtype,
+        Grid::new(rows.div_ceil(WARPS), WARPS * 32),
+        args![o, dout, &mut delta, rows as i64, dim],
+    )?;
+    let mut dq = cuda.empty(q.shape(), dtype)?;
+    let (mut dk, mut dv) = (cuda.empty(k.shape(), dtype)?, cuda.empty(v.shape(), dtype)?);
+    let seen = cuda.constant(&problem.seen_keys())?;
+    let seen_by = cuda.constant(&problem.seeing_queries())?;
+    let by_keys = i32::from(wide(problem, &[k, v]));
+    let by_queries = i32::from(wide(problem, &[q, dout]));
+    cuda.launch(
+        &DQ,
+        dtype,
+        Grid::cube([tokens.div_ceil(WARPS), problem.heads, 1], WARPS * 32),
+        args![
+            q,
+            k,
+            v,
+            dout,
+            lse,
+            &delta,
+            &mut dq,
+            &seen,
+            tokens as i32,
+            heads,
+            kv_heads,
+            dim,
+            problem.scale,
+            by_keys
+        ],
+    )?;
+    cuda.launch(
+        &DKV,
+        dtype,
+        Grid::cube([keys.div_ceil(WARPS), problem.kv_heads, 1], WARPS * 32),
+        args![
+            q,
+            k,
+            v,
+            dout,
+            lse,
+            &delta,
+            &mut dk,
+            &mut dv,
+            &seen_by,
+            keys as i32,
+            heads,
+            kv_heads,
+            dim,
+            problem.scale,
+            by_queries,
+        ],
+    )?;
+    Ok([dq, dk, dv])
+}
+
+/// Whether rows of these tensors can be read eight elements at a time.
+fn wide(problem: &Problem, tensors: &[&Tensor]) -> bool {
+    let aligned = |t: &&Tensor| t.cuda_address().is_ok_and(|a| a.is_multiple_of(16));
+    problem.dim.is_multiple_of(8) && tensors.iter().all(aligned)
+}
