@@ -25,10 +25,12 @@ pub mod ops;
 pub mod optim;
 mod param;
 mod pixels;
+mod rows;
 mod segments;
 mod tape;
 mod tensor;
 
+pub use cuda::decode;
 pub use device::{Device, DeviceKind};
 pub use error::{Error, Result};
 pub use ops::{Activation, AttentionSpec, IGNORE_INDEX, Resample, RopeTable, TokenLoss};

@@ -10,11 +10,15 @@
 //! - `kernel`: our kernels (`kernels/*.cu`), compiled by NVRTC for f32 and bf16, kept on disk.
 //! - `gemm`: cuBLASLt products, plans cached by shape.
 //! - `cudnn`: cuDNN's flash attention.
+//! - `graph`: work that is recorded once and queued again with one call.
+//! - [`decode`]: the decoding step of a language model.
 //! - `ops`: the operations, one file each as in [`crate::ops`], where their formulas stand.
 
 mod context;
 mod cudnn;
+pub mod decode;
 mod gemm;
+mod graph;
 mod kernel;
 mod libraries;
 mod measure;

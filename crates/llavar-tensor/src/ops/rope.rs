@@ -51,6 +51,11 @@ impl RopeTable {
         self.positions
     }
 
+    /// Cosines and sines, `[positions, D / 2]` each.
+    pub(crate) fn angles(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
+    }
+
     /// Cosines and sines of one position that [`check_positions`] has let through.
     #[inline(always)]
     fn at(&self, position: i32) -> (&[f32], &[f32]) {

@@ -4,6 +4,7 @@
 mod attention;
 mod basic;
 mod broadcast;
+mod copy_rows;
 mod depthwise_conv;
 mod embed_merge;
 mod gated_add;
@@ -24,6 +25,7 @@ use super::Source;
 pub(crate) use attention::attention;
 pub(crate) use basic::{add, add_assign, cast, column_sums, sum_parts};
 pub(crate) use broadcast::{add_broadcast, concat_last, narrow_backward, param};
+pub(crate) use copy_rows::copy_rows;
 pub(crate) use depthwise_conv::depthwise_conv;
 pub(crate) use embed_merge::embed_merge;
 pub(crate) use gated_add::gated_add;
@@ -42,6 +44,7 @@ pub(super) const SOURCES: &[&Source] = &[
     &attention::SOURCE,
     &basic::SOURCE,
     &broadcast::SOURCE,
+    &copy_rows::SOURCE,
     &depthwise_conv::SOURCE,
     &embed_merge::SOURCE,
     &layer_scale::SOURCE,
