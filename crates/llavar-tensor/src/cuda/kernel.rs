@@ -416,8 +416,8 @@ mod tests {
             eprintln!("skipped: every_kernel_compiles needs NVRTC (LLAVAR_CUDA_PATH)");
             return;
         }
-        let decode = &super::super::decode::SOURCES;
-        for source in super::super::ops::SOURCES.iter().chain(decode) {
+        let sources = super::super::ops::SOURCES.iter().copied();
+        for source in sources.chain(super::super::decode::sources()) {
             for dtype in [DType::F32, DType::BF16] {
                 for architecture in ["sm_80", "sm_90"] {
                     compile(source, dtype, architecture).unwrap();

@@ -1,5 +1,7 @@
 //! One query a sequence over its cached keys and values, with the rotation of both and the append in front.
 
+use std::sync::Arc;
+
 use super::{
     products::Launcher,
     weights::{DecodeRope, DecodeShape},
@@ -8,25 +10,37 @@ use crate::{
     DType, Result, Tensor,
     cuda::{Arg, Cuda, Grid, Kernel, Source},
 };
-use std::sync::Arc;
 
-pub(super) static SOURCE: Source = super::source!("decode_attention");
+/// A source for each width of a head in units of 32, so that only the one in use is compiled.
+macro_rules! by_width {
+    ($($name:ident $vectors:literal),*) => {
+        $(
+            static $name: Source = Source {
+                name: concat!("decode_attention_", $vectors),
+                code: concat!(
+                    "#define WIDTH ", $vectors, "\n",
+                    include_str!("../kernels/decode.cuh"),
+                    include_str!("../kernels/decode_attention.cu")
+                ),
+            };
+        )*
+        /// The sources, narrowest first.
+        #[cfg(test)]
+        pub(super) const SOURCES: [&Source; 5] = [$(&$name),*];
+        /// By width of a head in units of 32 (the last is 8 of them), then by query heads of a block
+        /// (1, 2, 4).
+        const ATTEND: [[Kernel; 3]; 5] = [$([
+            Kernel { source: &$name, name: "attend_1" },
+            Kernel { source: &$name, name: "attend_2" },
+            Kernel { source: &$name, name: "attend_4" },
+        ]),*];
+    };
+}
+by_width!(WIDTH_1 1, WIDTH_2 2, WIDTH_3 3, WIDTH_4 4, WIDTH_8 8);
 
 /// Keys of a chunk and largest number of runs of chunks, as in the kernel.
 const CHUNK: usize = 64;
 const MAX_PARTS: usize = 128;
-
-macro_rules! attend {
-    ($($vectors:literal),*) => {
-        [$([
-            Kernel { source: &SOURCE, name: concat!("attend_", $vectors, "_1") },
-            Kernel { source: &SOURCE, name: concat!("attend_", $vectors, "_2") },
-            Kernel { source: &SOURCE, name: concat!("attend_", $vectors, "_4") },
-        ]),*]
-    };
-}
-/// By width of a head in units of 32 (the last is 8 of them), then by query heads of a block (1, 2, 4).
-const ATTEND: [[Kernel; 3]; 5] = attend!(1, 2, 3, 4, 8);
 
 /// Working memory of the attention of a step, and its tables.
 #[derive(Debug)]

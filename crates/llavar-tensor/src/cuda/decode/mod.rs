@@ -40,8 +40,11 @@ use source;
 
 /// The sources of this module.
 #[cfg(test)]
-pub(super) const SOURCES: [&Source; 3] =
-    [&products::SOURCE, &attention::SOURCE, &step::PICK_SOURCE];
+pub(super) fn sources() -> impl Iterator<Item = &'static Source> {
+    [&products::SOURCE, &step::PICK_SOURCE]
+        .into_iter()
+        .chain(attention::SOURCES)
+}
 
 /// Steps of one kind that are queued kernel by kernel before they are recorded: a short answer is over
 /// before recording would pay.

@@ -24,7 +24,7 @@ struct Step {
     T* out;                          // [rows, heads, dim]
 };
 
-// NV: vectors of eight of a head that each of four threads has, dim <= 32 NV.
+// Compiled for one WIDTH, which is the NV here. NV: vectors of eight of a head that each of four threads has, dim <= 32 NV.
 template <int NV, int GQ> DEVICE void attend(const Step& a) {
     constexpr int DIM = 32 * NV;
     // Value vectors of a thread in a chunk: THREADS / (dim / 8) keys are read at a time.
@@ -246,17 +246,14 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
     if (t == 0) *counter = 0;
 }
 
-#define ATTEND(NV, GQ) \
-    KERNEL __launch_bounds__(THREADS) attend_##NV##_##GQ(const T* q, const T* k, const T* v, int q_stride, \
+#define ATTEND(GQ) \
+    KERNEL __launch_bounds__(THREADS) attend_##GQ(const T* q, const T* k, const T* v, int q_stride, \
         int kv_stride, T* k_cache, T* v_cache, const float* cos0, const float* sin0, const float* cos1, \
         const float* sin1, int switch_at, const int* positions, const int* slots, int heads, int kv_heads, int dim, \
         int capacity, int window, float scale, float* part_out, float2* part_stats, int* counters, T* out) { \
-        attend<NV, GQ>(Step{q, k, v, q_stride, kv_stride, k_cache, v_cache, cos0, sin0, cos1, sin1, switch_at, \
+        attend<WIDTH, GQ>(Step{q, k, v, q_stride, kv_stride, k_cache, v_cache, cos0, sin0, cos1, sin1, switch_at, \
             positions, slots, heads, kv_heads, dim, capacity, window, scale, part_out, part_stats, counters, out}); \
     }
-#define ATTEND_ALL(NV) ATTEND(NV, 1) ATTEND(NV, 2) ATTEND(NV, 4)
-ATTEND_ALL(1)
-ATTEND_ALL(2)
-ATTEND_ALL(3)
-ATTEND_ALL(4)
-ATTEND_ALL(8)
+ATTEND(1)
+ATTEND(2)
+ATTEND(4)
