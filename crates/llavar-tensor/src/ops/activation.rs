@@ -9,6 +9,7 @@
 use crate::{
     Result, Tape, Tensor, Var,
     cpu::{self, kernel},
+    cuda,
     memory::Buffer,
 };
 
@@ -53,8 +54,11 @@ impl Tape {
     /// The activation of every element.
     ///
     /// # Errors
-    /// When `x` is not f32.
+    /// When `x` is not f32 (or bf16 on a GPU).
     pub fn activation(&self, x: &Var, kind: Activation) -> Result<Var> {
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::activation(self, cuda, x, kind);
+        }
         let mut out = Buffer::<f32>::unspecified(x.value().numel());
         {
             let x = x.value().data::<f32>()?;

@@ -8,6 +8,7 @@ use super::linear::write_back;
 use crate::{
     Param, Result, Tape, Tensor, Var,
     cpu::{self, kernel},
+    cuda,
     error::ensure_shape,
     memory::Buffer,
 };
@@ -35,6 +36,9 @@ impl Tape {
             || format!("[{c}]"),
             bias.shape(),
         )?;
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::layer_norm(self, cuda, x, weight, bias, eps);
+        }
         let (w, b) = (weight.value(), bias.value());
         let mut out = Buffer::<f32>::unspecified(rows * c);
         let mut stats = Buffer::<f32>::unspecified(rows * 2); // mean, 1 / std

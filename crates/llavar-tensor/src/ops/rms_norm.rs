@@ -7,6 +7,7 @@ use super::linear::write_back;
 use crate::{
     Param, Result, Tape, Tensor, Var,
     cpu::{self, kernel},
+    cuda,
     error::ensure_shape,
     memory::Buffer,
 };
@@ -28,6 +29,9 @@ impl Tape {
             || format!("[{c}]"),
             weight.shape(),
         )?;
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::rms_norm(self, cuda, x, weight, eps);
+        }
         let w = weight.value();
         let mut out = Buffer::<f32>::unspecified(rows * c);
         let mut inverse = Buffer::<f32>::unspecified(rows);

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::{Error, Result, Tape, Tensor, Var, cpu, error::ensure_shape, memory::Buffer};
+use crate::{Error, Result, Tape, Tensor, Var, cpu, cuda, error::ensure_shape, memory::Buffer};
 
 /// Cosines and sines of every position, computed once a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,7 @@ pub struct RopeTable {
     sin: Vec<f32>,
     half: usize,
     positions: usize,
+    on_devices: cuda::ops::DeviceTables,
 }
 
 impl RopeTable {
@@ -38,6 +39,7 @@ impl RopeTable {
             sin,
             half,
             positions,
+            on_devices: cuda::ops::DeviceTables::default(),
         }
     }
 
@@ -54,6 +56,11 @@ impl RopeTable {
     /// Cosines and sines, `[positions, D / 2]` each.
     pub(crate) fn angles(&self) -> (&[f32], &[f32]) {
         (&self.cos, &self.sin)
+    }
+
+    /// Where devices keep their copies.
+    pub(crate) fn device_tables(&self) -> &cuda::ops::DeviceTables {
+        &self.on_devices
     }
 
     /// Cosines and sines of one position that [`check_positions`] has let through.
@@ -170,6 +177,9 @@ impl Tape {
         };
         ensure_shape("rope", d == dim, || format!("[T, H, {dim}]"), x.shape())?;
         check_positions("rope", table, positions, tokens)?;
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::rope(self, cuda, x, table, positions);
+        }
         let width = heads * d;
         let mut out = Buffer::<f32>::unspecified(tokens * width);
         let input = x.value().data::<f32>()?;
@@ -211,6 +221,9 @@ impl Tape {
         ensure_shape(OP, fits, || format!("[T, {width}]"), qkv.shape())?;
         let tokens = qkv.value().rows();
         check_positions(OP, table, positions, tokens)?;
+        if let Some(cuda) = qkv.value().cuda() {
+            return cuda::ops::split_qkv_rope(self, cuda, qkv, [heads, kv_heads], table, positions);
+        }
 
         let x = qkv.value().data::<f32>()?;
         let mut q = Buffer::<f32>::unspecified(tokens * q_width);

@@ -7,6 +7,7 @@
 use crate::{
     Result, Tape, Tensor, Var,
     cpu::{self, kernel},
+    cuda,
     error::ensure_shape,
     memory::Buffer,
 };
@@ -81,6 +82,9 @@ impl Tape {
             || format!("{:?}", gate.shape()),
             up.shape(),
         )?;
+        if let Some(cuda) = gate.value().cuda() {
+            return cuda::ops::swiglu(self, cuda, gate, up);
+        }
         let f = gate.value().last_dim();
         let mut out = Buffer::<f32>::unspecified(gate.value().numel());
         {
@@ -128,16 +132,19 @@ impl Tape {
             gate_up.shape(),
         )?;
         let f = width / 2;
+        let mut shape = gate_up.shape().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = f;
+        }
+        if let Some(cuda) = gate_up.value().cuda() {
+            return cuda::ops::swiglu_fused(self, cuda, gate_up, &shape);
+        }
         let mut out = Buffer::<f32>::unspecified(gate_up.value().numel() / 2);
         {
             let x = gate_up.value().data::<f32>()?;
             cpu::par_rows(&mut out, f, |first, y| {
                 forward_fused(&x[first * width..], f, y);
             });
-        }
-        let mut shape = gate_up.shape().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = f;
         }
         let out = Tensor::from_buffer(out, &shape);
         if !self.needs_grad(&[gate_up], &[]) {

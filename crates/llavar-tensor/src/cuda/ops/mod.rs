@@ -1,6 +1,7 @@
 //! The operations on the GPU. What each computes stands in the file of the same name under [`crate::ops`],
 //! which checks shapes and calls in here; tensors are f32 or bf16, parameters of the same type.
 
+mod activation;
 mod attention;
 mod basic;
 mod broadcast;
@@ -8,20 +9,26 @@ mod copy_rows;
 mod depthwise_conv;
 mod embed_merge;
 mod gated_add;
+mod layer_norm;
 mod layer_scale;
 mod linear;
 mod linear_layer_scale;
 mod mean_tokens;
 mod narrow_tokens;
+mod norm;
 mod patchify;
 mod pixels;
 mod resample;
+mod rms_norm;
+mod rope;
 mod rows;
+mod swiglu;
 mod tokens;
 
 #[cfg(test)]
 use super::Source;
 
+pub(crate) use activation::activation;
 pub(crate) use attention::attention;
 pub(crate) use basic::{add, add_assign, cast, column_sums, sum_parts};
 pub(crate) use broadcast::{add_broadcast, concat_last, narrow_backward, param};
@@ -29,6 +36,7 @@ pub(crate) use copy_rows::copy_rows;
 pub(crate) use depthwise_conv::depthwise_conv;
 pub(crate) use embed_merge::embed_merge;
 pub(crate) use gated_add::gated_add;
+pub(crate) use layer_norm::layer_norm;
 pub(crate) use layer_scale::layer_scale_residual;
 pub(crate) use linear::linear;
 pub(crate) use linear_layer_scale::linear_layer_scale;
@@ -37,10 +45,14 @@ pub(crate) use narrow_tokens::{concat, narrow_tokens, widen_tokens};
 pub(crate) use patchify::patchify;
 pub(crate) use pixels::from_rgb;
 pub(crate) use resample::{TapsOnGpu, resample};
+pub(crate) use rms_norm::rms_norm;
+pub(crate) use rope::{DeviceTables, rope, split_qkv_rope};
+pub(crate) use swiglu::{swiglu, swiglu_fused};
 
 /// All files of kernels.
 #[cfg(test)]
 pub(super) const SOURCES: &[&Source] = &[
+    &activation::SOURCE,
     &attention::SOURCE,
     &basic::SOURCE,
     &broadcast::SOURCE,
@@ -49,9 +61,12 @@ pub(super) const SOURCES: &[&Source] = &[
     &embed_merge::SOURCE,
     &layer_scale::SOURCE,
     &linear_layer_scale::SOURCE,
-    &patchify::SOURCE,
-    &resample::SOURCE,
-    &tokens::SOURCE,
     &narrow_tokens::SOURCE,
+    &norm::SOURCE,
+    &patchify::SOURCE,
     &pixels::SOURCE,
+    &resample::SOURCE,
+    &rope::SOURCE,
+    &swiglu::SOURCE,
+    &tokens::SOURCE,
 ];

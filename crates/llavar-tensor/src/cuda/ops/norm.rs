@@ -1,0 +1,163 @@
+//! What RMS norm and layer norm share: the kernels for a row width, the blocks of a backward pass, checks.
+
+use std::sync::Arc;
+
+use crate::{
+    DType, Error, Param, Result, Tensor,
+    cuda::{Cuda, Grid, Kernel, Source},
+    error::ensure_shape,
+};
+
+use super::{rows::expect_dtype, sum_parts};
+
+pub(in crate::cuda) static SOURCE: Source = Source {
+    name: "norm",
+    code: include_str!("../kernels/norm.cu"),
+};
+
+/// Threads of a block.
+const THREADS: usize = 256;
+
+/// Blocks of a backward pass over many rows: two for each multiprocessor of the largest Hopper cards. Fixed,
+/// so that sums over rows do not depend on the card.
+const BLOCKS: usize = 2 * 132;
+
+/// The kernels of one norm for rows of up to `width` elements, `group` threads a row.
+pub(super) struct Kernels {
+    width: usize,
+    group: usize,
+    pub(super) forward: Kernel,
+    pub(super) backward: Kernel,
+}
+
+/// All kernels of a norm, narrow rows first, the one for any row last.
+macro_rules! kernels {
+    ($norm:literal) => {
+        [
+            $crate::cuda::ops::norm::kernels!($norm, "256", 256, 32),
+            $crate::cuda::ops::norm::kernels!($norm, "512", 512, 32),
+            $crate::cuda::ops::norm::kernels!($norm, "1024", 1024, 64),
+            $crate::cuda::ops::norm::kernels!($norm, "1536", 1536, 64),
+            $crate::cuda::ops::norm::kernels!($norm, "2048", 2048, 128),
+            $crate::cuda::ops::norm::kernels!($norm, "3072", 3072, 128),
+            $crate::cuda::ops::norm::kernels!($norm, "4096", 4096, 256),
+            $crate::cuda::ops::norm::kernels!($norm, "6144", 6144, 256),
+            $crate::cuda::ops::norm::kernels!($norm, "8192", 8192, 256),
+            $crate::cuda::ops::norm::kernels!($norm, "any", usize::MAX, 256),
+        ]
+    };
+    ($norm:literal, $name:literal, $width:expr, $group:expr) => {
+        $crate::cuda::ops::norm::Kernels::new(
+            $width,
+            $group,
+            concat!($norm, "_forward_", $name),
+            concat!($norm, "_backward_", $name),
+        )
+    };
+}
+pub(super) use kernels;
+
+impl Kernels {
+    pub(super) const fn new(
+        width: usize,
+        group: usize,
+        forward: &'static str,
+        backward: &'static str,
+    ) -> Self {
+        let source = &SOURCE;
+        Self {
+            width,
+            group,
+            forward: Kernel {
+                source,
+                name: forward,
+            },
+            backward: Kernel {
+                source,
+                name: backward,
+            },
+        }
+    }
+
+    /// The kernels for rows of `c` elements in `tensors`: 16-byte accesses where every row starts on one.
+    pub(super) fn choose<'a>(
+        all: &'a [Self; 10],
+        c: usize,
+        tensors: &[&Tensor],
+    ) -> Result<&'a Self> {
+        let [vectors @ .., any] = all;
+        let mut aligned = c.is_multiple_of(8);
+        for tensor in tensors {
+            aligned &= tensor.cuda_address()?.is_multiple_of(16);
+        }
+        let fits = |kernels: &&Self| aligned && c <= kernels.width;
+        Ok(vectors.iter().find(fits).unwrap_or(any))
+    }
+
+    fn rows_a_block(&self) -> usize {
+        THREADS / self.group
+    }
+
+    /// The grid of a forward pass: a group of threads for every row.
+    pub(super) fn forward_grid(&self, rows: usize) -> Grid {
+        Grid::new(rows.div_ceil(self.rows_a_block()), THREADS)
+    }
+
+    /// Blocks of a backward pass, each with a part of the sums over rows; none without rows.
+    pub(super) fn backward_blocks(&self, rows: usize) -> usize {
+        rows.div_ceil(self.rows_a_block()).min(BLOCKS)
+    }
+
+    pub(super) fn backward_grid(&self, rows: usize) -> Grid {
+        Grid::new(self.backward_blocks(rows), THREADS)
+    }
+}
+
+/// Length of a row as the kernels take it.
+pub(super) fn width(op: &'static str, c: usize) -> Result<i32> {
+    i32::try_from(c).map_err(|_| Error::InvalidArgument {
+        op,
+        reason: format!("rows of {c} elements"),
+    })
+}
+
+/// `x` is f32 or bf16, and so are the others.
+pub(super) fn check_types(op: &'static str, x: &Tensor, others: &[&Tensor]) -> Result<()> {
+    let expected = match x.dtype() {
+        DType::BF16 => DType::BF16,
+        _ => DType::F32,
+    };
+    let mut all = std::iter::once(&x).chain(others);
+    all.try_for_each(|tensor| expect_dtype(op, expected, tensor))
+}
+
+/// A gradient has the type and the size of what it belongs to.
+pub(super) fn check_gradient(
+    op: &'static str,
+    dy: &Tensor,
+    y: &[usize],
+    dtype: DType,
+) -> Result<()> {
+    ensure_shape(
+        op,
+        dy.numel() == y.iter().product(),
+        || format!("gradient {y:?}"),
+        dy.shape(),
+    )?;
+    expect_dtype(op, dtype, dy)
+}
+
+/// Adds the parts of a weight's gradient to it, if it wants one.
+pub(super) fn accumulate(
+    cuda: &Arc<Cuda>,
+    param: &Param,
+    part: Option<&Tensor>,
+    parts: usize,
+) -> Result<()> {
+    match part {
+        Some(part) if param.requires_grad() => {
+            param.accumulate_tensor(|grad, beta| sum_parts(cuda, part, parts, grad, beta))
+        }
+        _ => Ok(()),
+    }
+}
