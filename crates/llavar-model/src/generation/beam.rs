@@ -11,11 +11,12 @@
 
 use super::{
     GenerationOptions, StopReason,
+    batch::Job,
     sampling::{log_softmax, penalise},
-    session::Session,
+    session::{Next, Session, Text, Want},
     stop::stop_string,
 };
-use crate::Result;
+use crate::{LlavaModel, Result};
 
 /// A finished or unfinished answer.
 #[derive(Debug, Clone)]
@@ -38,14 +39,86 @@ struct Candidate {
     sum: f64,
 }
 
-/// The best answer of at most `max_new` ids.
-pub(crate) fn search(
-    session: &mut Session<'_>,
+/// One prompt and the continuations that share it, one a slot.
+struct Beams<'a> {
+    session: Session<'a>,
+    job: &'a Job<'a>,
+    slots: usize,
+}
+
+impl<'a> Beams<'a> {
+    fn new(model: &'a LlavaModel, job: &'a Job<'a>, slots: usize) -> Result<Self> {
+        Ok(Self {
+            session: Session::new(model, slots, job.capacity(), None)?,
+            job,
+            slots,
+        })
+    }
+
+    /// Reads the prompt into every sequence; logits of what follows, `[V]`.
+    fn start(&mut self) -> Result<Vec<f32>> {
+        let mut first = self.read(&[&[]])?;
+        self.session.spread()?;
+        Ok(first.pop().unwrap_or_default())
+    }
+
+    /// Reads one more id for each sequence; `answers` are the ids of each after the prompt, the new one
+    /// included. Logits of what follows, `[V]` for each sequence.
+    fn step(&mut self, answers: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        if self.session.turns(0) {
+            // The frequencies of every past key change: all is computed again, as the reference does. A
+            // sequence out of use gets some answer, so that its copy of the prompt is there.
+            let texts: Vec<&[u32]> = (0..self.slots)
+                .filter_map(|slot| answers.get(slot).or(answers.first()).copied())
+                .collect();
+            let mut next = self.read(&texts)?;
+            next.truncate(answers.len());
+            return Ok(next);
+        }
+        let last = answers.iter().filter_map(|ids| ids.last().copied());
+        self.session.begin((0..).zip(last).collect())?;
+        Ok(logits(self.session.step(Want::Logits)?.wait()?))
+    }
+
+    /// Makes sequence `i` a continuation of sequence `parents[i]`; those beyond stay out of use.
+    fn reorder(&mut self, parents: &[usize]) -> Result<()> {
+        self.session.reorder(parents, self.job.prompt.len())
+    }
+
+    /// Reads the prompt and an answer into each of the first sequences.
+    fn read(&mut self, answers: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        let mut next = Vec::with_capacity(answers.len());
+        for (slot, answer) in answers.iter().enumerate() {
+            self.session.clear(slot);
+            let text = Text {
+                slot,
+                prompt: &self.job.prompt,
+                features: self.job.features,
+                answer,
+            };
+            next.extend(logits(self.session.read(&[text], Want::Logits)?));
+        }
+        Ok(next)
+    }
+}
+
+fn logits(next: Vec<Next>) -> Vec<Vec<f32>> {
+    next.into_iter()
+        .filter_map(|next| match next {
+            Next::Logits(logits) => Some(logits),
+            Next::Picked(..) => None,
+        })
+        .collect()
+}
+
+/// The best answer to a prompt.
+pub(super) fn search(
+    model: &LlavaModel,
+    job: &Job<'_>,
     options: &GenerationOptions,
-    max_new: usize,
-    at_limit: StopReason,
 ) -> Result<Hypothesis> {
-    let width = options.num_beams;
+    let (width, max_new, at_limit) = (options.num_beams, job.max_new, job.at_limit.clone());
+    let mut session = Beams::new(model, job, width)?;
     let mut finished = Finished {
         best: Vec::new(),
         width,

@@ -1,5 +1,6 @@
 //! Answers from a model: greedy, sampled or by beam search, with a cache of keys and values.
 
+mod batch;
 mod beam;
 mod options;
 mod sampling;
@@ -12,14 +13,11 @@ mod tests;
 use std::ops::ControlFlow;
 
 use llavar_tensor::Tensor;
-use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
-
 pub use options::{Decode, GenerationOptions};
 pub use stop::StopReason;
 
 use crate::{LlavaModel, ModelError, Result, model::expand_image_tokens};
-use session::Session;
-use stop::stop_string;
+use batch::Job;
 
 /// A generated answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,81 +50,76 @@ pub fn generate(
     options: &GenerationOptions,
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generation> {
-    options.check()?;
-    let prompt = fit_to_features(model, prompt, features)?;
-    if prompt.is_empty() {
-        return Err(ModelError::EmptyPrompt);
-    }
-    let context = model.context_length();
-    if prompt.len() >= context {
-        return Err(ModelError::PromptTooLong {
-            prompt: prompt.len(),
-            context,
-        });
-    }
-    let room = context - prompt.len();
-    let (max_new, at_limit) = if options.max_new_tokens <= room {
-        (options.max_new_tokens, StopReason::MaxNewTokens)
-    } else {
-        (room, StopReason::ContextFull)
+    let prompt = Prompt {
+        ids: prompt,
+        features,
     };
-    // The last id of an answer is never read.
-    let capacity = prompt.len() + max_new.saturating_sub(1);
-    let mut session = Session::new(model, options.num_beams, capacity, &prompt, features);
-    let prompt_tokens = prompt.len();
-    if options.num_beams > 1 {
-        let best = beam::search(&mut session, options, max_new, at_limit)?;
+    let mut all = generate_many(model, &[prompt], options, |_, id| on_token(id))?;
+    all.pop().ok_or(ModelError::EmptyPrompt)
+}
+
+/// A prompt with the projected features of its pictures, as [`generate`] takes them.
+#[derive(Debug, Clone, Copy)]
+pub struct Prompt<'a> {
+    /// Ids, negative where pictures stand.
+    pub ids: &'a [i32],
+    /// Features of its pictures.
+    pub features: Option<&'a Tensor>,
+}
+
+/// Answers to many prompts, the same ones that [`generate`] gives for each (on a GPU up to the rounding of
+/// sums whose order depends on the number of rows). Several are decoded side by side, which takes little
+/// longer than one; beams are searched one prompt after the other. `on_token` is called with the number of
+/// a prompt and an id of its answer.
+///
+/// # Errors
+/// As [`generate`], for the first prompt that cannot be answered, before any is.
+pub fn generate_many(
+    model: &LlavaModel,
+    prompts: &[Prompt<'_>],
+    options: &GenerationOptions,
+    mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<Vec<Generation>> {
+    options.check()?;
+    let context = model.context_length();
+    let jobs = prompts
+        .iter()
+        .map(|prompt| {
+            let ids = fit_to_features(model, prompt.ids, prompt.features)?;
+            batch::check(&ids, context)?;
+            let room = context - ids.len();
+            let (max_new, at_limit) = if options.max_new_tokens <= room {
+                (options.max_new_tokens, StopReason::MaxNewTokens)
+            } else {
+                (room, StopReason::ContextFull)
+            };
+            Ok(Job {
+                prompt: ids,
+                features: prompt.features,
+                max_new,
+                at_limit,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if options.num_beams == 1 {
+        return batch::run(model, &jobs, options, &mut on_token);
+    }
+    let mut answers = Vec::with_capacity(jobs.len());
+    for (i, job) in jobs.iter().enumerate() {
+        let best = beam::search(model, job, options)?;
         let (mut ids, mut stop_reason) = (best.ids, best.stop_reason);
-        if let Some(n) = ids.iter().position(|id| on_token(*id).is_break()) {
+        if let Some(n) = ids.iter().position(|id| on_token(i, *id).is_break()) {
             ids.truncate(n + 1);
             stop_reason = StopReason::Callback;
         }
-        return Ok(Generation {
+        answers.push(Generation {
             ids,
             stop_reason,
-            prompt_tokens,
+            prompt_tokens: job.prompt.len(),
             score: best.score,
         });
     }
-    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let (mut ids, mut score) = (Vec::new(), 0.0);
-    let done = |ids, stop_reason, score| {
-        Ok(Generation {
-            ids,
-            stop_reason,
-            prompt_tokens,
-            score,
-        })
-    };
-    if max_new == 0 {
-        return done(ids, at_limit, score);
-    }
-    let mut logits = session.start()?;
-    loop {
-        sampling::mask(&mut logits, options.vocab_limit);
-        sampling::penalise(&mut logits, options.repetition_penalty, &ids);
-        let id = if options.temperature == 0.0 {
-            sampling::argmax(&logits)
-        } else {
-            sampling::sample(&logits, options, &mut rng)
-        };
-        sampling::log_softmax(&mut logits, None);
-        score += f64::from(logits[id as usize]);
-        if options.stop_ids.contains(&id) {
-            return done(ids, StopReason::StopId(id), score);
-        }
-        ids.push(id);
-        if on_token(id).is_break() {
-            return done(ids, StopReason::Callback, score);
-        }
-        if let Some(text) = stop_string(options, &ids) {
-            return done(ids, StopReason::StopString(text), score);
-        }
-        if ids.len() >= max_new {
-            return done(ids, at_limit, score);
-        }
-        logits = session.step(&[&ids])?.swap_remove(0);
-    }
+    Ok(answers)
 }
 
 /// The prompt with one negative id for each image position.

@@ -322,3 +322,120 @@ fn impossible_requests_are_named() {
     };
     assert!(fails(&[1], &undecoded).contains("stop_strings"));
 }
+
+/// Prompts of different lengths, more than fit side by side.
+fn many_prompts(count: usize) -> Vec<Vec<i32>> {
+    (0..count as i32)
+        .map(|i| (0..2 + i % 7).map(|j| (i * 13 + j * 7) % 40).collect())
+        .collect()
+}
+
+fn many(model: &LlavaModel, prompts: &[Vec<i32>], options: &GenerationOptions) -> Vec<Generation> {
+    let prompts: Vec<Prompt<'_>> = prompts
+        .iter()
+        .map(|ids| Prompt {
+            ids,
+            features: None,
+        })
+        .collect();
+    generate_many(model, &prompts, options, |_, _| ControlFlow::Continue(())).unwrap()
+}
+
+fn same(got: &[Generation], want: &[Generation], what: &str) {
+    assert_eq!(got.len(), want.len());
+    for (got, want) in got.iter().zip(want) {
+        assert_eq!(got.ids, want.ids, "{what}");
+        assert_eq!(got.stop_reason, want.stop_reason, "{what}");
+        assert_eq!(got.prompt_tokens, want.prompt_tokens, "{what}");
+        assert!((got.score - want.score).abs() < 1e-3, "{what}");
+    }
+}
+
+#[test]
+fn many_answers_are_those_of_one_by_one() {
+    let longrope = json!({
+        "original_max_position_embeddings": 12,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3],
+                         "long_factor": [1.0, 3.0, 6.0, 9.0]}
+    });
+    let prompts = many_prompts(21);
+    let sampled = GenerationOptions {
+        temperature: 1.5,
+        seed: 3,
+        ..greedy(12)
+    };
+    let penalised = GenerationOptions {
+        repetition_penalty: 1.4,
+        vocab_limit: Some(30),
+        ..greedy(12)
+    };
+    let stopped = GenerationOptions {
+        stop_ids: vec![3, 11, 19, 26, 33],
+        ..greedy(17)
+    };
+    let beams = GenerationOptions {
+        num_beams: 2,
+        ..greedy(4)
+    };
+    for changes in [
+        json!({}),
+        longrope,
+        json!({"model_type": "llama", "sliding_window": null}),
+    ] {
+        let model = model(changes.clone());
+        let mut early = 0;
+        for options in [
+            &greedy(15),
+            &sampled,
+            &penalised,
+            &stopped,
+            &beams,
+            &greedy(0),
+        ] {
+            let want: Vec<Generation> = prompts.iter().map(|p| run(&model, p, options)).collect();
+            let got = many(&model, &prompts, options);
+            same(&got, &want, &format!("{changes} {options:?}"));
+            let ended = |g: &&Generation| matches!(g.stop_reason, StopReason::StopId(_));
+            early += got.iter().filter(ended).count();
+        }
+        assert!(early > 3, "some answers end before others: {early}");
+    }
+}
+
+#[test]
+fn callbacks_know_their_prompt() {
+    let model = model(json!({}));
+    let prompts = many_prompts(11);
+    let asked: Vec<Prompt<'_>> = prompts
+        .iter()
+        .map(|ids| Prompt {
+            ids,
+            features: None,
+        })
+        .collect();
+    let mut seen = vec![Vec::new(); prompts.len()];
+    let answers = generate_many(&model, &asked, &greedy(9), |i, id| {
+        seen[i].push(id);
+        match seen[i].len() > i {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    })
+    .unwrap();
+    for (i, (answer, seen)) in answers.iter().zip(&seen).enumerate() {
+        assert_eq!(&answer.ids, seen);
+        assert_eq!(answer.ids.len(), (i + 1).min(9));
+        assert_eq!(answer.stop_reason == StopReason::Callback, i < 9);
+    }
+    let none = generate_many(&model, &[], &greedy(4), |_, _| ControlFlow::Continue(()));
+    assert!(none.unwrap().is_empty());
+    let bad = [
+        asked[0],
+        Prompt {
+            ids: &[],
+            features: None,
+        },
+    ];
+    let error = generate_many(&model, &bad, &greedy(4), |_, _| ControlFlow::Continue(()));
+    assert!(error.unwrap_err().to_string().contains("empty"));
+}

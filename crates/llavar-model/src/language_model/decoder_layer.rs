@@ -3,7 +3,9 @@
 //! `x = x + o_proj(attention(rope(q), rope(k), v)); x = x + down_proj(silu(gate) * up)`, both branches of
 //! the RMS-normed input. Whether projections are stored one by one (Llama) or fused (Phi-3) is data.
 
-use llavar_tensor::{Param, Result as TensorResult, Tape, Var, ops::AttentionSpec};
+use llavar_tensor::{
+    Param, Result as TensorResult, Tape, Var, decode::DecodeLayer, ops::AttentionSpec,
+};
 
 use super::{kv_cache::KvCache, rope::Rotation};
 use crate::{
@@ -33,11 +35,14 @@ pub(crate) struct StreamPlan {
     pub(crate) attention: AttentionSpec,
 }
 
-/// The cache of one pass: which layer's part, and how many tokens of each sequence are new.
+/// The cache of one pass: which layer's part, how many tokens of each sequence are new, and where they go.
 pub(crate) struct CacheStep<'a> {
     pub(crate) cache: &'a mut KvCache,
     pub(crate) layer: usize,
     pub(crate) new: &'a [usize],
+    pub(crate) rows: &'a [usize],
+    /// Whether the new tokens attend to each other alone.
+    pub(crate) fresh: bool,
 }
 
 #[derive(Debug)]
@@ -69,6 +74,10 @@ impl RmsNorm {
             weight,
             eps: eps as f32,
         }
+    }
+
+    pub(crate) fn weight(&self) -> &Param {
+        &self.weight
     }
 
     pub(crate) fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
@@ -115,6 +124,29 @@ impl DecoderLayer {
         })
     }
 
+    /// Its weights as a GPU's decoding step takes them.
+    pub(crate) fn decode_weights(&self) -> DecodeLayer {
+        let all = |linears: &[&Linear]| linears.iter().map(|l| l.weight.clone()).collect();
+        DecodeLayer {
+            input_norm: self.input_layernorm.weight.clone(),
+            qkv: match &self.qkv {
+                QkvProjection::Split {
+                    q_proj,
+                    k_proj,
+                    v_proj,
+                } => all(&[q_proj, k_proj, v_proj]),
+                QkvProjection::Fused(qkv_proj) => all(&[qkv_proj]),
+            },
+            o: self.o_proj.weight.clone(),
+            post_norm: self.post_attention_layernorm.weight.clone(),
+            gate_up: match &self.gate_up {
+                GateUpProjection::Split { gate_proj, up_proj } => all(&[gate_proj, up_proj]),
+                GateUpProjection::Fused(gate_up_proj) => all(&[gate_up_proj]),
+            },
+            down: self.down_proj.weight.clone(),
+        }
+    }
+
     /// `x [T, D]` -> `[T, D]`. With a cache, attention is over what it holds and the new tokens.
     pub(crate) fn forward(
         &self,
@@ -128,8 +160,11 @@ impl DecoderLayer {
         let y = match cache {
             None => tape.attention(&q, &k, &v, &plan.attention)?,
             Some(step) => {
-                step.cache.write(step.layer, step.new, &k, &v)?;
-                let (k, v) = step.cache.view(step.layer, step.new)?;
+                step.cache.write(step.layer, step.rows, &k, &v)?;
+                let (k, v) = match step.fresh {
+                    true => (k, v),
+                    false => step.cache.view(step.layer, step.new)?,
+                };
                 tape.attention(&q, &k, &v, &plan.attention)?
             }
         };

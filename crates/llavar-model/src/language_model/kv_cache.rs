@@ -3,37 +3,50 @@
 //! The cache holds a fixed number of sequences (slots) with a fixed room for each, allocated once: a
 //! decoding step writes one row for each sequence and copies nothing.
 
-use llavar_tensor::{Result as TensorResult, Segments, Tensor, Var};
+use llavar_tensor::{DType, Device, Result as TensorResult, Segments, Tensor, Var};
 
 use crate::config::LlmConfig;
 
 /// Keys and values of some sequences.
 #[derive(Debug)]
 pub struct KvCache {
-    /// Keys and values of each layer, `[slots * capacity, kv_heads, head_dim]`, f32.
+    /// Keys and values of each layer, `[slots * capacity, kv_heads, head_dim]`.
     layers: Vec<[Tensor; 2]>,
     lengths: Vec<usize>,
     capacity: usize,
-    /// Elements of one row.
-    width: usize,
 }
 
 impl KvCache {
-    /// Room for `slots` sequences of `capacity` tokens: `2 * layers * slots * capacity * kv_size` floats.
-    pub fn new(config: &LlmConfig, slots: usize, capacity: usize) -> Self {
+    /// Room for `slots` sequences of `capacity` tokens where the model computes, in the type of its
+    /// activations.
+    ///
+    /// # Errors
+    /// When the device has not [`KvCache::bytes`] bytes a slot.
+    pub fn new(
+        config: &LlmConfig,
+        slots: usize,
+        capacity: usize,
+        device: &Device,
+        dtype: DType,
+    ) -> TensorResult<Self> {
         let shape = [
             slots * capacity,
             config.num_key_value_heads,
             config.head_dim,
         ];
-        Self {
+        let zeros = || Tensor::zeros_on(&shape, dtype, device);
+        Ok(Self {
             layers: (0..config.num_hidden_layers)
-                .map(|_| [Tensor::zeros(&shape), Tensor::zeros(&shape)])
-                .collect(),
+                .map(|_| Ok([zeros()?, zeros()?]))
+                .collect::<TensorResult<_>>()?,
             lengths: vec![0; slots],
             capacity,
-            width: config.kv_size(),
-        }
+        })
+    }
+
+    /// Bytes of one sequence of `capacity` tokens.
+    pub fn bytes(config: &LlmConfig, capacity: usize, dtype: DType) -> usize {
+        2 * config.num_hidden_layers * capacity * config.kv_size() * dtype.size()
     }
 
     /// Tokens held of each sequence.
@@ -51,11 +64,18 @@ impl KvCache {
         self.lengths.fill(0);
     }
 
+    /// Forgets one sequence.
+    pub(crate) fn clear_slot(&mut self, slot: usize) {
+        if let Some(length) = self.lengths.get_mut(slot) {
+            *length = 0;
+        }
+    }
+
     /// Makes sequence `i` a continuation of sequence `parents[i]`, where all have the first `shared`
     /// tokens in common. Rows are copied only where the parent is another.
     ///
     /// # Errors
-    /// When the tensors are not f32, which they always are.
+    /// When the device has no room for the copies.
     pub fn reorder(&mut self, parents: &[usize], shared: usize) -> TensorResult<()> {
         let moves: Vec<(usize, usize)> = parents
             .iter()
@@ -63,22 +83,18 @@ impl KvCache {
             .enumerate()
             .filter(|(slot, parent)| slot != parent)
             .collect();
-        if moves.is_empty() {
-            return Ok(());
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for (slot, parent) in &moves {
+            for i in shared.min(self.lengths[*parent])..self.lengths[*parent] {
+                from.push(parent * self.capacity + i);
+                to.push(slot * self.capacity + i);
+            }
         }
-        let range = |slot: usize, length: usize| {
-            (slot * self.capacity + shared.min(length)) * self.width
-                ..(slot * self.capacity + length) * self.width
-        };
-        for tensor in self.layers.iter_mut().flatten() {
-            let data = tensor.data_mut::<f32>()?;
-            // All sources are read before the first is overwritten.
-            let rows: Vec<Vec<f32>> = moves
-                .iter()
-                .map(|(_, parent)| data[range(*parent, self.lengths[*parent])].to_vec())
-                .collect();
-            for ((slot, parent), rows) in moves.iter().zip(rows) {
-                data[range(*slot, self.lengths[*parent])].copy_from_slice(&rows);
+        if !from.is_empty() {
+            for tensor in self.layers.iter_mut().flatten() {
+                // All sources are read before the first is overwritten.
+                let rows = tensor.gather_rows(&from)?;
+                tensor.scatter_rows(&to, &rows)?;
             }
         }
         let before = self.lengths.clone();
@@ -91,31 +107,39 @@ impl KvCache {
     /// Copies sequence 0 to all others.
     ///
     /// # Errors
-    /// When the tensors are not f32, which they always are.
+    /// As [`KvCache::reorder`].
     pub fn spread(&mut self) -> TensorResult<()> {
         self.reorder(&vec![0; self.lengths.len()], 0)
     }
 
-    /// Writes the keys and values of new tokens, `new[i]` of them for sequence `i`, behind those held;
-    /// [`KvCache::advance`] then counts them.
+    /// Rows of new tokens, `new[i]` of them for sequence `i` behind those held.
+    pub(crate) fn rows_of(&self, new: &[usize]) -> Vec<usize> {
+        let sequences = self.lengths.iter().zip(new).enumerate();
+        sequences
+            .flat_map(|(slot, (length, new))| {
+                let first = slot * self.capacity + length;
+                first..first + new
+            })
+            .collect()
+    }
+
+    /// Writes the keys and values of new tokens at their [`KvCache::rows_of`]; [`KvCache::advance`] then
+    /// counts them.
     pub(crate) fn write(
         &mut self,
         layer: usize,
-        new: &[usize],
+        rows: &[usize],
         keys: &Var,
         values: &Var,
     ) -> TensorResult<()> {
-        let (width, capacity) = (self.width, self.capacity);
-        for (tensor, rows) in self.layers[layer].iter_mut().zip([keys, values]) {
-            let (data, rows) = (tensor.data_mut::<f32>()?, rows.value().data::<f32>()?);
-            let mut at = 0;
-            for (slot, (length, new)) in self.lengths.iter().zip(new).enumerate() {
-                let to = (slot * capacity + length) * width;
-                data[to..to + new * width].copy_from_slice(&rows[at..at + new * width]);
-                at += new * width;
-            }
-        }
-        Ok(())
+        let [to_keys, to_values] = &mut self.layers[layer];
+        to_keys.scatter_rows(rows, keys.value())?;
+        to_values.scatter_rows(rows, values.value())
+    }
+
+    /// Keys and values of every layer.
+    pub(crate) fn layers_mut(&mut self) -> &mut [[Tensor; 2]] {
+        &mut self.layers
     }
 
     /// Keys and values of a layer as [`KvCache::segments`] cuts them; shared, not copied. They must be
@@ -132,6 +156,12 @@ impl KvCache {
             .iter_mut()
             .zip(new)
             .for_each(|(length, new)| *length += new);
+    }
+
+    /// Whether no sequence with new tokens holds any yet, so that they attend to each other alone.
+    pub(crate) fn is_fresh(&self, new: &[usize]) -> bool {
+        let mut sequences = self.lengths.iter().zip(new);
+        sequences.all(|(length, new)| *length == 0 || *new == 0)
     }
 
     /// Rows up to the end of the last sequence.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use llavar_tensor::{
     Param, Result as TensorResult, Segments, Tape, Var,
+    decode::{DecodeShape, DecodeWeights, Decoder},
     ops::{AttentionSpec, IGNORE_INDEX, TokenLoss},
 };
 
@@ -149,7 +150,15 @@ impl LanguageModel {
             .zip(new)
             .map(|(held, new)| (*held..held + new, held + new))
             .collect();
-        let (queries, keys) = cache.segments(new);
+        let fresh = cache.is_fresh(new);
+        let rows = cache.rows_of(new);
+        let (queries, keys) = match fresh {
+            true => {
+                let new = Segments::from_lengths(new.iter().copied());
+                (new.clone(), new)
+            }
+            false => cache.segments(new),
+        };
         let plan = StreamPlan {
             rotations: self.rope.rotations(&texts),
             attention: self.attention(queries, keys),
@@ -160,11 +169,52 @@ impl LanguageModel {
                 cache,
                 layer: n,
                 new,
+                rows: &rows,
+                fresh,
             };
             x = layer.forward(&tape, &x, &plan, Some(step))?;
         }
         cache.advance(new);
         self.norm.forward(&tape, &x)
+    }
+
+    /// Decoding steps on the GPU that the weights are on, for up to `rows` sequences in a cache of
+    /// `capacity` tokens each; `None` where there are no kernels for this model, as on the CPU. Ids from
+    /// `vocab_limit` on are never picked.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn decoder(
+        &self,
+        rows: usize,
+        capacity: usize,
+        vocab_limit: Option<usize>,
+    ) -> TensorResult<Option<Decoder>> {
+        let config = &self.config;
+        let shape = DecodeShape {
+            hidden: config.hidden_size,
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            intermediate: config.intermediate_size,
+            vocab: config.vocab_size,
+            eps: config.rms_norm_eps as f32,
+            window: config.sliding_window,
+            scale: (config.head_dim as f32).sqrt().recip(),
+        };
+        let table = self.embed_tokens.value();
+        let device = table.device();
+        if !Decoder::supports(&shape, &device, table.dtype()) {
+            return Ok(None);
+        }
+        let weights = DecodeWeights {
+            embed: self.embed_tokens.clone(),
+            layers: self.layers.iter().map(|l| l.decode_weights()).collect(),
+            norm: self.norm.weight().clone(),
+            lm_head: self.lm_head.clone(),
+        };
+        let rope = self.rope.decode_tables(capacity);
+        Decoder::new(&device, shape, weights, rope, rows, capacity, vocab_limit).map(Some)
     }
 
     /// Logits of every row; for decoding and tests, since a loss never needs them whole.

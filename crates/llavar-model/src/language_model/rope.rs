@@ -10,7 +10,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use llavar_tensor::ops::RopeTable;
+use llavar_tensor::{decode::DecodeRope, ops::RopeTable};
 
 use crate::config::{LlmConfig, RopeScaling};
 
@@ -100,6 +100,20 @@ impl Rope {
     /// Whether a text of `length` tokens takes the long factors.
     pub(crate) fn is_long(&self, length: usize) -> bool {
         self.original_window.is_some_and(|window| length > window)
+    }
+
+    /// Tables of at least `positions` positions for a GPU's decoding step.
+    pub(crate) fn decode_tables(&self, positions: usize) -> DecodeRope {
+        let [short, long] = &self.frequencies;
+        let short = short.table(positions, true);
+        DecodeRope {
+            long: match self.original_window {
+                Some(_) => long.table(positions, true),
+                None => short.clone(),
+            },
+            short,
+            switch_at: self.original_window,
+        }
     }
 
     /// The rotations that together turn every token of a stream to its place: one as a rule, two where
