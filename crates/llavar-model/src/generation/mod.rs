@@ -8,6 +8,8 @@ mod session;
 mod stop;
 
 #[cfg(test)]
+mod cuda_tests;
+#[cfg(test)]
 mod tests;
 
 use std::ops::ControlFlow;

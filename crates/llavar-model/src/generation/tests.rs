@@ -9,7 +9,7 @@ use super::*;
 use crate::config::ModelConfig;
 
 /// A random language model with weights large enough that its answers vary.
-fn model(changes: Value) -> LlavaModel {
+pub(super) fn model(changes: Value) -> LlavaModel {
     let mut config = json!({
         "model_type": "phi3", "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -24,14 +24,14 @@ fn model(changes: Value) -> LlavaModel {
 }
 
 /// Log-probabilities of what follows `ids`, by one pass over the whole text.
-fn plain_logits(model: &LlavaModel, ids: &[i32]) -> Vec<f32> {
+pub(super) fn plain_logits(model: &LlavaModel, ids: &[i32]) -> Vec<f32> {
     let tape = Tape::inference();
     let hidden = model
         .hidden(&tape, ids, &Segments::single(ids.len()), None, false)
         .unwrap();
     let logits = model.logits(&tape, &hidden).unwrap();
     let vocab = model.config.llm.vocab_size;
-    logits.value().data::<f32>().unwrap()[(ids.len() - 1) * vocab..].to_vec()
+    logits.value().to_f32_vec().unwrap()[(ids.len() - 1) * vocab..].to_vec()
 }
 
 fn plain_greedy(model: &LlavaModel, prompt: &[i32], n: usize) -> Vec<u32> {
@@ -42,18 +42,18 @@ fn plain_greedy(model: &LlavaModel, prompt: &[i32], n: usize) -> Vec<u32> {
     ids[prompt.len()..].iter().map(|id| *id as u32).collect()
 }
 
-fn run(model: &LlavaModel, prompt: &[i32], options: &GenerationOptions) -> Generation {
+pub(super) fn run(model: &LlavaModel, prompt: &[i32], options: &GenerationOptions) -> Generation {
     generate(model, prompt, None, options, |_| ControlFlow::Continue(())).unwrap()
 }
 
-fn greedy(max_new_tokens: usize) -> GenerationOptions {
+pub(super) fn greedy(max_new_tokens: usize) -> GenerationOptions {
     GenerationOptions {
         max_new_tokens,
         ..Default::default()
     }
 }
 
-const PROMPT: [i32; 4] = [5, 9, 31, 17];
+pub(super) const PROMPT: [i32; 4] = [5, 9, 31, 17];
 
 #[test]
 fn the_cache_changes_nothing_in_any_family() {
@@ -324,13 +324,17 @@ fn impossible_requests_are_named() {
 }
 
 /// Prompts of different lengths, more than fit side by side.
-fn many_prompts(count: usize) -> Vec<Vec<i32>> {
+pub(super) fn many_prompts(count: usize) -> Vec<Vec<i32>> {
     (0..count as i32)
         .map(|i| (0..2 + i % 7).map(|j| (i * 13 + j * 7) % 40).collect())
         .collect()
 }
 
-fn many(model: &LlavaModel, prompts: &[Vec<i32>], options: &GenerationOptions) -> Vec<Generation> {
+pub(super) fn many(
+    model: &LlavaModel,
+    prompts: &[Vec<i32>],
+    options: &GenerationOptions,
+) -> Vec<Generation> {
     let prompts: Vec<Prompt<'_>> = prompts
         .iter()
         .map(|ids| Prompt {
@@ -341,7 +345,7 @@ fn many(model: &LlavaModel, prompts: &[Vec<i32>], options: &GenerationOptions) -
     generate_many(model, &prompts, options, |_, _| ControlFlow::Continue(())).unwrap()
 }
 
-fn same(got: &[Generation], want: &[Generation], what: &str) {
+pub(super) fn same(got: &[Generation], want: &[Generation], what: &str) {
     assert_eq!(got.len(), want.len());
     for (got, want) in got.iter().zip(want) {
         assert_eq!(got.ids, want.ids, "{what}");

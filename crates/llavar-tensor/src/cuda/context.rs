@@ -199,9 +199,9 @@ impl Cuda {
         Ok(())
     }
 
-    /// The stream that everything runs on.
+    /// The stream that everything runs on; while this thread records a graph, the one that takes it down.
     pub(super) fn stream(&self) -> cu::CUstream {
-        self.stream
+        super::graph::recording().unwrap_or(self.stream)
     }
 
     /// State of type `T` that belongs to this device, made by `make` on first use.

@@ -159,7 +159,7 @@ impl Cuda {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if state.workspace == 0 {
-            // Taken for good, outside of pool and arenas: captured graphs hold its address.
+            // Taken for good, outside of the pool: captured graphs hold its address.
             // SAFETY: valid out-pointer.
             super::context::check(
                 unsafe { cudarc::driver::sys::cuMemAlloc_v2(&mut state.workspace, WORKSPACE) },

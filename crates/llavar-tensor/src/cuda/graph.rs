@@ -1,6 +1,6 @@
 //! Work that is recorded once and queued again with one call.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use cudarc::driver::sys as cu;
 
@@ -29,6 +29,39 @@ impl std::fmt::Debug for Graph {
     }
 }
 
+thread_local! {
+    /// The stream that this thread records on.
+    static RECORDING: Cell<Option<cu::CUstream>> = const { Cell::new(None) };
+}
+
+/// The stream that takes this thread's work while it records.
+pub(super) fn recording() -> Option<cu::CUstream> {
+    RECORDING.get()
+}
+
+/// A stream for one recording. Other threads go on with the device's own, so that nothing of theirs gets
+/// into the graph.
+struct Recording(cu::CUstream);
+
+impl Recording {
+    fn new() -> Result<Self> {
+        let mut stream = std::ptr::null_mut();
+        let kind = cu::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: valid out-pointer; the caller has made the context current.
+        check(unsafe { cu::cuStreamCreate(&mut stream, kind) }, "stream")?;
+        RECORDING.set(Some(stream));
+        Ok(Self(stream))
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        RECORDING.set(None);
+        // SAFETY: made by `new`, destroyed once, after the recording has ended.
+        let _ = unsafe { cu::cuStreamDestroy_v2(self.0) };
+    }
+}
+
 impl Cuda {
     /// Records what `f` asks for on this thread instead of doing it. `f` must not allocate, wait or read
     /// back, so it has to have run once before: kernels are then loaded and plans of products made.
@@ -38,20 +71,16 @@ impl Cuda {
     pub(crate) fn capture(self: &Arc<Self>, f: impl FnOnce() -> Result<()>) -> Result<Graph> {
         self.bind()?;
         let mode = cu::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let stream = Recording::new()?;
         let (mut graph, mut run) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: the stream is alive; a capture that has begun is ended whatever `f` returns.
         let recorded = unsafe {
-            check(
-                cu::cuStreamBeginCapture_v2(self.stream(), mode),
-                "begin a graph",
-            )?;
+            check(cu::cuStreamBeginCapture_v2(stream.0, mode), "begin a graph")?;
             let asked = f();
-            let ended = check(
-                cu::cuStreamEndCapture(self.stream(), &mut graph),
-                "end a graph",
-            );
+            let ended = check(cu::cuStreamEndCapture(stream.0, &mut graph), "end a graph");
             asked.and(ended)
         };
+        drop(stream);
         let mut nodes = 0;
         // SAFETY: `graph` is null or a graph of our own, destroyed once; the runnable form does not need it.
         let made = unsafe {

@@ -2,8 +2,7 @@
 //!
 //! Buffers come from the driver's stream-ordered pool, whose release threshold is raised: what a step
 //! frees stays with the process and serves the next step, so that nothing is asked of the system in the
-//! steady state. Inside [`Cuda::with_arena`] buffers come from a private arena instead, whose addresses
-//! stay valid for a captured graph.
+//! steady state.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -52,7 +51,6 @@ pub(super) struct Memory {
     peak: AtomicUsize,
     pinned: Mutex<HashMap<usize, VecDeque<Pinned>>>,
     constants: Mutex<Constants>,
-    arena: Mutex<Option<Arena>>,
 }
 
 #[derive(Default)]
@@ -80,13 +78,6 @@ struct Pinned {
 // SAFETY: a block belongs to one owner at a time; the driver's calls on it are thread-safe.
 unsafe impl Send for Pinned {}
 
-/// Free blocks of a private arena by size.
-#[derive(Default)]
-pub(crate) struct Arena {
-    free: HashMap<usize, Vec<u64>>,
-    all: Vec<u64>,
-}
-
 /// A run of device memory.
 pub(crate) struct DeviceBuffer {
     cuda: Arc<Cuda>,
@@ -99,7 +90,6 @@ pub(crate) struct DeviceBuffer {
 
 enum Origin {
     Pool,
-    Arena,
     /// Shared content that nothing may write.
     Constant(#[allow(dead_code, reason = "held, not read")] Arc<()>),
 }
@@ -149,11 +139,6 @@ impl Drop for DeviceBuffer {
                     let _ = unsafe { cu::cuMemFreeAsync(self.address, self.cuda.stream()) };
                 }
             }
-            Origin::Arena => {
-                if let Some(arena) = &mut *lock(&memory.arena) {
-                    arena.free.entry(self.bytes).or_default().push(self.address);
-                }
-            }
         }
         memory.in_use.fetch_sub(self.bytes, Relaxed);
     }
@@ -185,7 +170,6 @@ impl Memory {
             peak: 0.into(),
             pinned: Mutex::default(),
             constants: Mutex::default(),
-            arena: Mutex::default(),
         })
     }
 
@@ -260,14 +244,7 @@ impl Cuda {
     fn buffer(self: &Arc<Self>, len: usize, dtype: DType) -> Result<DeviceBuffer> {
         self.bind()?;
         let bytes = (len * dtype.size()).next_multiple_of(512).max(512);
-        let in_arena = match &mut *lock(&self.memory.arena) {
-            Some(arena) => Some(arena.take(bytes)?),
-            None => None,
-        };
-        let (address, origin) = match in_arena {
-            Some(address) => (address, Origin::Arena),
-            None => (self.pooled(bytes)?, Origin::Pool),
-        };
+        let address = self.pooled(bytes)?;
         let now = self.memory.in_use.fetch_add(bytes, Relaxed) + bytes;
         self.memory.peak.fetch_max(now, Relaxed);
         let buffer = DeviceBuffer {
@@ -276,7 +253,7 @@ impl Cuda {
             bytes,
             len,
             dtype,
-            origin,
+            origin: Origin::Pool,
         };
         if memory::is_poisoned() {
             // SAFETY: the buffer has this many bytes.
@@ -555,43 +532,6 @@ impl Cuda {
             .or_default()
             .push_back(block);
         recorded
-    }
-
-    /// Runs `f` with buffers from `arena`, whose addresses stay as they are until it is dropped by
-    /// [`Cuda::drop_arena`]. The same calls made again get the same addresses.
-    pub(crate) fn with_arena<R>(&self, arena: &mut Arena, f: impl FnOnce() -> R) -> R {
-        let outer = lock(&self.memory.arena).replace(std::mem::take(arena));
-        let result = f();
-        let mut slot = lock(&self.memory.arena);
-        *arena = std::mem::replace(&mut *slot, outer).unwrap_or_default();
-        result
-    }
-
-    /// Frees the memory of an arena that no tensor and no graph uses any more.
-    pub(crate) fn drop_arena(&self, arena: Arena) {
-        if self.synchronize().is_err() {
-            return;
-        }
-        for address in arena.all {
-            // SAFETY: allocated by `cuMemAlloc` in `Arena::take`, freed once.
-            let _ = unsafe { cu::cuMemFree_v2(address) };
-        }
-    }
-}
-
-impl Arena {
-    fn take(&mut self, bytes: usize) -> Result<u64> {
-        if let Some(address) = self.free.get_mut(&bytes).and_then(Vec::pop) {
-            return Ok(address);
-        }
-        let mut address = 0;
-        // SAFETY: valid out-pointer; the caller has made the context current.
-        check(
-            unsafe { cu::cuMemAlloc_v2(&mut address, bytes) },
-            "allocate for a graph",
-        )?;
-        self.all.push(address);
-        Ok(address)
     }
 }
 
