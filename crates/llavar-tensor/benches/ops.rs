@@ -241,8 +241,7 @@ fn convolutions(bench: &Bench) -> Result<()> {
         let h = t.depthwise_conv(x, &dw, Some(&dw_b))?;
         let h = t.layer_norm(&h, &norm, &norm_b, 1e-6)?;
         let h = t.activation(&t.linear(&h, &fc1, Some(&fc1_b))?, Activation::Gelu)?;
-        let h = t.linear(&h, &fc2, Some(&fc2_b))?;
-        t.layer_scale_residual(x, &h, &gamma)
+        t.linear_layer_scale(x, &h, &fc2, &fc2_b, &gamma)
     })
 }
 

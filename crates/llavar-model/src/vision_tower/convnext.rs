@@ -50,7 +50,8 @@ struct ConvNextBlock {
     conv_dw: Linear,
     norm: LayerNorm,
     fc1: Linear,
-    fc2: Linear,
+    fc2_weight: Param,
+    fc2_bias: Param,
     gamma: Param,
 }
 
@@ -153,7 +154,8 @@ impl ConvNextBlock {
             conv_dw: scope.linear("conv_dw")?,
             norm: scope.layer_norm("norm", eps)?,
             fc1: mlp.linear("fc1")?,
-            fc2: mlp.linear("fc2")?,
+            fc2_weight: mlp.at("fc2").param("weight")?,
+            fc2_bias: mlp.at("fc2").param("bias")?,
             gamma: scope.param("weight")?,
         })
     }
@@ -162,7 +164,7 @@ impl ConvNextBlock {
         let y = tape.depthwise_conv(x, &self.conv_dw.weight, self.conv_dw.bias.as_ref())?;
         let y = self.norm.forward(tape, &y)?;
         let y = tape.activation(&self.fc1.forward(tape, &y)?, Activation::Gelu)?;
-        tape.layer_scale_residual(x, &self.fc2.forward(tape, &y)?, &self.gamma)
+        tape.linear_layer_scale(x, &y, &self.fc2_weight, &self.fc2_bias, &self.gamma)
     }
 }
 
@@ -180,12 +182,11 @@ impl Block for Downsample {
 
 impl Block for ConvNextBlock {
     fn params(&self) -> Vec<&Param> {
-        let mlp = self.fc1.params().chain(self.fc2.params());
         self.conv_dw
             .params()
             .chain(self.norm.params())
-            .chain(mlp)
-            .chain([&self.gamma])
+            .chain(self.fc1.params())
+            .chain([&self.fc2_weight, &self.fc2_bias, &self.gamma])
             .collect()
     }
 }

@@ -12,7 +12,7 @@ use cudarc::{
     driver::sys::{self as cu, CUresult},
 };
 
-use super::{gemm::Gemm, kernel::Kernels, libraries, memory::Memory};
+use super::{gemm::Gemm, kernel::Kernels, libraries, measure::Profile, memory::Memory};
 use crate::{DType, Error, Result};
 
 /// Oldest driver interface that has everything used here (stream-ordered memory, CUDA 11.4 and later).
@@ -28,6 +28,7 @@ pub struct Cuda {
     pub(super) memory: Memory,
     pub(super) kernels: Kernels,
     pub(super) gemm: Gemm,
+    pub(super) profile: Profile,
     /// State of single operations (cached plans, tables), by its type.
     extensions: Mutex<HashMap<std::any::TypeId, Arc<dyn std::any::Any + Send + Sync>>>,
 }
@@ -140,6 +141,7 @@ impl Cuda {
             memory: Memory::new(device, info.memory)?,
             kernels,
             gemm: Gemm::new()?,
+            profile: Profile::default(),
             info,
             extensions: Mutex::default(),
         })

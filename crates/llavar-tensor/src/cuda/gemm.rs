@@ -200,7 +200,8 @@ impl Cuda {
                 self.stream().cast(),
             )
         }
-        .map_err(|e| failed(key, format!("{e:?}")))
+        .map_err(|e| failed(key, format!("{e:?}")))?;
+        self.mark(|| format!("product {layout:?} {m} x {n} x {k} into {}", key.output))
     }
 }
 

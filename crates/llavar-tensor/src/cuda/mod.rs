@@ -30,5 +30,6 @@ pub(crate) mod testing;
 pub use context::{Cuda, DeviceInfo};
 pub(crate) use gemm::Epilogue;
 pub(crate) use kernel::{Arg, Grid, Kernel, Source, args};
+pub use measure::Share;
 pub(crate) use memory::DeviceBuffer;
 pub use memory::{DeviceMemory, Readback};

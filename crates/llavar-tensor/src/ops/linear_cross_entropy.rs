@@ -9,6 +9,7 @@
 use crate::{
     Error, Param, Result, Tape, Tensor, Var,
     cpu::{self, Layout, kernel},
+    cuda,
     error::ensure_shape,
     memory::Buffer,
     ops::linear::widened,
@@ -27,8 +28,8 @@ pub struct TokenLoss {
     pub sum: Var,
     /// Number of supervised tokens.
     pub count: usize,
-    /// Loss of every row (nats); 0 where nothing is supervised.
-    pub per_token: Vec<f32>,
+    /// Loss of every row (nats), f32 `[T]`; 0 where nothing is supervised.
+    pub per_token: Tensor,
 }
 
 impl Tape {
@@ -71,6 +72,9 @@ impl Tape {
                 len: v,
             });
         }
+        if let Some(cuda) = x.value().cuda() {
+            return cuda::ops::linear_cross_entropy(self, cuda, x, weight, labels, &rows);
+        }
         let head = Head {
             w: widened(&weight.value())?,
             v,
@@ -91,6 +95,7 @@ impl Tape {
                 total += f64::from(per_token[*t]);
             }
         }
+        let per_token = Tensor::from_vec(per_token, &[labels.len()])?;
         let count = rows.len();
         let sum = Tensor::scalar(total as f32);
         if !self.needs_grad(&[x], &[weight]) || count == 0 {
@@ -230,6 +235,7 @@ mod tests {
                 .linear_cross_entropy(&x.clone().into(), &w, &labels)
                 .unwrap();
             let xv = x.to_f32_vec().unwrap();
+            let per_token = loss.per_token.to_f32_vec().unwrap();
             let mut want = 0.0;
             for i in (0..t).filter(|i| i % 7 != 0) {
                 let z: Vec<f64> = (0..v)
@@ -243,7 +249,7 @@ mod tests {
                 let lse = max + z.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
                 let nll = lse - z[labels[i] as usize];
                 assert!(
-                    (f64::from(loss.per_token[i]) - nll).abs() < 1e-4 * f64::from(scale),
+                    (f64::from(per_token[i]) - nll).abs() < 1e-4 * f64::from(scale),
                     "row {i}"
                 );
                 want += nll;

@@ -11,7 +11,6 @@ mod depthwise_conv;
 mod embed_merge;
 mod gated_add;
 mod layer_norm;
-mod layer_scale;
 mod linear;
 mod linear_cross_entropy;
 mod linear_layer_scale;

@@ -295,7 +295,8 @@ impl State {
             Some(tensor) => tensor.cuda_address()?,
             None => 0,
         };
-        plan.execute(self.handle, address, at)
+        plan.execute(self.handle, address, at)?;
+        cuda.mark(|| format!("attention {pass:?}"))
     }
 }
 

@@ -10,8 +10,8 @@ mod depthwise_conv;
 mod embed_merge;
 mod gated_add;
 mod layer_norm;
-mod layer_scale;
 mod linear;
+mod linear_cross_entropy;
 mod linear_layer_scale;
 mod mean_tokens;
 mod narrow_tokens;
@@ -37,8 +37,8 @@ pub(crate) use depthwise_conv::depthwise_conv;
 pub(crate) use embed_merge::embed_merge;
 pub(crate) use gated_add::gated_add;
 pub(crate) use layer_norm::layer_norm;
-pub(crate) use layer_scale::layer_scale_residual;
 pub(crate) use linear::linear;
+pub(crate) use linear_cross_entropy::linear_cross_entropy;
 pub(crate) use linear_layer_scale::linear_layer_scale;
 pub(crate) use mean_tokens::mean_tokens;
 pub(crate) use narrow_tokens::{concat, narrow_tokens, widen_tokens};
@@ -59,7 +59,7 @@ pub(super) const SOURCES: &[&Source] = &[
     &copy_rows::SOURCE,
     &depthwise_conv::SOURCE,
     &embed_merge::SOURCE,
-    &layer_scale::SOURCE,
+    &linear_cross_entropy::SOURCE,
     &linear_layer_scale::SOURCE,
     &narrow_tokens::SOURCE,
     &norm::SOURCE,
