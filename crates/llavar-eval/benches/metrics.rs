@@ -89,6 +89,7 @@ fn main() {
     let python = python(&sets);
     println!("| metric | rows | ours, rows/s | Python, rows/s | ratio |");
     println!("|---|---|---|---|---|");
+    let mut total = (0usize, 0.0f64, 0.0f64);
     for (name, owned) in &sets {
         let rows: Vec<Row<'_>> = owned
             .iter()
@@ -117,6 +118,17 @@ fn main() {
         println!(
             "| {name} | {} | {rate:.0} | {python_rate:.0} | {ratio:.1} |",
             rows.len()
+        );
+        total = (total.0 + rows.len(), total.1 + best, total.2 + seconds);
+    }
+    let (count, ours, theirs) = total;
+    if count > 0 {
+        let rates = (count as f64 / ours, count as f64 / theirs);
+        println!(
+            "| all rows | {count} | {:.0} | {:.0} | {:.1} |",
+            rates.0,
+            rates.1,
+            theirs / ours
         );
     }
 }

@@ -34,10 +34,11 @@ pub struct Bleu {
 /// Scores rows whose texts are tokens with spaces between (see [`ptb`](super::ptb)).
 pub fn bleu(rows: &[Row<'_>]) -> Bleu {
     let mut total = Statistics::default();
+    let mut vocabulary = Vocabulary::default();
     let scores = rows
         .iter()
         .map(|row| {
-            let statistics = Statistics::of(row);
+            let statistics = Statistics::of(row, &mut vocabulary);
             total.add(&statistics);
             statistics.scores()
         })
@@ -66,8 +67,7 @@ struct Statistics {
 }
 
 impl Statistics {
-    fn of(row: &Row<'_>) -> Self {
-        let mut vocabulary = Vocabulary::default();
+    fn of<'a>(row: &Row<'a>, vocabulary: &mut Vocabulary<'a>) -> Self {
         let answer = vocabulary.words(row.answer);
         let mut statistics = Self {
             length: answer.len(),
@@ -83,7 +83,7 @@ impl Statistics {
             let words = vocabulary.words(reference);
             lengths.push(words.len());
             let largest: Vec<(Ngram, u32)> = common(&counts, &count(&words))
-                .map(|(ngram, own, theirs)| (*ngram, *own.min(theirs)))
+                .map(|(ngram, own, theirs)| (ngram, *own.min(theirs)))
                 .collect();
             let mut found = largest.iter().peekable();
             for (ngram, most) in &mut clipped {
@@ -93,7 +93,7 @@ impl Statistics {
             }
         }
         for (ngram, matches) in &clipped {
-            statistics.matches[order(ngram) - 1] += u64::from(*matches);
+            statistics.matches[order(*ngram) - 1] += u64::from(*matches);
         }
         statistics.reference_length = lengths
             .into_iter()

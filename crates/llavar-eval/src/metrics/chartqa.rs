@@ -31,6 +31,9 @@ pub fn relaxed_correct<R: AsRef<str>>(answer: &str, references: &[R]) -> bool {
             (Some(number), Some(target)) if target != 0.0 => {
                 (number - target).abs() / target.abs() <= TOLERANCE
             }
+            _ if answer.is_ascii() && reference.is_ascii() => {
+                answer.eq_ignore_ascii_case(reference)
+            }
             _ => lower(answer) == lower(reference),
         }
     })

@@ -14,11 +14,9 @@
 //! # Source
 //! Vedantam et al., "CIDEr", 2015; `cider_scorer.py` of pycocoevalcap 1.2.
 
-use std::collections::HashMap;
-
 use super::{
     Row,
-    ngrams::{MAX_N, Ngram, Vocabulary, common, count, order},
+    ngrams::{MAX_N, Map, Ngram, Vocabulary, common, count, order},
 };
 
 /// Raised when a score of any row can change.
@@ -30,79 +28,79 @@ const SIGMA: f64 = 6.0;
 /// [`ptb`](super::ptb)); the corpus' value is their mean.
 pub fn cider_d(rows: &[Row<'_>]) -> Vec<f64> {
     let mut vocabulary = Vocabulary::default();
-    let mut frequency: HashMap<Ngram, u32> = HashMap::new();
-    let counted: Vec<(Counts, Vec<Counts>)> = rows
+    let mut seen = Frequencies::default();
+    let counted: Vec<(PlainCounts, Vec<Counts>)> = rows
         .iter()
-        .map(|row| {
-            let answer = count(&vocabulary.words(row.answer));
-            let references: Vec<Counts> = row
+        .enumerate()
+        .map(|(at, row)| {
+            let references = row
                 .references
                 .iter()
-                .map(|reference| count(&vocabulary.words(reference)))
+                .map(|reference| seen.add(at, count(&vocabulary.words(reference))))
                 .collect();
-            let mut distinct: Vec<Ngram> = references
-                .iter()
-                .flatten()
-                .map(|(ngram, _)| *ngram)
-                .collect();
-            distinct.sort_unstable();
-            distinct.dedup();
-            for ngram in distinct {
-                *frequency.entry(ngram).or_default() += 1;
-            }
-            (answer, references)
+            (count(&vocabulary.words(row.answer)), references)
         })
         .collect();
-    let weights = Weights {
-        frequency,
-        log_rows: (rows.len() as f64).ln(),
-    };
+    let log_rows = (rows.len() as f64).ln();
+    // An n-gram that no reference has counts as in one row.
+    let mut weights = vec![log_rows];
+    weights.extend(
+        seen.rows
+            .iter()
+            .map(|(_, rows)| log_rows - f64::from(*rows).ln()),
+    );
     counted
-        .iter()
+        .into_iter()
         .map(|(answer, references)| {
-            let answer = weights.vector(answer);
+            let answer = Vector::new(&seen.look_up(answer), &weights);
             let sum: f64 = references
                 .iter()
-                .map(|reference| answer.similarity(&weights.vector(reference)))
+                .map(|reference| answer.similarity(&Vector::new(reference, &weights)))
                 .sum();
-            if references.is_empty() {
-                0.0
-            } else {
-                10.0 * sum / MAX_N as f64 / references.len() as f64
-            }
+            10.0 * sum / MAX_N as f64 / references.len().max(1) as f64
         })
         .collect()
 }
 
-type Counts = Vec<(Ngram, u32)>;
+/// N-grams with how often they occur.
+type PlainCounts = Vec<(Ngram, u32)>;
 
-struct Weights {
-    frequency: HashMap<Ngram, u32>,
-    log_rows: f64,
+/// N-grams with how often they occur and where their weight stands.
+type Counts = Vec<(Ngram, (u32, usize))>;
+
+/// In how many rows a reference has an n-gram.
+#[derive(Default)]
+struct Frequencies {
+    /// Place of an n-gram in the weights; 0 is for those that no reference has.
+    places: Map<Ngram, usize>,
+    /// By place, from 1: the last row that had it, and how many did.
+    rows: Vec<(usize, u32)>,
 }
 
-impl Weights {
-    fn vector(&self, counts: &Counts) -> Vector {
-        let mut norms = [0.0; MAX_N];
-        let mut bigrams = 0;
-        let weighted = counts
-            .iter()
+impl Frequencies {
+    /// Counts the n-grams of one reference of a row, each once a row.
+    fn add(&mut self, row: usize, counts: PlainCounts) -> Counts {
+        counts
+            .into_iter()
             .map(|(ngram, count)| {
-                let rows = self.frequency.get(ngram).copied().unwrap_or(1);
-                let weight = f64::from(*count) * (self.log_rows - f64::from(rows).ln());
-                let n = order(ngram);
-                norms[n - 1] += weight * weight;
-                if n == 2 {
-                    bigrams += count;
+                let next = self.rows.len() + 1;
+                let place = *self.places.entry(ngram).or_insert(next);
+                match self.rows.get_mut(place - 1) {
+                    None => self.rows.push((row, 1)),
+                    Some((last, _)) if *last == row => {}
+                    Some(seen) => *seen = (row, seen.1 + 1),
                 }
-                (*ngram, weight)
+                (ngram, (count, place))
             })
-            .collect();
-        Vector {
-            weighted,
-            norms: norms.map(f64::sqrt),
-            length: f64::from(bigrams),
-        }
+            .collect()
+    }
+
+    fn look_up(&self, counts: PlainCounts) -> Counts {
+        let place = |ngram| self.places.get(&ngram).copied().unwrap_or(0);
+        counts
+            .into_iter()
+            .map(|(ngram, count)| (ngram, (count, place(ngram))))
+            .collect()
     }
 }
 
@@ -113,6 +111,28 @@ struct Vector {
 }
 
 impl Vector {
+    fn new(counts: &Counts, weights: &[f64]) -> Self {
+        let mut norms = [0.0; MAX_N];
+        let mut bigrams = 0;
+        let weighted = counts
+            .iter()
+            .map(|(ngram, (count, place))| {
+                let weight = f64::from(*count) * weights[*place];
+                let n = order(*ngram);
+                norms[n - 1] += weight * weight;
+                if n == 2 {
+                    bigrams += count;
+                }
+                (*ngram, weight)
+            })
+            .collect();
+        Self {
+            weighted,
+            norms: norms.map(f64::sqrt),
+            length: f64::from(bigrams),
+        }
+    }
+
     /// Clipped cosine times the length penalty, summed over the orders.
     fn similarity(&self, reference: &Self) -> f64 {
         let mut products = [0.0; MAX_N];

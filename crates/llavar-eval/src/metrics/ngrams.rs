@@ -2,26 +2,30 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::python_text::split;
 
 /// Longest n-gram counted.
 pub(crate) const MAX_N: usize = 4;
 
-/// Word ids of an n-gram, [`NO_WORD`] behind its last word.
-pub(crate) type Ngram = [u32; MAX_N];
+/// Word ids of an n-gram, 32 bits each from the top, zeros behind its last word: one number sorts and
+/// hashes faster than four.
+pub(crate) type Ngram = u128;
 
-const NO_WORD: u32 = u32::MAX;
+/// A map that is only looked up, so that its order decides nothing.
+pub(crate) type Map<K, V> = HashMap<K, V, RandomState>;
 
-/// Ids of words, one per distinct word in order of first appearance.
+/// Ids of words, one per distinct word in order of first appearance, from 1.
 #[derive(Debug, Default)]
-pub(crate) struct Vocabulary<'a>(HashMap<&'a str, u32>);
+pub(crate) struct Vocabulary<'a>(Map<&'a str, u32>);
 
 impl<'a> Vocabulary<'a> {
     /// Ids of the words of `text`, split at white space.
     pub(crate) fn words(&mut self, text: &'a str) -> Vec<u32> {
         split(text)
             .map(|word| {
-                let next = self.0.len() as u32;
+                let next = self.0.len() as u32 + 1;
                 *self.0.entry(word).or_insert(next)
             })
             .collect()
@@ -31,12 +35,12 @@ impl<'a> Vocabulary<'a> {
 /// Distinct n-grams of every length with how often they occur, sorted: sums over them have one order.
 pub(crate) fn count(words: &[u32]) -> Vec<(Ngram, u32)> {
     let mut all: Vec<Ngram> = Vec::with_capacity(words.len() * MAX_N);
-    for n in 1..=MAX_N {
-        all.extend(words.windows(n).map(|window| {
-            let mut ngram = [NO_WORD; MAX_N];
-            ngram[..n].copy_from_slice(window);
-            ngram
-        }));
+    for start in 0..words.len() {
+        let mut ngram = 0;
+        for (n, word) in words[start..].iter().take(MAX_N).enumerate() {
+            ngram |= Ngram::from(*word) << (32 * (MAX_N - 1 - n));
+            all.push(ngram);
+        }
     }
     all.sort_unstable();
     let mut counts: Vec<(Ngram, u32)> = Vec::with_capacity(all.len());
@@ -50,22 +54,22 @@ pub(crate) fn count(words: &[u32]) -> Vec<(Ngram, u32)> {
 }
 
 /// Number of words of an n-gram, 1 to 4.
-pub(crate) fn order(ngram: &Ngram) -> usize {
-    ngram.iter().take_while(|word| **word != NO_WORD).count()
+pub(crate) fn order(ngram: Ngram) -> usize {
+    MAX_N - ngram.trailing_zeros() as usize / 32
 }
 
 /// Pairs of counts of the n-grams that both have.
 pub(crate) fn common<'c, A, B>(
     a: &'c [(Ngram, A)],
     b: &'c [(Ngram, B)],
-) -> impl Iterator<Item = (&'c Ngram, &'c A, &'c B)> {
+) -> impl Iterator<Item = (Ngram, &'c A, &'c B)> {
     let mut at = 0;
     a.iter().filter_map(move |(ngram, left)| {
         while at < b.len() && b[at].0 < *ngram {
             at += 1;
         }
         let (other, right) = b.get(at)?;
-        (other == ngram).then_some((ngram, left, right))
+        (other == ngram).then_some((*ngram, left, right))
     })
 }
 
@@ -77,7 +81,12 @@ mod tests {
     fn every_length_is_counted() {
         let mut vocabulary = Vocabulary::default();
         let counts = count(&vocabulary.words("a b a  b c"));
-        let of = |n: usize| counts.iter().filter(|(ngram, _)| order(ngram) == n).count();
+        let of = |n: usize| {
+            counts
+                .iter()
+                .filter(|(ngram, _)| order(*ngram) == n)
+                .count()
+        };
         assert_eq!([of(1), of(2), of(3), of(4)], [3, 3, 3, 2]);
         assert_eq!(
             counts.iter().map(|(_, count)| count).sum::<u32>(),

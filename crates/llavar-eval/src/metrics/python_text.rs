@@ -70,6 +70,9 @@ pub(crate) fn upper_len(text: &str) -> usize {
 /// Accepts white space around, `1_000`, `.5`, `5.`, `1e5`, `inf`, `nan` and digits of every script.
 pub(crate) fn parse_float(text: &str) -> Option<f64> {
     let text = strip(text);
+    if text.is_ascii() && !text.contains('_') {
+        return text.parse().ok();
+    }
     let mut plain = String::with_capacity(text.len());
     let mut before = ' ';
     let mut chars = text.chars().peekable();

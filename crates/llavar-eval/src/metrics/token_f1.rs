@@ -11,7 +11,7 @@
 //! # Source
 //! Rajpurkar et al., the evaluation script of SQuAD 2.0 (`compute_f1`, `normalize_answer`).
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
 
 use super::python_text::{is_word, lower, split};
 
@@ -21,29 +21,35 @@ pub const VERSION: u32 = 1;
 /// F1 of one row, 0 to 1; 0 for no references.
 pub fn f1<R: AsRef<str>>(answer: &str, references: &[R]) -> f64 {
     let answer = normalise(answer);
-    let answer: Vec<&str> = split(&answer).collect();
+    let answer = sorted_words(&answer);
     references
         .iter()
         .map(|reference| {
             let reference = normalise(reference.as_ref());
-            overlap(&answer, &split(&reference).collect::<Vec<_>>())
+            overlap(&answer, &sorted_words(&reference))
         })
         .fold(0.0, f64::max)
 }
 
+fn sorted_words(text: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = split(text)
+        .filter(|word| !matches!(*word, "a" | "an" | "the"))
+        .collect();
+    words.sort_unstable();
+    words
+}
+
+/// F1 of two sorted bags of words.
 fn overlap(answer: &[&str], reference: &[&str]) -> f64 {
     if answer.is_empty() || reference.is_empty() {
         return f64::from(answer.len() == reference.len());
     }
-    let mut left: HashMap<&str, usize> = HashMap::with_capacity(reference.len());
-    for word in reference {
-        *left.entry(word).or_default() += 1;
-    }
-    let mut common = 0;
-    for word in answer {
-        if let Some(count) = left.get_mut(word).filter(|count| **count > 0) {
-            *count -= 1;
-            common += 1;
+    let (mut common, mut a, mut r) = (0u32, 0, 0);
+    while a < answer.len() && r < reference.len() {
+        match answer[a].cmp(reference[r]) {
+            Ordering::Less => a += 1,
+            Ordering::Greater => r += 1,
+            Ordering::Equal => (common, a, r) = (common + 1, a + 1, r + 1),
         }
     }
     if common == 0 {
@@ -54,10 +60,17 @@ fn overlap(answer: &[&str], reference: &[&str]) -> f64 {
     2.0 * precision * recall / (precision + recall)
 }
 
-/// Lower case without ASCII punctuation, articles made spaces.
+/// Lower case without ASCII punctuation, articles inside a run of other signs made spaces.
 fn normalise(text: &str) -> String {
     let mut text = lower(text);
     text.retain(|c| !c.is_ascii_punctuation());
+    if text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b' ')
+    {
+        // Words end at spaces only; articles among them are left to the caller.
+        return text;
+    }
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_str();
     // Articles go by word boundary, not by white space: in `a–b` (a dash of another script) one goes.
