@@ -10,8 +10,8 @@
 //! # Variants
 //! - [`Meteor::exact_stem`] needs no data. Values are about a tenth below the published program's, which also
 //!   matches synonyms and paraphrases: say which variant a table has.
-//! - [`Meteor::full`] reads WordNet's synonyms and the paraphrase table from the files of METEOR 1.5 (their
-//!   licences keep them out of this program), see [`Resources`].
+//! - [`Meteor::full`] reads WordNet's synonyms and the paraphrase table from the files of METEOR 1.5, which
+//!   are not shipped with this program, see [`Resources`].
 //!
 //! # Quirks
 //! - The text is normalised once more after [`ptb`](super::ptb): a hyphen inside a word separates, `'s` is `'`
@@ -211,7 +211,8 @@ fn is_function_word(word: &str) -> bool {
     WORDS.contains(word)
 }
 
-/// Words that are more than a thousandth of English news text.
+/// METEOR 1.5's English function words (by its paper, those above a thousandth of the words of a large
+/// corpus). The list is part of the metric's definition.
 const FUNCTION_WORDS: &str = "the , . to of and a in that for \" is on 's it with was as said at he by be from have has \
 are his but an this not i will ’ they ) -rrb- ( -lrb- who their had we which were been more or s its would about \
 new one after you : also up when there than $ all out her people she year two - can if last first “ over other ” into \

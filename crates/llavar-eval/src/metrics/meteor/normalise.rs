@@ -3,7 +3,7 @@
 
 use crate::metrics::python_text::{lower, split};
 
-/// Abbreviations whose full stop stays at the end of a text.
+/// METEOR 1.5's English abbreviations whose full stop stays at the end of a text, in lower case.
 const PREFIXES: &str = "adj adm adv asst bart bldg brig bros capt cmdr col comdr con corp cpl dr drs ens gen gov hon hosp \
 insp lt mm mr mrs ms maj messrs mlle mme msgr op ord pfc ph prof pvt rep reps res rev rt sen sens sfc sgt sr st supt \
 surg v vs i.e e.g no nos art nr pp";
