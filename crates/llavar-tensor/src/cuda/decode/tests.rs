@@ -376,7 +376,9 @@ fn texts_beyond_the_original_window_take_the_long_table() {
 #[ignore = "needs a GPU"]
 fn wide_models_stream_the_norm_and_fall_back() {
     let mut rng = Rng::new(604);
-    for (hidden, intermediate, rows) in [(3072, 1032, 1), (5128, 64, 3), (72, 8192, 4), (8200, 64, 2)] {
+    for (hidden, intermediate, rows) in
+        [(3072, 1032, 1), (5128, 64, 3), (72, 8192, 4), (8200, 64, 2)]
+    {
         let mut shape = shape(&mut rng, 64, 2, 1);
         (shape.hidden, shape.intermediate) = (hidden, intermediate);
         let model = model(&mut rng, shape, true, None, DType::BF16);
