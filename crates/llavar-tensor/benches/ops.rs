@@ -10,8 +10,9 @@ use std::{
 };
 
 use llavar_tensor::{
-    Activation, AttentionSpec, DType, Param, Result, RopeTable, Segments, Tape, Tensor, Var,
-    optim::{AdamW, Moments, UpdateArgs},
+    Activation, AttentionSpec, DType, Device, Param, Result, RopeTable, Segments, Tape, Tensor,
+    Var,
+    optim::{AdamW, Moments, Precision, StepState},
 };
 
 /// Each case runs this long, and at least `MIN_RUNS` times.
@@ -258,11 +259,15 @@ fn train_step(bench: &Bench) -> Result<()> {
     let mut params: Vec<Param> = layers.iter().flat_map(Decoder::params).collect();
     params.extend([embed.clone(), head.clone(), norm.clone()]);
     params.iter().for_each(|p| p.set_requires_grad(true));
-    let mut moments: Vec<Moments> = params.iter().map(Moments::new).collect();
+    let adamw = AdamW::default();
+    let mut state = StepState::new(&Device::Cpu, 0, &adamw)?;
+    let mut moments = params
+        .iter()
+        .map(|p| Moments::new(p, Precision::F32))
+        .collect::<Result<Vec<_>>>()?;
     let ids: Vec<i32> = (0..tokens as i32).map(|i| i * 37 % vocab as i32).collect();
     let labels: Vec<i32> = (0..tokens as i32).map(|i| i * 53 % vocab as i32).collect();
     let table = rope(d / heads, 256);
-    let mut step = 0;
     bench.run("train step", || {
         let tape = Tape::training();
         let mut x = tape.embed_merge(&embed, &ids, None)?;
@@ -272,15 +277,9 @@ fn train_step(bench: &Bench) -> Result<()> {
         let x = tape.rms_norm(&x, &norm, 1e-5)?;
         let loss = tape.linear_cross_entropy(&x, &head, &labels)?;
         tape.backward(&loss.sum, 1.0 / tokens as f32)?;
-        step += 1;
+        state.begin(&params, 0.0)?;
         for (param, moments) in params.iter().zip(&mut moments) {
-            let args = UpdateArgs {
-                lr: 1e-4,
-                weight_decay: 0.0,
-                step,
-                grad_scale: 1.0,
-            };
-            AdamW::default().update(param, moments, args)?;
+            adamw.update(param, moments, 1e-4, 0.0, &state)?;
             param.zero_grad();
         }
         Ok(())

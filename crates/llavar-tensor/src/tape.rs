@@ -251,11 +251,12 @@ impl Tape {
     /// # Errors
     /// When the loss was not recorded here, or an operation fails.
     pub fn backward(self, loss: &Var, scale: f32) -> Result<()> {
-        let mut seed = Tensor::zeros(loss.shape());
-        seed.data_mut::<f32>()?.fill(scale);
         if loss.id.is_none() {
             return Err(Error::NotRecorded { op: "backward" });
         }
+        let mut seed = Tensor::zeros(loss.shape());
+        seed.data_mut::<f32>()?.fill(scale);
+        let seed = seed.to_device(&loss.value.device())?;
         self.backward_from(vec![(loss.clone(), seed)], &[])
             .map(|_| ())
     }

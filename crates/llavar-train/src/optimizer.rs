@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use llavar_tensor::{
-    Param, Tensor,
+    Device, Param, Tensor,
     mapped::MappedFile,
-    optim::{AdamW, Moments, UpdateArgs, global_grad_norm},
+    optim::{AdamW, Moments, Precision, StepResult, StepState},
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
@@ -16,7 +16,9 @@ use crate::{TrainError, recipe::TrainSection, stage::Group};
 pub(crate) struct Optimizer {
     adamw: AdamW,
     weight_decay: f64,
+    max_grad_norm: f32,
     entries: Vec<Entry>,
+    state: StepState,
 }
 
 #[derive(Debug)]
@@ -34,15 +36,15 @@ pub(crate) struct Rates {
     pub(crate) lr: f64,
     /// Learning rate of the projector.
     pub(crate) projector_lr: f64,
-    /// Factor on the gradients, from clipping.
-    pub(crate) grad_scale: f32,
-    /// Number of this update, from 1.
-    pub(crate) update: u64,
 }
 
 impl Optimizer {
     /// An optimizer over those of `params` that ask for gradients.
-    pub(crate) fn new(params: Vec<Param>, train: &TrainSection, phi3: bool) -> Self {
+    pub(crate) fn new(
+        params: Vec<Param>,
+        train: &TrainSection,
+        phi3: bool,
+    ) -> Result<Self, TrainError> {
         let entries = params
             .into_iter()
             .filter(Param::requires_grad)
@@ -52,15 +54,19 @@ impl Optimizer {
                 moments: None,
             })
             .collect();
-        Self {
-            adamw: AdamW {
-                beta1: train.adam_beta1 as f32,
-                beta2: train.adam_beta2 as f32,
-                eps: train.adam_epsilon as f32,
-            },
+        let adamw = AdamW {
+            beta1: train.adam_beta1 as f32,
+            beta2: train.adam_beta2 as f32,
+            eps: train.adam_epsilon as f32,
+            seed: train.seed,
+        };
+        Ok(Self {
+            adamw,
             weight_decay: train.weight_decay,
+            max_grad_norm: train.max_grad_norm as f32,
             entries,
-        }
+            state: StepState::new(&Device::Cpu, 0, &adamw)?,
+        })
     }
 
     /// Elements that train.
@@ -68,18 +74,15 @@ impl Optimizer {
         self.entries.iter().map(|e| e.param.numel()).sum()
     }
 
-    /// Norm of all gradients together.
-    pub(crate) fn grad_norm(&self) -> Result<f32, TrainError> {
-        Ok(global_grad_norm(self.entries.iter().map(|e| &e.param))?)
-    }
-
     /// Forgets all gradients.
     pub(crate) fn zero_grad(&self) {
         self.entries.iter().for_each(|e| e.param.zero_grad());
     }
 
-    /// Updates every weight that has a gradient.
-    pub(crate) fn step(&mut self, rates: Rates) -> Result<(), TrainError> {
+    /// Updates every weight that has a gradient, unless the norm of all is not finite.
+    pub(crate) fn step(&mut self, rates: Rates) -> Result<StepResult, TrainError> {
+        let params = self.entries.iter().map(|e| &e.param);
+        self.state.begin(params, self.max_grad_norm)?;
         for entry in &mut self.entries {
             if entry.param.grad().is_none() {
                 continue;
@@ -89,22 +92,19 @@ impl Optimizer {
             } else {
                 rates.lr
             };
-            let moments = entry
-                .moments
-                .get_or_insert_with(|| Moments::new(&entry.param));
-            let args = UpdateArgs {
-                lr: lr as f32,
-                weight_decay: if entry.group.decay {
-                    self.weight_decay as f32
-                } else {
-                    0.0
-                },
-                step: rates.update,
-                grad_scale: rates.grad_scale,
+            let decay = if entry.group.decay {
+                self.weight_decay
+            } else {
+                0.0
             };
-            self.adamw.update(&entry.param, moments, args)?;
+            let moments = match &mut entry.moments {
+                Some(moments) => moments,
+                none => none.insert(Moments::new(&entry.param, Precision::F32)?),
+            };
+            self.adamw
+                .update(&entry.param, moments, lr as f32, decay as f32, &self.state)?;
         }
-        Ok(())
+        Ok(self.state.read_back()?.wait()?)
     }
 
     /// Writes the moments as `NAME.exp_avg` and `NAME.exp_avg_sq`.
@@ -128,8 +128,9 @@ impl Optimizer {
         safetensors::serialize_to_file(tensors, None, path).map_err(|e| TrainError::save(path, e))
     }
 
-    /// Reads what [`Optimizer::save`] wrote.
-    pub(crate) fn load(&mut self, path: &Path) -> Result<(), TrainError> {
+    /// Reads what [`Optimizer::save`] wrote after `updates` updates.
+    pub(crate) fn load(&mut self, path: &Path, updates: u64) -> Result<(), TrainError> {
+        self.state = StepState::new(&Device::Cpu, updates, &self.adamw)?;
         let bad = |reason: String| TrainError::Checkpoint {
             path: path.to_owned(),
             reason,
@@ -160,6 +161,7 @@ impl Optimizer {
                 (Some(exp_avg), Some(exp_avg_sq)) => Some(Moments {
                     exp_avg,
                     exp_avg_sq,
+                    master: None,
                 }),
                 (None, None) => None,
                 _ => {

@@ -14,8 +14,8 @@ use llavar_model::{
     generation::{GenerationOptions, generate},
 };
 use llavar_tensor::{
-    Param, Segments, Tape, Tensor,
-    optim::{AdamW, Moments, UpdateArgs, global_grad_norm},
+    Device, Param, Segments, Tape, Tensor,
+    optim::{AdamW, Moments, Precision, StepState},
 };
 use serde_json::Value;
 
@@ -312,7 +312,12 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Repor
         .into_iter()
         .filter(Param::requires_grad)
         .collect();
-    let mut moments: Vec<Moments> = params.iter().map(Moments::new).collect();
+    let adamw = AdamW::default();
+    let mut state = StepState::new(&Device::Cpu, 0, &adamw).unwrap();
+    let mut moments: Vec<Moments> = params
+        .iter()
+        .map(|p| Moments::new(p, Precision::F32).unwrap())
+        .collect();
     let number = |value: &Value| value.as_f64().unwrap();
     let decay = number(&train["weight_decay"]) as f32;
     for (n, step) in train["steps"].as_array().unwrap().iter().enumerate() {
@@ -324,7 +329,8 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Repor
             (loss / number(&step["loss"]) - 1.0).abs(),
             STEP,
         );
-        let norm = f64::from(global_grad_norm(&params).unwrap());
+        state.begin(&params, 1.0).unwrap();
+        let norm = f64::from(state.read_back().unwrap().wait().unwrap().norm);
         report.check(
             "step norm",
             &what,
@@ -332,17 +338,13 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Repor
             GRADIENT,
         );
         for (param, moments) in params.iter().zip(&mut moments) {
-            let args = UpdateArgs {
-                lr: number(&step["lr"]) as f32,
-                weight_decay: if decays(param.name(), model.config.llm.family) {
-                    decay
-                } else {
-                    0.0
-                },
-                step: n as u64 + 1,
-                grad_scale: (1.0 / (norm + 1e-6)).min(1.0) as f32,
+            let lr = number(&step["lr"]) as f32;
+            let decay = if decays(param.name(), model.config.llm.family) {
+                decay
+            } else {
+                0.0
             };
-            AdamW::default().update(param, moments, args).unwrap();
+            adamw.update(param, moments, lr, decay, &state).unwrap();
             param.zero_grad();
         }
     }

@@ -77,7 +77,7 @@ impl Trainer {
         let params = model.params();
         select_trainable(&params, &recipe.train)?;
         let phi3 = model.config.llm.family == LlmFamily::Phi3;
-        let mut optimizer = Optimizer::new(params, &recipe.train, phi3);
+        let mut optimizer = Optimizer::new(params, &recipe.train, phi3)?;
 
         let tokenizer = Tokenizer::from_folder(&tokenizer_folder)?;
         let rows = model.config.llm.vocab_size;
@@ -98,8 +98,8 @@ impl Trainer {
 
         let state = match &checkpoint {
             Some(path) => {
-                optimizer.load(&path.join("optimizer.safetensors"))?;
                 let state = TrainState::read(path)?;
+                optimizer.load(&path.join("optimizer.safetensors"), state.updates)?;
                 check_data(&state, &source, path, &recipe, &mut warnings)?;
                 state
             }

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use llavar_tensor::{Tape, memory, optim::clip_factor};
+use llavar_tensor::{Tape, memory};
 
 use super::Trainer;
 use crate::{
@@ -54,24 +54,20 @@ impl Trainer {
             images += batch.images;
         }
 
-        let norm = self.optimizer.grad_norm()?;
         let factor = self.schedule.factor(self.state.step);
         let train = &self.recipe.train;
-        let skipped = !norm.is_finite();
+        let done = self.optimizer.step(Rates {
+            lr: factor * train.learning_rate,
+            projector_lr: factor * train.mm_projector_lr.unwrap_or(train.learning_rate),
+        })?;
+        let (norm, skipped) = (done.norm, done.skipped);
+        self.state.updates = done.updates;
         if skipped {
             self.state.skipped_steps += 1;
             observer.on_warning(&format!(
                 "step {}: the gradient is not finite (loss {loss}); the update was skipped",
                 self.state.step + 1
             ));
-        } else {
-            self.state.updates += 1;
-            self.optimizer.step(Rates {
-                lr: factor * train.learning_rate,
-                projector_lr: factor * train.mm_projector_lr.unwrap_or(train.learning_rate),
-                grad_scale: clip_factor(norm, train.max_grad_norm as f32),
-                update: self.state.updates,
-            })?;
         }
         self.optimizer.zero_grad();
 

@@ -16,6 +16,7 @@ mod linear_layer_scale;
 mod mean_tokens;
 mod narrow_tokens;
 mod norm;
+mod optim;
 mod patchify;
 mod pixels;
 mod resample;
@@ -42,6 +43,7 @@ pub(crate) use linear_cross_entropy::linear_cross_entropy;
 pub(crate) use linear_layer_scale::linear_layer_scale;
 pub(crate) use mean_tokens::mean_tokens;
 pub(crate) use narrow_tokens::{concat, narrow_tokens, widen_tokens};
+pub(crate) use optim::{DeviceStep, adamw};
 pub(crate) use patchify::patchify;
 pub(crate) use pixels::from_rgb;
 pub(crate) use resample::{TapsOnGpu, resample};
@@ -61,6 +63,7 @@ pub(super) const SOURCES: &[&Source] = &[
     &embed_merge::SOURCE,
     &linear_cross_entropy::SOURCE,
     &linear_layer_scale::SOURCE,
+    &optim::SOURCE,
     &narrow_tokens::SOURCE,
     &norm::SOURCE,
     &patchify::SOURCE,

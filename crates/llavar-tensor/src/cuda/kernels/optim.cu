@@ -1,0 +1,186 @@
+// AdamW and the gradient norm. T is the type of the gradient here; weights and moments have types of their
+// own. The formulas stand in optim/adamw.rs, the random bits in optim/rounding.rs.
+
+// Scalars of one step; cuda/ops/optim.rs reads them by position.
+struct Step {
+    float norm, scale, skipped;     // skipped: 1 where the norm is not finite
+    float inv_correction1;          // 1 / (1 - beta1^updates)
+    float inv_root;                 // 1 / sqrt(1 - beta2^updates)
+    u32 updates_low, updates_high;
+    u32 unused;
+};
+
+// Sum over the block in a fixed order, valid in thread 0. Blocks of whole warps.
+DEVICE double block_sum_f64(double v) {
+    __shared__ double part[32];
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    #pragma unroll
+    for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(FULL, v, o);
+    if (lane == 0) part[warp] = v;
+    __syncthreads();
+    v = 0;
+    if (threadIdx.x == 0)
+        for (int w = 0; w < warps; w++) v += part[w];
+    return v;
+}
+
+// part[slot + block] = sum of squares of elements [block * each, (block + 1) * each) of g [n]; `each` is a
+// multiple of 8. Eight squares are added up in f32, everything else in f64.
+KERNEL norm_parts(const T* g, double* part, i64 slot, i64 n, i64 each) {
+    i64 first = blockIdx.x * each, end = first + each < n ? first + each : n;
+    i64 vectors = aligned8(g) ? first + (end - first) / 8 * 8 : first;
+    double s = 0;
+    #pragma unroll 4
+    for (i64 i = first + threadIdx.x * 8; i < vectors; i += blockDim.x * 8) {
+        float x[8], q = 0;
+        load8(g + i, x);
+        #pragma unroll
+        for (int j = 0; j < 8; j++) q = fmaf(x[j], x[j], q);
+        s += q;
+    }
+    for (i64 i = vectors + threadIdx.x; i < end; i += blockDim.x) {
+        float x = to_float(g[i]);
+        s += x * x;
+    }
+    s = block_sum_f64(s);
+    if (threadIdx.x == 0) part[slot + blockIdx.x] = s;
+}
+
+// Norm from its parts, and what follows from it. One block.
+KERNEL begin_step(const double* part, Step* step, i64 parts, float max_norm, float beta1, float beta2) {
+    double s = 0;
+    #pragma unroll 4
+    for (i64 i = threadIdx.x; i < parts; i += blockDim.x) s += part[i];
+    s = block_sum_f64(s);
+    if (threadIdx.x != 0) return;
+    float norm = (float)sqrt(s);
+    bool finite = norm < INFINITY;  // false for NaN too
+    step->norm = norm;
+    step->skipped = finite ? 0.f : 1.f;
+    if (!finite) return;
+    u64 updates = ((u64)step->updates_high << 32 | step->updates_low) + 1;
+    step->updates_low = (u32)updates;
+    step->updates_high = (u32)(updates >> 32);
+    step->scale = max_norm > 0.f ? fminf(max_norm / (norm + 1e-6f), 1.f) : 1.f;
+    step->inv_correction1 = (float)(1. / (1. - pow((double)beta1, (double)updates)));
+    step->inv_root = (float)(1. / sqrt(1. - pow((double)beta2, (double)updates)));
+}
+
+// K elements from index i on; a run that is not whole (the end of the tensor, or memory without alignment)
+// goes one by one, and what lies beyond n reads as 0.
+DEVICE void load_run(const float* p, float (&x)[4]) {
+    float4 a = *(const float4*)p;
+    x[0] = a.x; x[1] = a.y; x[2] = a.z; x[3] = a.w;
+}
+DEVICE void load_run(const bf16* p, float (&x)[4]) {
+    uint2 a = *(const uint2*)p;
+    x[0] = low_half(a.x); x[1] = high_half(a.x); x[2] = low_half(a.y); x[3] = high_half(a.y);
+}
+DEVICE void store_run(float* p, const float (&x)[4]) { *(float4*)p = make_float4(x[0], x[1], x[2], x[3]); }
+DEVICE void store_run(bf16* p, const float (&x)[4]) { *(uint2*)p = make_uint2(pack2(x[0], x[1]), pack2(x[2], x[3])); }
+
+template <int K, typename E> DEVICE void fetch(const E* p, i64 i, i64 n, bool whole, float (&x)[K]) {
+    if (whole) {
+        load_run(p + i, x);
+    } else {
+        #pragma unroll
+        for (int j = 0; j < K; j++) x[j] = i + j < n ? to_float(p[i + j]) : 0.f;
+    }
+}
+template <int K, typename E> DEVICE void put(E* p, i64 i, i64 n, bool whole, const float (&x)[K]) {
+    if (whole) {
+        store_run(p + i, x);
+    } else {
+        #pragma unroll
+        for (int j = 0; j < K; j++)
+            if (i + j < n) store(p + i + j, x[j]);
+    }
+}
+
+struct Factors { float beta1, beta2, eps, scale, step_size, inv_root, keep; };
+
+DEVICE Factors factors(const Step& s, float lr, float keep, float beta1, float beta2, float eps) {
+    return {beta1, beta2, eps, s.scale, lr * s.inv_correction1, s.inv_root, keep};
+}
+
+DEVICE void advance(const Factors& f, float& p, float g, float& m, float& v) {
+    g *= f.scale;
+    m = fmaf(f.beta1, m, (1.f - f.beta1) * g);
+    v = fmaf(f.beta2, v, (1.f - f.beta2) * g * g);
+    p = p * f.keep - f.step_size * m / (sqrtf(v) * f.inv_root + f.eps);
+}
+
+// As above with division and root to 2 units of f32, which bf16 does not show: the arithmetic of 14 bytes
+// an element would else cost as much as the memory.
+DEVICE void advance_fast(const Factors& f, float& p, float g, float& m, float& v) {
+    float root;
+    g *= f.scale;
+    m = fmaf(f.beta1, m, (1.f - f.beta1) * g);
+    v = fmaf(f.beta2, v, (1.f - f.beta2) * g * g);
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(v));
+    p = p * f.keep - __fdividef(f.step_size * m, fmaf(root, f.inv_root, f.eps));
+}
+
+// Weight (where there is no master) or master in f32 in p; the rounded weight in w, or null. One run of 4
+// elements a thread: many small blocks reach a higher bandwidth than a loop.
+KERNEL adamw_f32(float* p, bf16* w, const T* g, float* m, float* v, const Step* step, i64 n,
+                 float lr, float keep, float beta1, float beta2, float eps) {
+    i64 i = (blockIdx.x * (i64)blockDim.x + threadIdx.x) * 4;
+    if (i >= n) return;
+    bool whole = i + 4 <= n && (((u64)p | (u64)w | (u64)g | (u64)m | (u64)v) & 15) == 0;
+    float P[4], G[4], M[4], V[4];
+    fetch(g, i, n, whole, G);
+    fetch(p, i, n, whole, P);
+    fetch(m, i, n, whole, M);
+    fetch(v, i, n, whole, V);
+    if (step->skipped != 0.f) return;
+    Factors f = factors(*step, lr, keep, beta1, beta2, eps);
+    #pragma unroll
+    for (int j = 0; j < 4; j++) advance(f, P[j], G[j], M[j], V[j]);
+    put(p, i, n, whole, P);
+    put(m, i, n, whole, M);
+    put(v, i, n, whole, V);
+    if (w) put(w, i, n, whole, P);
+}
+
+DEVICE u32 mix(u32 x) {
+    x ^= x >> 16;
+    x *= 0x85ebca6bu;
+    x ^= x >> 13;
+    x *= 0xc2b2ae35u;
+    return x ^ x >> 16;
+}
+
+// x rounded up or down to a bf16 by 16 random bits; infinities and NaN stay. The result is exact in bf16, so
+// that storing it rounds nothing.
+DEVICE float stochastic(float x, u32 random) {
+    u32 bits = __float_as_uint(x), carry = (bits & 0x7f800000u) == 0x7f800000u ? 0 : random & 0xffffu;
+    return __uint_as_float((bits + carry) & 0xffff0000u);
+}
+
+// All of bf16 (the gradient is T); runs of 8 elements.
+KERNEL adamw_pure(bf16* p, const T* g, bf16* m, bf16* v, const Step* step, i64 n,
+                  float lr, float keep, float beta1, float beta2, float eps, u64 key) {
+    i64 i = (blockIdx.x * (i64)blockDim.x + threadIdx.x) * 8;
+    if (i >= n) return;
+    bool whole = i + 8 <= n && (((u64)p | (u64)g | (u64)m | (u64)v) & 15) == 0;
+    float P[8], G[8], M[8], V[8];
+    fetch(g, i, n, whole, G);
+    fetch(p, i, n, whole, P);
+    fetch(m, i, n, whole, M);
+    fetch(v, i, n, whole, V);
+    if (step->skipped != 0.f) return;
+    Factors f = factors(*step, lr, keep, beta1, beta2, eps);
+    u32 stream = mix(mix((u32)key ^ step->updates_low) ^ (u32)(key >> 32) ^ step->updates_high);
+    #pragma unroll
+    for (int j = 0; j < 8; j++) {
+        u64 element = i + j;
+        u32 random = mix(mix((u32)element ^ (u32)(element >> 32) * 0x9e3779b9u) ^ stream);
+        advance_fast(f, P[j], G[j], M[j], V[j]);
+        P[j] = stochastic(P[j], random);
+        V[j] = stochastic(V[j], random >> 16);
+    }
+    put(p, i, n, whole, P);
+    put(m, i, n, whole, M);
+    put(v, i, n, whole, V);
+}

@@ -1,0 +1,18 @@
+//! AdamW, the global gradient norm and clipping, on the device that the weights live on.
+//!
+//! One step of an optimizer: [`StepState::begin`] measures the gradients, then [`AdamW::update`] is called
+//! for each weight, and [`StepState::read_back`] tells afterwards what happened. On a GPU all of this is
+//! queued: norm, clip factor and the decision to skip a step whose gradient is not finite stay on the
+//! device, and the host waits only for what it reads back.
+
+mod adamw;
+mod clip;
+mod precision;
+mod rounding;
+mod step;
+
+pub use adamw::{AdamW, Moments};
+pub(crate) use adamw::{Kind, RoundingKey};
+pub use clip::{clip_factor, global_grad_norm};
+pub use precision::Precision;
+pub use step::{StepReadback, StepResult, StepState};

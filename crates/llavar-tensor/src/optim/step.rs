@@ -1,0 +1,219 @@
+//! What the updates of one optimizer step have in common: norm, clip factor, bias corrections.
+
+use super::{AdamW, clip::norm_on_cpu, clip_factor};
+use crate::{
+    Device, Error, Param, Result,
+    cuda::{Readback, ops::DeviceStep},
+};
+
+/// Norm, clip factor and bias corrections of the present step, and the number of updates so far, of one
+/// optimizer. On a GPU they live there: nothing is waited for before [`StepReadback::wait`].
+#[derive(Debug)]
+pub struct StepState {
+    place: Place,
+    begun: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Place {
+    Cpu(CpuStep),
+    Cuda(DeviceStep),
+}
+
+/// The scalars of a step on the CPU.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CpuStep {
+    adamw: AdamW,
+    norm: f32,
+    /// Updates done, the present one included unless it is skipped.
+    pub(super) updates: u64,
+    /// Factor on the gradients, from clipping.
+    pub(super) scale: f32,
+    /// Whether the gradient was not finite: nothing is updated.
+    pub(super) skipped: bool,
+    /// `1 - beta1^updates`.
+    pub(super) correction1: f64,
+    /// `1 - beta2^updates`.
+    pub(super) correction2: f64,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepResult {
+    /// Norm of all gradients together, before clipping.
+    pub norm: f32,
+    /// Updates done so far, this one included unless it was skipped.
+    pub updates: u64,
+    /// Whether the norm was not finite, so that weights and moments stayed as they were.
+    pub skipped: bool,
+}
+
+/// A [`StepResult`] on its way to the host.
+#[derive(Debug)]
+pub struct StepReadback(Pending);
+
+#[derive(Debug)]
+enum Pending {
+    Here(StepResult),
+    Coming(Readback),
+}
+
+impl StepState {
+    /// The state of an optimizer that has done `updates` updates and whose weights live on `device`.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn new(device: &Device, updates: u64, adamw: &AdamW) -> Result<Self> {
+        let place = match device {
+            Device::Cpu => Place::Cpu(CpuStep {
+                adamw: *adamw,
+                norm: 0.0,
+                updates,
+                scale: 1.0,
+                skipped: true,
+                correction1: 1.0,
+                correction2: 1.0,
+            }),
+            Device::Cuda(cuda) => Place::Cuda(DeviceStep::new(cuda, updates, adamw)?),
+        };
+        Ok(Self {
+            place,
+            begun: false,
+        })
+    }
+
+    /// Begins a step: measures the norm of all gradients of `params` together (0 where there are none),
+    /// derives the factor that clips it to `max_norm` ([`clip_factor`]; 0 does not clip) and counts the
+    /// update if the norm is finite. Weights without a gradient count for nothing.
+    ///
+    /// # Errors
+    /// When a gradient lives on another device than this state.
+    pub fn begin<'a>(
+        &mut self,
+        params: impl IntoIterator<Item = &'a Param>,
+        max_norm: f32,
+    ) -> Result<()> {
+        match &mut self.place {
+            Place::Cpu(step) => step.begin(norm_on_cpu(params)?, max_norm),
+            Place::Cuda(step) => step.begin(params, max_norm)?,
+        }
+        self.begun = true;
+        Ok(())
+    }
+
+    /// Asks for what the present step does; on a GPU without waiting for it.
+    ///
+    /// # Errors
+    /// When the device refuses the copy.
+    pub fn read_back(&self) -> Result<StepReadback> {
+        Ok(StepReadback(match &self.place {
+            Place::Cpu(step) => Pending::Here(StepResult {
+                norm: step.norm,
+                updates: step.updates,
+                skipped: step.skipped,
+            }),
+            Place::Cuda(step) => Pending::Coming(step.read_back()?),
+        }))
+    }
+
+    /// The scalars, for an update.
+    pub(super) fn place(&self) -> Result<&Place> {
+        if self.begun {
+            Ok(&self.place)
+        } else {
+            Err(Error::InvalidArgument {
+                op: "adamw",
+                reason: "an update before the step has begun".into(),
+            })
+        }
+    }
+}
+
+impl CpuStep {
+    fn begin(&mut self, norm: f32, max_norm: f32) {
+        self.norm = norm;
+        self.skipped = !norm.is_finite();
+        if self.skipped {
+            return;
+        }
+        self.updates += 1;
+        self.scale = clip_factor(norm, max_norm);
+        // In f64, as torch computes them in Python floats.
+        let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.updates as f64);
+        self.correction1 = correction(self.adamw.beta1);
+        self.correction2 = correction(self.adamw.beta2);
+    }
+}
+
+impl StepReadback {
+    /// Whether the values have arrived.
+    pub fn is_ready(&self) -> bool {
+        match &self.0 {
+            Pending::Here(_) => true,
+            Pending::Coming(readback) => readback.is_ready(),
+        }
+    }
+
+    /// The result, waited for.
+    ///
+    /// # Errors
+    /// When something before it failed on the device.
+    pub fn wait(self) -> Result<StepResult> {
+        match self.0 {
+            Pending::Here(result) => Ok(result),
+            Pending::Coming(readback) => DeviceStep::result(&readback.wait()?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Tensor,
+        optim::{Moments, Precision},
+    };
+
+    #[test]
+    fn a_gradient_that_is_not_finite_changes_nothing_and_is_not_counted() {
+        let adamw = AdamW::default();
+        let params: Vec<Param> = (0..3)
+            .map(|i| Param::new(format!("p{i}"), Tensor::zeros(&[5])))
+            .collect();
+        let mut moments: Vec<Moments> = params
+            .iter()
+            .map(|p| Moments::new(p, Precision::F32).unwrap())
+            .collect();
+        let mut state = StepState::new(&Device::Cpu, 7, &adamw).unwrap();
+        assert!(
+            adamw
+                .update(&params[0], &mut moments[0], 0.1, 0.0, &state)
+                .is_err(),
+            "an update before the beginning"
+        );
+        for (bad, updates) in [(f32::NAN, 7), (f32::NEG_INFINITY, 7), (0.5, 8)] {
+            for (i, param) in params.iter().enumerate().take(2) {
+                param.zero_grad();
+                let fill = |g: &mut [f32], _| {
+                    g.fill(1.0);
+                    g[4] = if i == 1 { bad } else { 1.0 };
+                    Ok(())
+                };
+                param.accumulate(fill).unwrap();
+            }
+            state.begin(&params, 1.0).unwrap();
+            let result = state.read_back().unwrap().wait().unwrap();
+            assert_eq!((result.updates, result.skipped), (updates, updates == 7));
+            assert_eq!(result.norm.is_finite(), !result.skipped);
+            for (param, moments) in params.iter().zip(&mut moments) {
+                adamw.update(param, moments, 0.1, 0.0, &state).unwrap();
+            }
+            let moved = |t: &Tensor| t.to_f32_vec().unwrap().iter().any(|x| *x != 0.0);
+            for i in 0..2 {
+                assert_eq!(moved(&params[i].value()), !result.skipped);
+                assert_eq!(moved(&moments[i].exp_avg_sq), !result.skipped);
+            }
+            assert!(!moved(&params[2].value()), "no gradient, no update");
+        }
+    }
+}
