@@ -17,7 +17,7 @@ use llavar_model::{
     config::{GenerationConfig, ImageAspectRatio, LlmFamily},
     generation::{GenerationOptions, StopReason, generate},
 };
-use llavar_tensor::{Tape, Tensor};
+use llavar_tensor::{DType, Device, Tape, Tensor};
 
 pub use conversation::Conversation;
 pub use error::Error;
@@ -51,7 +51,20 @@ impl Assistant {
     /// # Errors
     /// When the folder's configuration, weights or tokenizer cannot be used.
     pub fn load(folder: &Path, template: Option<TemplateName>) -> Result<Self, Error> {
-        let model = LlavaModel::load(folder)?;
+        Self::load_on(folder, template, &Device::Cpu, DType::F32)
+    }
+
+    /// As [`Assistant::load`] with the weights on a device, in `dtype`.
+    ///
+    /// # Errors
+    /// As [`Assistant::load`], and when the device has no room.
+    pub fn load_on(
+        folder: &Path,
+        template: Option<TemplateName>,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, Error> {
+        let model = LlavaModel::load_on(folder, device, dtype)?;
         let tokenizer = Tokenizer::from_folder(folder)?;
         let generation = GenerationConfig::read(folder).map_err(llavar_model::ModelError::from)?;
         Ok(Self::new(model, tokenizer, template, generation.as_ref()))
@@ -131,9 +144,13 @@ impl Assistant {
             .processor
             .as_ref()
             .ok_or(llavar_model::ModelError::NoVisionTower)?;
-        let pixels = Tensor::from_vec(
-            processor.process(image)?,
+        let square = processor.to_square(image)?;
+        let pixels = Tensor::from_rgb(
+            &square.data,
             &[1, processor.size, processor.size, 3],
+            &processor.levels(),
+            &self.model.device(),
+            self.model.activation_dtype(),
         )?;
         Ok(self
             .model

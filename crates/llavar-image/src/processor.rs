@@ -142,6 +142,16 @@ impl ImageProcessor {
         })
     }
 
+    /// The normalised value of every level of R, G and B: what [`ImageProcessor::normalise_into`] looks up.
+    pub fn levels(&self) -> [[f32; 256]; 3] {
+        std::array::from_fn(|channel| {
+            std::array::from_fn(|level| {
+                let rescaled = (level as f64 * (1.0 / 255.0)) as f32;
+                (rescaled - self.mean[channel]) / self.std[channel]
+            })
+        })
+    }
+
     /// Rescales and normalises RGB bytes into `out`, value by value.
     ///
     /// # Shapes
@@ -162,13 +172,7 @@ impl ImageProcessor {
                 height,
             });
         }
-        let table: [[f32; 256]; 3] = std::array::from_fn(|channel| {
-            std::array::from_fn(|level| {
-                let rescaled = (level as f64 * (1.0 / 255.0)) as f32;
-                (rescaled - self.mean[channel]) / self.std[channel]
-            })
-        });
-        let [red, green, blue] = &table;
+        let [red, green, blue] = &self.levels();
         for (to, from) in out.chunks_exact_mut(3).zip(rgb.data.chunks_exact(3)) {
             to[0] = red[usize::from(from[0])];
             to[1] = green[usize::from(from[1])];

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use llavar_tensor::{DType, Device, Param, Segments, Tape, Tensor, Var, ops::TokenLoss};
+use llavar_tensor::{
+    DType, Device, Param, Segments, Tape, Tensor, Var, ops::TokenLoss, optim::Precision,
+};
 use rayon::prelude::*;
 
 use crate::{
@@ -89,6 +91,18 @@ impl LlavaModel {
         may_be_missing: impl Fn(&str) -> bool,
         seed: u64,
     ) -> Result<Self> {
+        Self::from_sources_placed(config, adapters, sources, may_be_missing, seed, |_| Ok(()))
+    }
+
+    /// As [`LlavaModel::from_sources`]; `place` receives each weight when it is read.
+    fn from_sources_placed(
+        config: ModelConfig,
+        adapters: bool,
+        sources: &[Source<'_>],
+        may_be_missing: impl Fn(&str) -> bool,
+        seed: u64,
+        place: impl Fn(&Param) -> Result<()> + Sync,
+    ) -> Result<Self> {
         let list = parameters(&config, adapters);
         let matched = match_parameters(
             &list,
@@ -105,7 +119,9 @@ impl LlavaModel {
                     Some(located) => read(parameter, located)?,
                     None => initializer.value(parameter)?,
                 };
-                Ok(Param::new(parameter.name.clone(), value))
+                let param = Param::new(parameter.name.clone(), value);
+                place(&param)?;
+                Ok(param)
             })
             .collect::<Result<Vec<_>>>()?;
         let kept = matched
@@ -173,6 +189,39 @@ impl LlavaModel {
     /// [`config::parameters`]; a tied head once, as the embedding.
     pub fn params(&self) -> Vec<Param> {
         self.params.clone()
+    }
+
+    /// Reads a published model folder as [`LlavaModel::load`] does, every weight going to `device` in
+    /// `dtype` as soon as it is read: the model is never whole in main memory.
+    ///
+    /// # Errors
+    /// As [`LlavaModel::load`], and when the device has no room.
+    pub fn load_on(folder: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        let config = ModelConfig::read(folder)?;
+        let files = WeightFiles::open(folder)?;
+        let source = Source {
+            files: &files,
+            role: Role::Model,
+        };
+        let adapters = adapters_present(&files);
+        let place = |param: &Param| Ok(param.to_device(device, dtype, DType::F32)?);
+        Self::from_sources_placed(config, adapters, &[source], |_| false, 0, place)
+    }
+
+    /// Moves all weights to a device, one after the other, in the element types of `precision`; gradients
+    /// are forgotten.
+    ///
+    /// # Errors
+    /// When the device has no room; some weights have moved then.
+    pub fn to_device(&self, device: &Device, precision: Precision) -> Result<()> {
+        for param in &self.params {
+            param.to_device(device, precision.weights(), precision.grads())?;
+        }
+        // What the weights took in main memory is of no more use there.
+        if device.is_cuda() {
+            llavar_tensor::memory::trim();
+        }
+        Ok(())
     }
 
     /// Where its weights are.

@@ -52,6 +52,18 @@ impl Device {
         }
     }
 
+    /// Its name and what it is: `cpu`, or `cuda:0 (NVIDIA H200, 139.8 GiB)`.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Cpu => self.to_string(),
+            Self::Cuda(cuda) => {
+                let info = cuda.info();
+                let gib = info.memory as f64 / (1u64 << 30) as f64;
+                format!("{self} ({}, {gib:.1} GiB)", info.name)
+            }
+        }
+    }
+
     /// Waits until everything that was asked of it is done.
     ///
     /// # Errors

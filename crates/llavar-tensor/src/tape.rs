@@ -41,6 +41,15 @@ impl Var {
         self.id.is_some()
     }
 
+    /// Where a gradient for it goes, and its shape, without the value: what a backward pass holds that does
+    /// not need the value, so that its memory is not kept for nothing.
+    pub(crate) fn without_value(&self) -> Self {
+        Self {
+            value: Tensor::hollow(self.value.shape()),
+            id: self.id,
+        }
+    }
+
     /// The value without its history.
     pub fn detach(&self) -> Self {
         Self::constant(self.value.clone())

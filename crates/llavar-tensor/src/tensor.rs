@@ -139,6 +139,15 @@ impl Tensor {
         f32::wrap(Buffer::zeros(shape.iter().product()), shape.to_vec())
     }
 
+    /// A shape without elements: whoever asks for them gets an error.
+    pub(crate) fn hollow(shape: &[usize]) -> Self {
+        Self {
+            storage: Arc::new(Storage::F32(Vec::new().into())),
+            offset: 0,
+            shape: shape.to_vec(),
+        }
+    }
+
     /// One f32 value.
     pub fn scalar(value: f32) -> Self {
         f32::wrap(vec![value].into(), Vec::new())

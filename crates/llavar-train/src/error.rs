@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::recipe::Problem;
+use crate::{MemoryPlan, recipe::Problem};
 
 /// Boxed cause from another crate.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -143,6 +143,16 @@ pub enum TrainError {
         /// The last one.
         source: Box<SampleFault>,
     },
+    /// The GPU's memory does not suffice.
+    #[error("{source}; the plan was: {plan}")]
+    OutOfMemory {
+        /// What was expected.
+        plan: Box<MemoryPlan>,
+        /// What to change.
+        advice: String,
+        /// What could not be had.
+        source: llavar_tensor::Error,
+    },
     /// A worker thread ended without a result.
     #[error("the data worker threads ended early; this is a bug of the program")]
     Workers,
@@ -213,6 +223,20 @@ impl TrainError {
             source: Box::new(source),
         }
     }
+}
+
+/// The engine's word that a GPU has no room, wherever it is in an error of the model.
+pub(crate) fn out_of_memory(error: &TrainError) -> Option<&llavar_tensor::Error> {
+    use llavar_model::ModelError;
+    let found = match error {
+        TrainError::Tensor(error) => error,
+        TrainError::Model { source, .. } => match source.downcast_ref::<ModelError>()? {
+            ModelError::Tensor(error) => error,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    matches!(found, llavar_tensor::Error::OutOfMemory { .. }).then_some(found)
 }
 
 /// Looks for the system's word for "no space" anywhere in a chain of causes.

@@ -31,6 +31,7 @@
 pub mod checkpoint;
 mod data;
 mod error;
+mod lazy;
 mod memory_plan;
 mod observer;
 mod optimizer;

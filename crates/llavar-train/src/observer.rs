@@ -21,6 +21,10 @@ pub struct RunInfo {
     pub parameters: usize,
     /// Weights that train, elements.
     pub trainable_parameters: usize,
+    /// Where it trains, and in which element types: `cuda:0 (NAME, 140 GiB), bf16`.
+    pub device: String,
+    /// Why no GPU is used, where one was looked for; or why not in bf16.
+    pub device_note: Option<String>,
     /// Estimated memory.
     pub memory: MemoryPlan,
     /// The checkpoint from which the run goes on.
@@ -54,9 +58,9 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Images a second.
     pub images_per_second: f64,
-    /// Share of the step spent waiting for data, percent.
+    /// Share of the step in which the device had nothing to do because data were not ready, percent.
     pub data_wait_percent: f64,
-    /// Largest memory held by tensors since the start of the run, bytes.
+    /// Largest memory held by tensors since the start of the run, bytes, where the model trains.
     pub tensor_peak_bytes: usize,
     /// Resident memory of the process, bytes; null where the system does not tell.
     pub resident_bytes: Option<usize>,
@@ -67,6 +71,9 @@ pub struct StepReport {
 }
 
 /// Receives what happens in a run. Every method does nothing by default.
+///
+/// On a GPU a step is queued whole and its report comes while the next one is under way; every step is
+/// reported once, in order, and before a checkpoint is written all of them are.
 pub trait Observer {
     /// Before the first step.
     fn on_start(&mut self, _info: &RunInfo) {}
@@ -83,6 +90,14 @@ pub trait Observer {
 pub struct Silent;
 
 impl Observer for Silent {}
+
+/// Main memory that new work can have, bytes, where `/proc` tells.
+pub(crate) fn available_bytes() -> Option<usize> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
 
 /// Resident memory of this process, bytes, where `/proc` tells.
 pub(crate) fn resident_bytes() -> Option<usize> {

@@ -4,6 +4,7 @@ use std::io::{Error as IoError, ErrorKind};
 
 use llavar_image::ImageError;
 use llavar_model::{ModelError, config::ConfigError, weights::WeightsError};
+use llavar_tensor::Error as TensorError;
 
 use crate::failure::{Class, Failure};
 
@@ -50,6 +51,9 @@ fn of_model(error: &ModelError) -> Option<&'static str> {
             _ => "copy or download the file again",
         },
         ModelError::Save(_) => "check free space and permissions",
+        ModelError::Tensor(TensorError::OutOfMemory { .. }) => {
+            "free the GPU, use `--dtype bf16`, or `--device cpu`"
+        }
         ModelError::Config(config) => return of_config(config),
         _ => return None,
     })
@@ -83,6 +87,7 @@ impl From<ModelError> for Failure {
     fn from(error: ModelError) -> Self {
         let class = match &error {
             ModelError::Save(_) => Class::Resource,
+            ModelError::Tensor(TensorError::OutOfMemory { .. }) => Class::Resource,
             ModelError::GenerationOption { .. } => Class::Usage,
             _ => Class::Data,
         };
@@ -141,6 +146,10 @@ impl From<llavar_train::TrainError> for Failure {
         use llavar_train::TrainError as E;
         match error {
             E::Data(error) => return error.into(),
+            E::OutOfMemory { ref advice, .. } => {
+                let advice = advice.clone();
+                return Self::new(Class::Resource, error).hint(advice);
+            }
             error if error.is_disk_full() => return Self::new(Class::Resource, error),
             _ => {}
         }

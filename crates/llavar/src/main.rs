@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod device;
 mod failure;
 mod faults;
 mod hints;

@@ -1,7 +1,7 @@
 //! Parity with the reference: every folder of reference values is walked, none is named here.
 
 // The permission for tests does not reach the helpers beside them.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod fixture;
 
@@ -19,10 +19,37 @@ use llavar_tensor::{
 };
 use serde_json::Value;
 
-const STAGE: f64 = 1e-4;
-const LOSS: f64 = 1e-5;
-const GRADIENT: f64 = 1e-3;
-const STEP: f64 = 1e-4;
+/// Where and how near.
+struct Case {
+    device: Device,
+    stage: f64,
+    loss: f64,
+    gradient: f64,
+    step: f64,
+}
+
+/// On the CPU, which is what the tolerances were set for.
+fn on_cpu() -> Case {
+    Case {
+        device: Device::Cpu,
+        stage: 1e-4,
+        loss: 1e-5,
+        gradient: 1e-3,
+        step: 1e-4,
+    }
+}
+
+/// On a GPU in f32, whose products add up in another order.
+fn on_gpu() -> Case {
+    Case {
+        device: Device::cuda(0).unwrap(),
+        stage: 1e-3,
+        loss: 1e-3,
+        gradient: 1e-3,
+        step: 1e-3,
+    }
+}
+
 /// Gradients below this part of the whole gradient are rounding noise in the reference too: those of
 /// CLIP's key biases are zero in exact arithmetic, because they add the same to all scores of a query.
 const NOISE: f64 = 1e-5;
@@ -30,13 +57,26 @@ const NOISE: f64 = 1e-5;
 #[test]
 fn stages_logits_loss_gradients_training_and_answers_agree_with_the_reference() {
     let test = "stages_logits_loss_gradients_training_and_answers_agree_with_the_reference";
-    let Some(root) = shared(test) else { return };
-    let folders = folders_with(&root, "io.safetensors");
+    if let Some(root) = shared(test) {
+        agree_with_the_reference(&root, &on_cpu());
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn cuda_stages_logits_loss_gradients_training_and_answers_agree_with_the_reference() {
+    let root = shared("cuda_stages").expect("LLAVAR_SHARED not found");
+    agree_with_the_reference(&root, &on_gpu());
+}
+
+fn agree_with_the_reference(root: &Path, case: &Case) {
+    let folders = folders_with(root, "io.safetensors");
     assert!(!folders.is_empty(), "no folder has io.safetensors");
     for folder in folders {
         println!("{}", folder.display());
         let mut report = Report::default();
         let model = LlavaModel::load(&folder).unwrap();
+        model.to_device(&case.device, Precision::F32).unwrap();
         let io = Reference::open(&folder.join("io.safetensors"));
         let train: Value =
             serde_json::from_slice(&std::fs::read(folder.join("train.json")).unwrap()).unwrap();
@@ -55,7 +95,7 @@ fn stages_logits_loss_gradients_training_and_answers_agree_with_the_reference() 
             1e-6,
         );
 
-        forward(&model, &batch, &io, &mut report);
+        forward(&model, &batch, &io, case, &mut report);
         answers(&model, &batch, &io);
         let trained = train["stage"] == "pretrain";
         for param in model.params() {
@@ -64,14 +104,14 @@ fn stages_logits_loss_gradients_training_and_answers_agree_with_the_reference() 
                 .any(|p| param.name().contains(p));
             param.set_requires_grad(!trained || in_stage_1);
         }
-        gradients(&model, &batch, &folder, &train, &mut report);
-        training(&model, &batch, &train, &mut report);
+        gradients(&model, &batch, &folder, &train, case, &mut report);
+        training(&model, &batch, &train, case, &mut report);
         report.print(&folder);
     }
 }
 
 /// Stages of the tower, logits and loss in both layouts.
-fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, report: &mut Report) {
+fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, case: &Case, report: &mut Report) {
     let tape = Tape::inference();
     let names = io.names();
     let n = model.tokens_per_image().unwrap();
@@ -87,7 +127,7 @@ fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, report: &mut Repor
                     (shape, want)
                 };
                 let got = like_reference(value.value(), &shape, name.starts_with("slow."));
-                report.check("stage", name, distance(&got, &want), STAGE);
+                report.check("stage", name, distance(&got, &want), case.stage);
                 seen += 1;
             }
         })
@@ -117,7 +157,7 @@ fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, report: &mut Repor
             .hidden(&tape, &ids, &segments, features.as_ref(), false)
             .unwrap();
         let logits = model.logits(&tape, &hidden).unwrap();
-        let logits = logits.value().data::<f32>().unwrap();
+        let logits = logits.value().to_f32_vec().unwrap();
         for (row, range) in segments.ranges().enumerate() {
             let valid = batch.ids[row].len();
             let row_logits = &logits[range.start * vocab..(range.start + valid) * vocab];
@@ -130,7 +170,7 @@ fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, report: &mut Repor
                 "logits",
                 &what,
                 distance(&row_logits[first * vocab..], want),
-                STAGE,
+                case.stage,
             );
             let got: Vec<f32> = row_logits
                 .chunks_exact(vocab)
@@ -141,7 +181,7 @@ fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, report: &mut Repor
                 "logits",
                 &format!("{what} sums"),
                 distance(&got, want),
-                STAGE,
+                case.stage,
             );
         }
         let loss = model
@@ -149,7 +189,7 @@ fn forward(model: &LlavaModel, batch: &Batch, io: &Reference, report: &mut Repor
             .loss(&tape, &hidden, &labels, &segments)
             .unwrap();
         let mean = f64::from(loss.sum.value().item().unwrap()) / loss.count as f64;
-        report.check("loss", layout, (mean / want_loss - 1.0).abs(), LOSS);
+        report.check("loss", layout, (mean / want_loss - 1.0).abs(), case.loss);
     }
 }
 
@@ -165,7 +205,7 @@ fn without_class_token(shape: &[usize], want: &[f32]) -> (Vec<usize>, Vec<f32>) 
 
 /// The part of a stage's output that the reference keeps: maps as `[B, C, H, W]`, possibly cut.
 fn like_reference(value: &Tensor, shape: &[usize], is_map: bool) -> Vec<f32> {
-    let data = value.data::<f32>().unwrap();
+    let data = value.to_f32_vec().unwrap();
     let own = value.shape();
     let mut out = Vec::new();
     if is_map {
@@ -229,7 +269,14 @@ fn answers(model: &LlavaModel, batch: &Batch, io: &Reference) {
 }
 
 /// Every gradient in both layouts, with recomputation in one of them.
-fn gradients(model: &LlavaModel, batch: &Batch, folder: &Path, train: &Value, report: &mut Report) {
+fn gradients(
+    model: &LlavaModel,
+    batch: &Batch,
+    folder: &Path,
+    train: &Value,
+    case: &Case,
+    report: &mut Report,
+) {
     let reference = Reference::open(&folder.join("grads.safetensors"));
     let names = reference.names();
     let squares = |name: &String| {
@@ -252,13 +299,13 @@ fn gradients(model: &LlavaModel, batch: &Batch, folder: &Path, train: &Value, re
                         if padded { "padded" } else { "packed" }
                     );
                     let want = reference.floats(param.name());
-                    let mut deviation = distance(grad.data().unwrap(), &want);
-                    if deviation > GRADIENT {
+                    let mut deviation = distance(&grad.to_f32_vec().unwrap(), &want);
+                    if deviation > case.gradient {
                         let norm = |x: &[f32]| distance(x, &vec![0.0; x.len()]);
                         let ratio = norm(&want) / overall;
                         deviation *= (ratio / NOISE).min(1.0);
                     }
-                    report.check("gradient", &what, deviation, GRADIENT);
+                    report.check("gradient", &what, deviation, case.gradient);
                 }
                 (None, false) => {}
                 (got, _) => panic!(
@@ -306,14 +353,14 @@ fn backward(model: &LlavaModel, batch: &Batch, padded: bool, checkpoint: bool) -
 }
 
 /// The training steps of `train.json`, in the packed layout with recomputation.
-fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Report) {
+fn training(model: &LlavaModel, batch: &Batch, train: &Value, case: &Case, report: &mut Report) {
     let params: Vec<Param> = model
         .params()
         .into_iter()
         .filter(Param::requires_grad)
         .collect();
     let adamw = AdamW::default();
-    let mut state = StepState::new(&Device::Cpu, 0, &adamw).unwrap();
+    let mut state = StepState::new(&case.device, 0, &adamw).unwrap();
     let mut moments: Vec<Moments> = params
         .iter()
         .map(|p| Moments::new(p, Precision::F32).unwrap())
@@ -327,7 +374,7 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Repor
             "step loss",
             &what,
             (loss / number(&step["loss"]) - 1.0).abs(),
-            STEP,
+            case.step,
         );
         state.begin(&params, 1.0).unwrap();
         let norm = f64::from(state.read_back().unwrap().wait().unwrap().norm);
@@ -335,7 +382,7 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Repor
             "step norm",
             &what,
             (norm / number(&step["grad_norm"]) - 1.0).abs(),
-            GRADIENT,
+            case.gradient,
         );
         for (param, moments) in params.iter().zip(&mut moments) {
             let lr = number(&step["lr"]) as f32;
@@ -365,7 +412,7 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Repor
         "step loss",
         "after the last",
         (mean / number(&train["final_loss"]) - 1.0).abs(),
-        STEP,
+        case.step,
     );
     for param in &params {
         let Some(want) = train["final_l2"].get(param.name()).map(number) else {
@@ -373,7 +420,7 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Repor
         };
         let got = param
             .value()
-            .data::<f32>()
+            .to_f32_vec()
             .unwrap()
             .iter()
             .map(|x| f64::from(*x).powi(2))
@@ -384,7 +431,7 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, report: &mut Repor
         } else {
             (got / want - 1.0).abs()
         };
-        report.check("final norm", param.name(), deviation, STEP);
+        report.check("final norm", param.name(), deviation, case.step);
     }
 }
 
@@ -405,13 +452,24 @@ fn decays(name: &str, family: LlmFamily) -> bool {
 
 #[test]
 fn a_trained_language_model_continues_as_published() {
-    let Some(root) = shared("a_trained_language_model_continues_as_published") else {
-        return;
-    };
-    let folders = folders_with(&root, "greedy.json");
+    if let Some(root) = shared("a_trained_language_model_continues_as_published") {
+        continues_as_published(&root, &Device::Cpu);
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn cuda_a_trained_language_model_continues_as_published() {
+    let root = shared("cuda_continues").expect("LLAVAR_SHARED not found");
+    continues_as_published(&root, &Device::cuda(0).unwrap());
+}
+
+fn continues_as_published(root: &Path, device: &Device) {
+    let folders = folders_with(root, "greedy.json");
     assert!(!folders.is_empty(), "no folder has greedy.json");
     for folder in folders {
         let model = LlavaModel::load(&folder).unwrap();
+        model.to_device(device, Precision::F32).unwrap();
         let text = std::fs::read(folder.join("greedy.json")).unwrap();
         let greedy: Value = serde_json::from_slice(&text).unwrap();
         let want: Vec<u32> = greedy["tokens"]
@@ -447,7 +505,7 @@ fn a_trained_language_model_continues_as_published() {
         let vocab = model.config.llm.vocab_size;
         for (t, row) in logits
             .value()
-            .data::<f32>()
+            .to_f32_vec()
             .unwrap()
             .chunks_exact(vocab)
             .enumerate()

@@ -30,7 +30,7 @@ impl Tape {
         if !self.needs_grad(&[a, b], &[]) {
             return Ok(Var::constant(out));
         }
-        let (a, b) = (a.clone(), b.clone());
+        let (a, b) = (a.without_value(), b.without_value());
         Ok(self.record(out, move |dy, grads| {
             grads.add(&a, dy.clone())?;
             grads.add(&b, dy)
@@ -46,7 +46,7 @@ impl Tape {
         if !self.needs_grad(&[x], &[]) {
             return Ok(Var::constant(out));
         }
-        let x = x.clone();
+        let x = x.without_value();
         Ok(self.record(out, move |dy, grads| grads.add(&x, dy.reshape(x.shape())?)))
     }
 
@@ -81,7 +81,7 @@ impl Tape {
         if !self.needs_grad(&[a, b], &[]) {
             return Ok(Var::constant(out));
         }
-        let (a, b) = (a.clone(), b.clone());
+        let (a, b) = (a.without_value(), b.without_value());
         Ok(self.record(out, move |dy, grads| {
             let dy = dy.data::<f32>()?;
             let part = |from: usize, to: usize| -> Vec<f32> {

@@ -47,7 +47,7 @@ impl Tape {
         if !self.needs_grad(&[x], &[]) {
             return Ok(Var::constant(out));
         }
-        let x = x.clone();
+        let x = x.without_value();
         Ok(self.record(out, move |dy, grads| {
             if let Some(cuda) = dy.cuda() {
                 return grads.add(&x, cuda::ops::narrow_backward(cuda, &dy, x.shape(), start)?);
@@ -94,7 +94,7 @@ impl Tape {
         if !self.needs_grad(&[x, y], &[]) {
             return Ok(Var::constant(out));
         }
-        let (x, y) = (x.clone(), y.clone());
+        let (x, y) = (x.without_value(), y.without_value());
         Ok(self.record(out, move |dy, grads| {
             if y.requires_grad() {
                 let mut sum = Buffer::<f32>::unspecified(each);

@@ -93,8 +93,14 @@ impl Tape {
         if !needs_grad {
             return Ok(Var::constant(out));
         }
-        let (x, weight, bias, residual) =
-            (x.clone(), weight.clone(), bias.cloned(), residual.cloned());
+        // A frozen weight needs no gradient, and its input is not kept for one.
+        let x = if weight.requires_grad() {
+            x.clone()
+        } else {
+            x.without_value()
+        };
+        let (weight, bias) = (weight.clone(), bias.cloned());
+        let residual = residual.map(Var::without_value);
         Ok(self.record(out, move |dy, grads| {
             let g = dy.data::<f32>()?;
             if let Some(bias) = bias.filter(Param::requires_grad) {

@@ -39,7 +39,7 @@ impl Tape {
         if !self.needs_grad(&[x], &[]) {
             return Ok(Var::constant(out));
         }
-        let x = x.clone();
+        let x = x.without_value();
         Ok(self.record(out, move |dy, grads| {
             let g = dy.data::<f32>()?;
             let mut dx = Buffer::<f32>::unspecified(batch * n * c);

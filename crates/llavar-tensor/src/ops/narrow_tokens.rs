@@ -45,7 +45,7 @@ impl Tape {
         if !self.needs_grad(&[x], &[]) {
             return Ok(Var::constant(out));
         }
-        let x = x.clone();
+        let x = x.without_value();
         Ok(self.record(out, move |dy, grads| {
             let dx = match dy.cuda() {
                 Some(cuda) => cuda::ops::widen_tokens(cuda, &dy, span)?,

@@ -295,7 +295,7 @@ impl Tape {
         if !self.needs_grad(&[x], &[]) {
             return Ok(Var::constant(now));
         }
-        let (x, plan) = (x.clone(), plan.clone());
+        let (x, plan) = (x.without_value(), plan.clone());
         Ok(self.record(now, move |dy, grads| {
             let [rows, columns] = &plan.axes;
             let mut now = dy;

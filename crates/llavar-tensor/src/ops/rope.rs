@@ -188,7 +188,7 @@ impl Tape {
         if !self.needs_grad(&[x], &[]) {
             return Ok(Var::constant(out));
         }
-        let (x, table, positions) = (x.clone(), table.clone(), positions.to_vec());
+        let (x, table, positions) = (x.without_value(), table.clone(), positions.to_vec());
         Ok(self.record(out, move |dy, grads| {
             let mut dx = Buffer::<f32>::unspecified(tokens * width);
             let dy = dy.data::<f32>()?;
@@ -242,7 +242,7 @@ impl Tape {
             let [q, k, v] = outputs.map(Var::constant);
             return Ok((q, k, v));
         }
-        let (qkv, table, positions) = (qkv.clone(), table.clone(), positions.to_vec());
+        let (qkv, table, positions) = (qkv.without_value(), table.clone(), positions.to_vec());
         let vars = self.record_many(outputs.to_vec(), move |incoming, grads| {
             // An output that nobody used has no gradient: its part is zero.
             let mut parts = [None; 3];

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! RUN/checkpoints/step-00000500/
-//!   model/                 HF folder, f32
-//!   optimizer.safetensors  moments
+//!   model/                 HF folder, f32: the master weights of a run that computes with rounded ones
+//!   optimizer.safetensors  moments, in the element type that they have in the run
 //!   state.json             position of the run
 //!   recipe.toml            resolved recipe
 //!   manifest.json          length and checksum of every file

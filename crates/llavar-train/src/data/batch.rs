@@ -5,7 +5,7 @@ use llavar_data::{
     packing::{PackedBatch, PaddedBatch},
 };
 use llavar_image::ImageProcessor;
-use llavar_tensor::{Segments, Tensor};
+use llavar_tensor::{DType, Device, PixelLevels, Segments, Tensor};
 
 use super::Prepared;
 use crate::{TrainError, recipe::Layout};
@@ -13,15 +13,13 @@ use crate::{TrainError, recipe::Layout};
 /// One micro-batch.
 ///
 /// # Shapes
-/// `ids`, `labels`: `[T]`, images expanded; `pixels`: `[images, S, S, 3]`.
+/// `ids`, `labels`: `[T]`, images expanded.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) ids: Vec<i32>,
     pub(crate) labels: Vec<i32>,
     pub(crate) segments: Segments,
-    pub(crate) pixels: Option<Tensor>,
-    /// Images in it.
-    pub(crate) images: usize,
+    pub(crate) pictures: Option<Pictures>,
     /// Tokens whose prediction counts.
     pub(crate) supervised: usize,
     /// Tokens without padding.
@@ -59,36 +57,58 @@ impl Batch {
             }
         }
         let supervised = labels.iter().filter(|&&l| l != IGNORE_INDEX).count();
-        let (pixels, images) = pixels(samples, processor)?;
         Ok(Self {
             ids: ids.into_iter().map(|id| id as i32).collect(),
             labels: labels.into_iter().map(|l| l as i32).collect(),
             segments,
-            pixels,
-            images,
+            pictures: processor.and_then(|processor| Pictures::new(samples, processor)),
             supervised,
             tokens,
         })
     }
+
+    /// Pictures in it.
+    pub(crate) fn images(&self) -> usize {
+        self.pictures.as_ref().map_or(0, |p| p.count)
+    }
 }
 
-fn pixels(
-    samples: &[Prepared],
-    processor: Option<&ImageProcessor>,
-) -> Result<(Option<Tensor>, usize), TrainError> {
-    let images: Vec<_> = samples.iter().flat_map(|s| &s.images).collect();
-    let Some(processor) = processor.filter(|_| !images.is_empty()) else {
-        return Ok((None, 0));
-    };
-    let size = processor.size;
-    let mut tensor = Tensor::zeros(&[images.len(), size, size, 3]);
-    let out = tensor.data_mut::<f32>()?;
-    for (out, image) in out.chunks_exact_mut(processor.output_len()).zip(&images) {
-        // The pictures were made by this very processor, so only a bug can fail here.
-        let fit = processor.normalise_into(image, out);
-        fit.map_err(|e| TrainError::model(None, e))?;
+/// The pictures of a micro-batch side by side, as bytes: a quarter of the room of floats, and of what goes
+/// to a GPU.
+#[derive(Debug)]
+pub(crate) struct Pictures {
+    rgb: Vec<u8>,
+    count: usize,
+    size: usize,
+    levels: Box<PixelLevels>,
+}
+
+impl Pictures {
+    fn new(samples: &[Prepared], processor: &ImageProcessor) -> Option<Self> {
+        let images: Vec<_> = samples.iter().flat_map(|s| &s.images).collect();
+        let mut rgb = Vec::with_capacity(images.len() * processor.output_len());
+        for image in &images {
+            rgb.extend_from_slice(&image.data);
+        }
+        (!images.is_empty()).then(|| Self {
+            rgb,
+            count: images.len(),
+            size: processor.size,
+            levels: Box::new(processor.levels()),
+        })
     }
-    Ok((Some(tensor), images.len()))
+
+    /// The normalised pixels, `[images, S, S, 3]`.
+    pub(crate) fn pixels(&self, device: &Device, dtype: DType) -> Result<Tensor, TrainError> {
+        let shape = [self.count, self.size, self.size, 3];
+        Ok(Tensor::from_rgb(
+            &self.rgb,
+            &shape,
+            &self.levels,
+            device,
+            dtype,
+        )?)
+    }
 }
 
 /// Cuts the samples of a step into micro-batches of at most `max_tokens` tokens, in order; a longer

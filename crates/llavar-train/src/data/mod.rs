@@ -2,12 +2,14 @@
 
 mod batch;
 mod cache;
+mod feed;
 mod loader;
 mod order;
 mod quarantine;
 mod source;
 
 pub(crate) use batch::{Batch, split_by_tokens};
+pub(crate) use feed::{Cut, Feed, Item};
 pub(crate) use loader::Loader;
 pub(crate) use order::Orders;
 pub(crate) use quarantine::Quarantine;

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 pub use named::{NAMED_RECIPES, NamedRecipe};
 pub use sections::{
-    DataSection, Layout, LogSection, LossWeighting, LrSchedulerType, ModelSection, OnBadSample,
-    OnSaveError, Paths, Stage, TrainSection,
+    DataSection, GradientCheckpointing, Layout, LogSection, LossWeighting, LrSchedulerType,
+    ModelSection, OnBadSample, OnSaveError, Paths, PrecisionName, Stage, TrainSection,
 };
 pub use validate::Problem;
 pub(crate) use validate::recipe_list;
@@ -118,7 +118,7 @@ impl Recipe {
     /// hold, which the checkpoint checks itself.
     pub(crate) fn changed_keys(&self, other: &Self) -> Vec<String> {
         /// Keys that do not change what is computed.
-        const FREE: [&str; 12] = [
+        const FREE: [&str; 13] = [
             "model.model_name_or_path",
             "model.pretrain_mm_mlp_adapter",
             "data.data_path",
@@ -126,6 +126,7 @@ impl Recipe {
             "data.dataloader_num_workers",
             "data.prefetch_bytes",
             "data.image_cache_bytes",
+            "train.device",
             "train.save_steps",
             "train.save_total_limit",
             "train.on_save_error",

@@ -1,6 +1,7 @@
 //! The sections of a recipe. Names are the flags of LLaVA and of the transformers' trainer where those
 //! have one; values are in their units.
 
+use llavar_tensor::optim::Precision;
 use serde::{Deserialize, Serialize};
 
 /// Which of the two training stages runs (spec 6.1).
@@ -168,6 +169,93 @@ pub enum OnSaveError {
     Continue,
 }
 
+/// Which layers keep their activations from the forward to the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawCheckpointing", into = "RawCheckpointing")]
+pub enum GradientCheckpointing {
+    /// None of them (`true`), or all (`false`).
+    Switch(bool),
+    /// So many, counted from the end of the forward pass.
+    Keep(usize),
+    /// As many as the memory plan says fit.
+    Auto,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum RawCheckpointing {
+    Switch(bool),
+    Keep(i64),
+    Word(String),
+}
+
+impl TryFrom<RawCheckpointing> for GradientCheckpointing {
+    type Error = String;
+
+    fn try_from(raw: RawCheckpointing) -> Result<Self, String> {
+        let wrong = |value: String| {
+            format!(
+                "gradient_checkpointing = {value}, allowed: true, false, \"auto\", or the number of layers that \
+                 keep their activations"
+            )
+        };
+        match raw {
+            RawCheckpointing::Switch(on) => Ok(Self::Switch(on)),
+            RawCheckpointing::Keep(count) => usize::try_from(count)
+                .map(Self::Keep)
+                .map_err(|_| wrong(count.to_string())),
+            RawCheckpointing::Word(word) if word == "auto" => Ok(Self::Auto),
+            RawCheckpointing::Word(word) => Err(wrong(word)),
+        }
+    }
+}
+
+impl From<GradientCheckpointing> for RawCheckpointing {
+    fn from(value: GradientCheckpointing) -> Self {
+        match value {
+            GradientCheckpointing::Switch(on) => Self::Switch(on),
+            GradientCheckpointing::Keep(count) => {
+                Self::Keep(i64::try_from(count).unwrap_or(i64::MAX))
+            }
+            GradientCheckpointing::Auto => Self::Word("auto".into()),
+        }
+    }
+}
+
+/// Element types of weights, gradients and moments, as a recipe names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PrecisionName {
+    /// All f32.
+    #[serde(rename = "f32")]
+    F32,
+    /// Weights bf16; gradients, moments and master weights f32.
+    #[serde(rename = "bf16")]
+    Bf16,
+    /// All bf16.
+    #[serde(rename = "bf16-pure")]
+    Bf16Pure,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::F32 => Self::F32,
+            PrecisionName::Bf16 => Self::MixedBf16,
+            PrecisionName::Bf16Pure => Self::PureBf16,
+        }
+    }
+}
+
+impl From<Precision> for PrecisionName {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::MixedBf16 => Self::Bf16,
+            Precision::PureBf16 => Self::Bf16Pure,
+        }
+    }
+}
+
 /// `[train]`: the optimisation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -213,8 +301,15 @@ pub struct TrainSection {
     pub loss_weighting: LossWeighting,
     /// Layout of a micro-batch.
     pub layout: Layout,
-    /// Recompute activations in the backward pass.
-    pub gradient_checkpointing: bool,
+    /// Which activations are computed again in the backward pass: `true` all, `false` none, a number: all
+    /// but those of so many layers (language model first, then the towers), `auto`: as few as the memory
+    /// plan allows.
+    pub gradient_checkpointing: GradientCheckpointing,
+    /// `auto` (the first GPU that can be used, else the CPU), `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// `f32`, `bf16` (with f32 gradients, moments and master weights) or `bf16-pure`; None: `bf16` on a GPU,
+    /// `f32` on the CPU, which has nothing else.
+    pub precision: Option<PrecisionName>,
     /// Steps between checkpoints; 0 saves only at the end and when interrupted.
     pub save_steps: u64,
     /// Checkpoints kept; 0 keeps all.
@@ -255,7 +350,9 @@ impl Default for TrainSection {
             model_max_length: 2048,
             loss_weighting: LossWeighting::Token,
             layout: Layout::Packed,
-            gradient_checkpointing: true,
+            gradient_checkpointing: GradientCheckpointing::Switch(true),
+            device: "auto".into(),
+            precision: None,
             save_steps: 500,
             save_total_limit: 2,
             on_save_error: OnSaveError::Stop,

@@ -158,3 +158,36 @@ fn changed_keys_are_those_that_change_the_result() {
     keys.sort();
     assert_eq!(keys, ["train.mm_projector_lr", "train.seed"]);
 }
+
+#[test]
+fn checkpointing_device_and_precision_take_their_words_and_no_others() {
+    let resolve = |set: &str| Recipe::resolve("nano-sft", &sets(&[set]));
+    for (set, want) in [
+        ("true", GradientCheckpointing::Switch(true)),
+        ("false", GradientCheckpointing::Switch(false)),
+        ("7", GradientCheckpointing::Keep(7)),
+        ("auto", GradientCheckpointing::Auto),
+    ] {
+        let recipe = resolve(&format!("gradient_checkpointing={set}")).unwrap();
+        assert_eq!(recipe.train.gradient_checkpointing, want);
+        let again = Recipe::from_toml("again", &recipe.to_toml().unwrap(), &[]).unwrap();
+        assert_eq!(recipe, again, "{set}");
+    }
+    for (set, word) in [
+        ("gradient_checkpointing=some", "\"auto\""),
+        ("gradient_checkpointing=-1", "\"auto\""),
+        ("precision=fp16", "bf16-pure"),
+        ("train.device=gpu", "cuda:N"),
+    ] {
+        let error = crate::error::chain(&resolve(set).unwrap_err());
+        assert!(error.contains(word), "{set}: {error}");
+    }
+    let recipe = resolve("precision=bf16-pure").unwrap();
+    assert_eq!(recipe.train.precision, Some(PrecisionName::Bf16Pure));
+    let other = resolve("train.device=cuda:1").unwrap();
+    assert!(
+        other
+            .changed_keys(&resolve("train.device=cpu").unwrap())
+            .is_empty()
+    );
+}

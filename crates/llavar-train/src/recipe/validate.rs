@@ -147,6 +147,12 @@ impl Recipe {
             &t.warmup_steps,
             "0 with lr_scheduler_type = \"constant\" (use \"constant_with_warmup\")",
         );
+        check(
+            t.device.parse::<llavar_tensor::DeviceKind>().is_ok(),
+            "train.device",
+            &t.device,
+            "auto, cpu, cuda, cuda:N",
+        );
         let m = &self.model;
         let template: Result<llavar_data::TemplateName, _> = m.version.parse();
         check(

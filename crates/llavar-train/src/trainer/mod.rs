@@ -1,5 +1,6 @@
 //! `Trainer`: a run from its first step to its model folder.
 
+mod device;
 mod model;
 mod open;
 #[cfg(test)]
@@ -14,16 +15,16 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Instant,
 };
 
+use device::Place;
 use llavar_model::LlavaModel;
+use step::Pipeline;
 
 use crate::{
-    MemoryPlan, Observer, Recipe, RunInfo, TrainError,
+    Observer, Recipe, RunInfo, TrainError,
     checkpoint::{Store, TrainState},
-    data::{Loader, Orders, Quarantine, SampleSource},
-    memory_plan::activation_bytes,
+    data::{Cut, Feed, Loader, Orders, Quarantine, SampleSource},
     optimizer::Optimizer,
     run_log::RunLog,
     schedule::{Schedule, StepPlan},
@@ -76,6 +77,7 @@ pub struct Trainer {
     source: Arc<SampleSource>,
     orders: Arc<Orders>,
     optimizer: Optimizer,
+    place: Place,
     plan: StepPlan,
     schedule: Schedule,
     state: TrainState,
@@ -139,34 +141,11 @@ impl Trainer {
             samples: self.orders.epoch_len(),
             parameters: self.model.params().iter().map(|p| p.numel()).sum(),
             trainable_parameters: self.optimizer.numel(),
+            device: self.place.describe(),
+            device_note: self.place.note.clone(),
             memory: self.memory_plan(),
             resumed_from: self.resumed_from.clone(),
             warnings: self.warnings.clone(),
-        }
-    }
-
-    /// Estimated memory. A micro-batch is taken as full: the samples of the recipe, each of an image and
-    /// a quarter of the longest text, or its token budget.
-    pub fn memory_plan(&self) -> MemoryPlan {
-        let (train, data) = (&self.recipe.train, &self.recipe.data);
-        let elements: usize = self.model.params().iter().map(|p| p.numel()).sum();
-        let trainable = self.optimizer.numel();
-        let image_tokens = self.model.tokens_per_image().unwrap_or(0);
-        let samples = train
-            .per_device_train_batch_size
-            .min(self.orders.epoch_len());
-        let tokens = match train.max_tokens_per_micro_batch {
-            0 => samples * (image_tokens + train.model_max_length / 4),
-            budget => budget,
-        };
-        let images = if image_tokens == 0 { 0 } else { samples };
-        let checkpoint = train.gradient_checkpointing;
-        MemoryPlan {
-            weights: 4 * elements,
-            gradients: 4 * trainable,
-            optimizer_states: 8 * trainable,
-            activations: activation_bytes(&self.model.config, tokens, images, checkpoint),
-            data: data.prefetch_bytes + data.image_cache_bytes,
         }
     }
 
@@ -182,47 +161,68 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, TrainError> {
-        llavar_tensor::memory::reset_peak();
+        match self.place.device.as_cuda() {
+            Some(cuda) => cuda.reset_peak(),
+            None => llavar_tensor::memory::reset_peak(),
+        }
         observer.on_start(&self.info());
         for warning in self.warnings.drain(..) {
             observer.on_warning(&warning);
         }
         let total = self.plan.total_steps();
         if self.state.step < total {
-            let mut log = RunLog::open(&self.run_dir.join("train.jsonl"), self.state.step)?;
-            let mut loader = self.start_loader()?;
-            let begun = (Instant::now(), self.state.step);
+            let log = RunLog::open(&self.run_dir.join("train.jsonl"), self.state.step)?;
+            let mut pipe = Pipeline::new(log, self.state.step, self.checkpointing());
+            let mut feed = self.start_feed()?;
             while self.state.step < total {
-                let report = match stop.load(Relaxed) {
-                    true => None,
-                    false => match self.step(&mut loader, observer, stop, begun) {
-                        Ok(report) => report,
-                        Err(error) => {
-                            drop(loader);
-                            self.keep(observer);
-                            return Err(error);
+                let done = match stop.load(Relaxed) {
+                    true => Ok(false),
+                    false => self.step(&mut feed, &mut pipe, observer, stop),
+                };
+                match done {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        drop(feed);
+                        self.settle(&mut pipe, observer)?;
+                        let checkpoint = self.save_checkpoint(observer)?;
+                        let step = self.state.step;
+                        return Ok(Outcome::Interrupted { step, checkpoint });
+                    }
+                    Err(error) => {
+                        drop(feed);
+                        if let Err(more) = self.settle(&mut pipe, observer) {
+                            observer.on_warning(&crate::error::chain(&more));
                         }
-                    },
-                };
-                let Some(report) = report else {
-                    drop(loader);
-                    let checkpoint = self.save_checkpoint(observer)?;
-                    let step = self.state.step;
-                    return Ok(Outcome::Interrupted { step, checkpoint });
-                };
-                self.log(&mut log, &report)?;
-                observer.on_step(&report);
+                        self.keep(observer);
+                        return Err(self.explained(error));
+                    }
+                }
                 let every = self.recipe.train.save_steps;
                 if every > 0 && self.state.step.is_multiple_of(every) && self.state.step < total {
+                    self.settle(&mut pipe, observer)?;
                     self.save_or_warn(observer)?;
                 }
             }
+            self.settle(&mut pipe, observer)?;
         }
         let model = self.finish(observer)?;
         Ok(Outcome::Finished {
             step: self.state.step,
             model,
         })
+    }
+
+    fn start_feed(&self) -> Result<Feed, TrainError> {
+        let (train, data) = (&self.recipe.train, &self.recipe.data);
+        let cut = Cut {
+            plan: self.plan,
+            layout: train.layout,
+            max_tokens: train.max_tokens_per_micro_batch,
+            image_tokens: self.model.tokens_per_image().unwrap_or(0),
+        };
+        let (loader, source) = (self.start_loader()?, Arc::clone(&self.source));
+        let ahead = data.dataloader_num_workers > 0;
+        Ok(Feed::start(loader, source, cut, self.state.step, ahead))
     }
 
     fn start_loader(&self) -> Result<Loader, TrainError> {

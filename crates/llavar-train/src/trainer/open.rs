@@ -9,19 +9,20 @@ use std::{
 use llavar_data::Tokenizer;
 use llavar_model::{LlavaModel, config::LlmFamily};
 
-use super::{Resume, Trainer, model};
+use super::{Resume, Trainer, device::Place, model};
 use crate::{
     Recipe, TrainError,
     checkpoint::{FORMAT, Store, TrainState, verify},
     data::{Orders, Quarantine, SampleSource},
     optimizer::Optimizer,
+    recipe::PrecisionName,
     schedule::{Schedule, StepPlan},
     stage::select_trainable,
 };
 
 impl Trainer {
     pub(super) fn open(
-        recipe: Recipe,
+        mut recipe: Recipe,
         given: Option<(LlavaModel, &Path)>,
         run_dir: &Path,
         resume: Resume,
@@ -39,8 +40,19 @@ impl Trainer {
         store.clean()?;
         let mut warnings = Vec::new();
         let checkpoint = find_checkpoint(&store, run_dir, &resume, &mut warnings)?;
-        if let Some(checkpoint) = &checkpoint {
-            check_recipe(&recipe, checkpoint, &mut warnings)?;
+        let before = match &checkpoint {
+            Some(checkpoint) => Some(recipe_of(checkpoint)?),
+            None => None,
+        };
+        // Runs older than the choice of a precision were f32.
+        let precision_before = before
+            .as_ref()
+            .map(|r| r.train.precision.unwrap_or(PrecisionName::F32));
+        let place = Place::choose(&recipe, precision_before)?;
+        recipe.train.precision = Some(place.precision.into());
+        if let (Some(checkpoint), Some(mut before)) = (&checkpoint, before) {
+            before.train.precision = precision_before;
+            check_recipe(&recipe, &before, checkpoint, &mut warnings)?;
         }
 
         let (model, tokenizer_folder) = match (&checkpoint, given) {
@@ -77,7 +89,7 @@ impl Trainer {
         let params = model.params();
         select_trainable(&params, &recipe.train)?;
         let phi3 = model.config.llm.family == LlmFamily::Phi3;
-        let mut optimizer = Optimizer::new(params, &recipe.train, phi3)?;
+        let mut optimizer = Optimizer::new(params, &recipe.train, phi3, place.precision)?;
 
         let tokenizer = Tokenizer::from_folder(&tokenizer_folder)?;
         let rows = model.config.llm.vocab_size;
@@ -98,8 +110,8 @@ impl Trainer {
 
         let state = match &checkpoint {
             Some(path) => {
+                optimizer.load(&path.join("optimizer.safetensors"))?;
                 let state = TrainState::read(path)?;
-                optimizer.load(&path.join("optimizer.safetensors"), state.updates)?;
                 check_data(&state, &source, path, &recipe, &mut warnings)?;
                 state
             }
@@ -115,10 +127,11 @@ impl Trainer {
             recipe.data.max_bad_samples,
             state.bad_samples.iter().copied(),
         );
+        let updates = state.updates;
         let text = recipe.to_toml()?;
         let path = run_dir.join("recipe.toml");
         fs::write(&path, text).map_err(|e| TrainError::save(&path, e))?;
-        Ok(Self {
+        let mut trainer = Self {
             recipe,
             model,
             tokenizer_folder,
@@ -127,6 +140,7 @@ impl Trainer {
             source: Arc::new(source),
             orders: Arc::new(orders),
             optimizer,
+            place,
             plan,
             schedule,
             state,
@@ -134,7 +148,21 @@ impl Trainer {
             resumed_from: checkpoint,
             warnings,
             _lock: lock,
-        })
+        };
+        trainer
+            .take_to_device(updates)
+            .map_err(|e| trainer.explained(e))?;
+        Ok(trainer)
+    }
+
+    /// Optimizer state first: master weights are the weights before they are rounded.
+    fn take_to_device(&mut self, updates: u64) -> Result<(), TrainError> {
+        let Place {
+            device, precision, ..
+        } = &self.place;
+        self.optimizer.place_on(device, updates)?;
+        let moved = self.model.to_device(device, *precision);
+        moved.map_err(|e| TrainError::model(None, e))
     }
 }
 
@@ -240,15 +268,20 @@ fn same_place(a: &Path, b: &Path) -> bool {
     }
 }
 
+/// The recipe that a checkpoint was made with.
+fn recipe_of(checkpoint: &Path) -> Result<Recipe, TrainError> {
+    let path = checkpoint.join("recipe.toml");
+    let text = fs::read_to_string(&path).map_err(TrainError::io(&path))?;
+    Recipe::from_toml(&path.display().to_string(), &text, &[])
+}
+
 fn check_recipe(
     recipe: &Recipe,
+    then: &Recipe,
     checkpoint: &Path,
     warnings: &mut Vec<String>,
 ) -> Result<(), TrainError> {
-    let path = checkpoint.join("recipe.toml");
-    let text = fs::read_to_string(&path).map_err(TrainError::io(&path))?;
-    let then = Recipe::from_toml(&path.display().to_string(), &text, &[])?;
-    let keys = recipe.changed_keys(&then);
+    let keys = recipe.changed_keys(then);
     if keys.is_empty() {
         return Ok(());
     }

@@ -5,13 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use llavar_model::{ModelError, weights::SaveError};
-use safetensors::{Dtype, tensor::TensorView};
+use llavar_model::{
+    ModelError,
+    weights::{Dtype, SaveError},
+};
+use llavar_tensor::{DType, Device, Param};
 
 use super::Trainer;
 use crate::{
     Observer, TrainError,
     checkpoint::{TrainState, replace_folder},
+    lazy::write_tensors,
     recipe::{OnSaveError, Stage},
     stage::trains,
 };
@@ -85,8 +89,10 @@ impl Trainer {
     }
 
     fn save_model(&self, folder: &Path) -> Result<(), TrainError> {
+        let masters = self.optimizer.masters();
+        let value = |param: &Param| masters.get(param.name()).cloned().unwrap_or(param.value());
         self.model
-            .save(folder, Some(&self.tokenizer_folder))
+            .save_with(folder, Some(&self.tokenizer_folder), Dtype::F32, value)
             .map_err(|e| {
                 let full = matches!(e, ModelError::Save(SaveError::DiskFull { .. }));
                 match TrainError::save(folder, e) {
@@ -102,22 +108,17 @@ impl Trainer {
 
     /// Projector and fusion under their published names, written aside and renamed.
     fn save_projector(&self, path: &Path) -> Result<(), TrainError> {
-        let values: Vec<_> = self
-            .model
-            .params()
-            .into_iter()
-            .filter(|p| trains(Stage::Pretrain, p.name()))
-            .map(|p| (p.name().to_owned(), p.value()))
-            .collect();
-        let mut tensors = Vec::with_capacity(values.len());
-        for (name, value) in &values {
-            let bytes = bytemuck::cast_slice(value.data::<f32>()?);
-            let view = TensorView::new(Dtype::F32, value.shape().to_vec(), bytes);
-            tensors.push((name.as_str(), view.map_err(|e| TrainError::save(path, e))?));
+        let masters = self.optimizer.masters();
+        let mut tensors = Vec::new();
+        for param in self.model.params() {
+            if trains(Stage::Pretrain, param.name()) {
+                let value = masters.get(param.name()).cloned().unwrap_or(param.value());
+                let value = value.to_device(&Device::Cpu)?.cast(DType::F32)?;
+                tensors.push((param.name().to_owned(), value));
+            }
         }
         let aside = path.with_extension("partial");
-        let written = safetensors::serialize_to_file(tensors, None, &aside)
-            .map_err(|e| TrainError::save(path, e))
+        let written = write_tensors(&aside, tensors)
             .and_then(|()| fs::rename(&aside, path).map_err(|e| TrainError::save(path, e)));
         if written.is_err() {
             let _ = fs::remove_file(&aside);

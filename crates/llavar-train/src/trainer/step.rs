@@ -1,112 +1,267 @@
 //! One optimizer step: load, accumulate, clip, update.
+//!
+//! On a GPU nothing of it waits for the device: forward and backward passes, norm and updates are queued,
+//! and loss and norm of a step are read when the next one has been queued behind it.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use llavar_tensor::{Tape, memory};
+use llavar_model::Checkpointing;
+use llavar_tensor::{DType, Tape, Tensor, cuda::Readback, memory, optim::StepReadback};
 
 use super::Trainer;
 use crate::{
     Observer, StepReport, TrainError,
-    data::{Batch, Loader, Prepared, split_by_tokens},
+    data::{Batch, Feed, Item},
     observer::resident_bytes,
     optimizer::Rates,
     recipe::LossWeighting,
     run_log::RunLog,
 };
 
+/// How long to wait for data before looking at the device and the stop flag again.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// What goes on from one step to the next.
+pub(super) struct Pipeline {
+    log: RunLog,
+    checkpointing: Checkpointing,
+    /// When this run began, and after which step.
+    begun: (Instant, u64),
+    /// When the end of the last step was seen.
+    last_end: Instant,
+    /// A step that is queued and not reported yet.
+    pending: Option<PendingStep>,
+}
+
+/// A step on its way through the device.
+struct PendingStep {
+    step: u64,
+    start: Instant,
+    /// Seconds in which the device waited for data.
+    waited: f64,
+    /// Summed loss of every micro-batch with its weight.
+    losses: Vec<(f64, LossValue)>,
+    result: StepReadback,
+    learning_rate: f64,
+    supervised: usize,
+    tokens: usize,
+    images: usize,
+}
+
+/// A loss that is known or on its way.
+enum LossValue {
+    Known(f64),
+    Coming(Readback),
+}
+
+impl LossValue {
+    /// Asks for a scalar.
+    fn of(value: &Tensor) -> Result<Self, TrainError> {
+        let value = value.cast(DType::F32)?;
+        Ok(match value.device().as_cuda() {
+            Some(cuda) => Self::Coming(cuda.read_back(&value)?),
+            None => Self::Known(f64::from(value.item()?)),
+        })
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Known(_) => true,
+            Self::Coming(readback) => readback.is_ready(),
+        }
+    }
+
+    fn wait(self) -> Result<f64, TrainError> {
+        Ok(match self {
+            Self::Known(value) => value,
+            Self::Coming(readback) => readback
+                .wait()?
+                .first()
+                .copied()
+                .map_or(f64::NAN, f64::from),
+        })
+    }
+}
+
+impl Pipeline {
+    /// For a run that goes on after `step`.
+    pub(super) fn new(log: RunLog, step: u64, checkpointing: Checkpointing) -> Self {
+        let now = Instant::now();
+        Self {
+            log,
+            checkpointing,
+            begun: (now, step),
+            last_end: now,
+            pending: None,
+        }
+    }
+
+    /// Whether the device has done all that was queued; `newest` is the last loss of the present step.
+    fn is_idle(&self, newest: Option<&LossValue>) -> bool {
+        match (newest, &self.pending) {
+            (Some(loss), _) => loss.is_ready(),
+            (None, Some(pending)) => pending.result.is_ready(),
+            (None, None) => true,
+        }
+    }
+}
+
 impl Trainer {
-    /// Does the next step; `None` when `stop` was set before it was done (nothing is changed then).
+    /// Queues the next step and reports the one before; false when `stop` was set before it was queued
+    /// (nothing is changed then). On the CPU the step is done and reported at once.
     pub(super) fn step(
         &mut self,
-        loader: &mut Loader,
+        feed: &mut Feed,
+        pipe: &mut Pipeline,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
-        begun: (Instant, u64),
-    ) -> Result<Option<StepReport>, TrainError> {
+    ) -> Result<bool, TrainError> {
         let start = Instant::now();
-        let counts = self.plan.micro_batches(self.state.step);
-        let Some(samples) = self.take(loader, counts.iter().sum(), observer, stop)? else {
-            return Ok(None);
+        let Some((item, mut waited)) = self.next_item(feed, pipe, None, observer, stop)? else {
+            return Ok(false);
         };
-        let waited = start.elapsed().as_secs_f64();
-        let parts = self.micro_batches(&samples, &counts);
-        let supervised: usize = samples.iter().map(Prepared::supervised).sum();
+        let Item::Step(head) = item else {
+            return Err(TrainError::Workers);
+        };
+        for fault in head.faults {
+            if !self.quarantine.bad().contains(&fault.index) {
+                observer.on_warning(&format!("{fault}; the next sample stands in"));
+            }
+            self.quarantine.add(fault)?;
+        }
+        if let Some(error) = head.failed {
+            return Err(error);
+        }
 
         // A step that failed half-way may have left some.
         self.optimizer.zero_grad();
-        let (mut loss, mut tokens, mut images) = (0.0, 0, 0);
-        for part in &parts {
-            if stop.load(Relaxed) {
-                self.optimizer.zero_grad();
-                return Ok(None);
-            }
-            // Built one by one: pixels as floats take four times the room of the pictures.
-            let batch = self.batch(part)?;
-            let weight = match self.recipe.train.loss_weighting {
-                LossWeighting::Token => 1.0 / supervised.max(1) as f64,
-                LossWeighting::MicroBatch => 1.0 / (batch.supervised.max(1) * parts.len()) as f64,
+        let (mut losses, mut tokens, mut images) = (Vec::with_capacity(head.parts), 0, 0);
+        for _ in 0..head.parts {
+            let newest = losses.last().map(|(_, loss)| loss);
+            let next = match stop.load(Relaxed) {
+                true => None,
+                false => self.next_item(feed, pipe, newest, observer, stop)?,
             };
-            loss += weight * self.forward_backward(&batch, weight as f32)?;
+            let Some((item, seconds)) = next else {
+                self.optimizer.zero_grad();
+                return Ok(false);
+            };
+            let Item::Micro(batch) = item else {
+                return Err(TrainError::Workers);
+            };
+            waited += seconds;
+            let weight = match self.recipe.train.loss_weighting {
+                LossWeighting::Token => 1.0 / head.supervised.max(1) as f64,
+                LossWeighting::MicroBatch => 1.0 / (batch.supervised.max(1) * head.parts) as f64,
+            };
+            let loss = self.forward_backward(&batch, weight as f32, pipe.checkpointing)?;
+            losses.push((weight, loss));
             tokens += batch.tokens;
-            images += batch.images;
+            images += batch.images();
         }
 
         let factor = self.schedule.factor(self.state.step);
         let train = &self.recipe.train;
-        let done = self.optimizer.step(Rates {
-            lr: factor * train.learning_rate,
+        let learning_rate = factor * train.learning_rate;
+        let result = self.optimizer.step(Rates {
+            lr: learning_rate,
             projector_lr: factor * train.mm_projector_lr.unwrap_or(train.learning_rate),
         })?;
-        let (norm, skipped) = (done.norm, done.skipped);
-        self.state.updates = done.updates;
-        if skipped {
-            self.state.skipped_steps += 1;
-            observer.on_warning(&format!(
-                "step {}: the gradient is not finite (loss {loss}); the update was skipped",
-                self.state.step + 1
-            ));
-        }
         self.optimizer.zero_grad();
 
-        let seconds = start.elapsed().as_secs_f64();
         let state = &mut self.state;
         state.step += 1;
         let next = self.plan.first_sample(state.step);
         let samples = self.orders.epoch_len() as u64;
         (state.epoch, state.position) = (next / samples, next % samples);
         state.tokens += tokens as u64;
-        state.supervised_tokens += supervised as u64;
+        state.supervised_tokens += head.supervised as u64;
         state.images += images as u64;
+        let pending = PendingStep {
+            step: state.step,
+            start,
+            waited,
+            losses,
+            result,
+            learning_rate,
+            supervised: head.supervised,
+            tokens,
+            images,
+        };
+        self.settle(pipe, observer)?;
+        pipe.pending = Some(pending);
+        if !self.place.device.is_cuda() {
+            self.settle(pipe, observer)?;
+        }
+        Ok(true)
+    }
+
+    /// Waits for the step that is under way, if there is one, and reports it.
+    pub(super) fn settle(
+        &mut self,
+        pipe: &mut Pipeline,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let Some(pending) = pipe.pending.take() else {
+            return Ok(());
+        };
+        let mut loss = 0.0;
+        for (weight, value) in pending.losses {
+            loss += weight * value.wait()?;
+        }
+        let result = pending.result.wait()?;
+        let now = Instant::now();
+        // On a GPU a step begins when the one before it ends, not when it was queued.
+        let seconds = now
+            .duration_since(pending.start.max(pipe.last_end))
+            .as_secs_f64()
+            .max(1e-9);
+        pipe.last_end = now;
+        let state = &mut self.state;
+        state.updates = result.updates;
+        state.skipped_steps += u64::from(result.skipped);
         state.seconds += seconds;
         state.log_loss += loss;
         state.log_steps += 1;
-        let done = (state.step - begun.1) as f64;
-        let left = (self.plan.total_steps() - state.step) as f64;
-        Ok(Some(StepReport {
-            step: state.step,
+        if result.skipped {
+            observer.on_warning(&format!(
+                "step {}: the gradient is not finite (loss {loss}); the update was skipped",
+                pending.step
+            ));
+        }
+        let done = (pending.step - pipe.begun.1) as f64;
+        let left = (self.plan.total_steps() - pending.step) as f64;
+        let report = StepReport {
+            step: pending.step,
             total_steps: self.plan.total_steps(),
-            epoch: self.plan.epochs(state.step),
+            epoch: self.plan.epochs(pending.step),
             loss,
-            learning_rate: factor * self.recipe.train.learning_rate,
-            grad_norm: norm.is_finite().then_some(norm),
-            skipped,
-            supervised_tokens: supervised,
-            supervised_tokens_per_second: supervised as f64 / seconds,
-            tokens_per_second: tokens as f64 / seconds,
-            images_per_second: images as f64 / seconds,
-            data_wait_percent: 100.0 * waited / seconds,
-            tensor_peak_bytes: memory::stats().peak,
+            learning_rate: pending.learning_rate,
+            grad_norm: result.norm.is_finite().then_some(result.norm),
+            skipped: result.skipped,
+            supervised_tokens: pending.supervised,
+            supervised_tokens_per_second: pending.supervised as f64 / seconds,
+            tokens_per_second: pending.tokens as f64 / seconds,
+            images_per_second: pending.images as f64 / seconds,
+            data_wait_percent: (100.0 * pending.waited / seconds).min(100.0),
+            tensor_peak_bytes: match self.place.device.as_cuda() {
+                Some(cuda) => cuda.memory().peak,
+                None => memory::stats().peak,
+            },
             resident_bytes: resident_bytes(),
             seconds,
-            eta_seconds: begun.0.elapsed().as_secs_f64() / done * left,
-        }))
+            eta_seconds: pipe.begun.0.elapsed().as_secs_f64() / done * left,
+        };
+        self.log(&mut pipe.log, &report)?;
+        observer.on_step(&report);
+        Ok(())
     }
 
     /// Writes the step to the log if its turn has come.
-    pub(super) fn log(&mut self, log: &mut RunLog, report: &StepReport) -> Result<(), TrainError> {
+    fn log(&mut self, log: &mut RunLog, report: &StepReport) -> Result<(), TrainError> {
         let state = &mut self.state;
         let last = report.step == report.total_steps;
         if last || report.step.is_multiple_of(self.recipe.log.logging_steps) {
@@ -116,67 +271,52 @@ impl Trainer {
         Ok(())
     }
 
-    /// The next `count` samples; `None` when `stop` was set.
-    fn take(
+    /// The next item of the feed, with the seconds in which the device had nothing to do for want of it;
+    /// `None` when `stop` was set. A step that ends meanwhile is reported.
+    fn next_item(
         &mut self,
-        loader: &mut Loader,
-        count: usize,
+        feed: &mut Feed,
+        pipe: &mut Pipeline,
+        newest: Option<&LossValue>,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
-    ) -> Result<Option<Vec<Prepared>>, TrainError> {
-        let mut samples = Vec::with_capacity(count);
-        while samples.len() < count {
-            let Some(loaded) = loader.next(stop)? else {
-                return Ok(None);
-            };
-            for fault in loaded.skipped {
-                if !self.quarantine.bad().contains(&fault.index) {
-                    observer.on_warning(&format!("{fault}; the next sample stands in"));
-                }
-                self.quarantine.add(fault)?;
+    ) -> Result<Option<(Item, f64)>, TrainError> {
+        let start = Instant::now();
+        let mut idle_since = pipe.is_idle(newest).then_some(start);
+        loop {
+            let item = feed.next(PATIENCE, stop)?;
+            if let Some(item) = item {
+                // A feed without thread works on this one, and the device may have come to an end meanwhile.
+                let unseen = !feed.is_ahead() && pipe.is_idle(newest);
+                let since = idle_since.or(unseen.then_some(start));
+                let waited = since.map_or(0.0, |since| since.elapsed().as_secs_f64());
+                return Ok(Some((item, waited)));
             }
-            samples.push(loaded.sample?);
+            if stop.load(Relaxed) {
+                return Ok(None);
+            }
+            if idle_since.is_none() && pipe.is_idle(newest) {
+                idle_since = Some(Instant::now());
+            }
+            if pipe.pending.as_ref().is_some_and(|p| p.result.is_ready()) {
+                self.settle(pipe, observer)?;
+            }
         }
-        Ok(Some(samples))
-    }
-
-    /// Cuts the samples of a step into micro-batches.
-    fn micro_batches<'s>(&self, samples: &'s [Prepared], counts: &[usize]) -> Vec<&'s [Prepared]> {
-        let budget = self.recipe.train.max_tokens_per_micro_batch;
-        let by_tokens = (budget > 0).then(|| {
-            let image_tokens = self.model.tokens_per_image().unwrap_or(0);
-            let length = |s: &Prepared| s.encoded.expanded_len(image_tokens);
-            let lengths: Vec<usize> = samples.iter().map(length).collect();
-            split_by_tokens(&lengths, budget)
-        });
-        let mut rest = samples;
-        let mut cut = |&count: &usize| {
-            let (part, left) = rest.split_at(count.min(rest.len()));
-            rest = left;
-            part
-        };
-        by_tokens
-            .as_deref()
-            .unwrap_or(counts)
-            .iter()
-            .map(&mut cut)
-            .collect()
-    }
-
-    fn batch(&self, samples: &[Prepared]) -> Result<Batch, TrainError> {
-        let image_tokens = self.model.tokens_per_image().unwrap_or(0);
-        let (tokenizer, processor) = (self.source.tokenizer(), self.source.processor());
-        Batch::new(
-            samples,
-            self.recipe.train.layout,
-            image_tokens,
-            tokenizer,
-            processor,
-        )
     }
 
     /// Adds the gradient of `weight` times the batch's summed loss; gives the summed loss.
-    fn forward_backward(&self, batch: &Batch, weight: f32) -> Result<f64, TrainError> {
+    fn forward_backward(
+        &self,
+        batch: &Batch,
+        weight: f32,
+        checkpointing: Checkpointing,
+    ) -> Result<LossValue, TrainError> {
+        let dtype = self.model.activation_dtype();
+        let pixels = batch
+            .pictures
+            .as_ref()
+            .map(|p| p.pixels(&self.place.device, dtype))
+            .transpose()?;
         let tape = Tape::training();
         let loss = self
             .model
@@ -185,15 +325,16 @@ impl Trainer {
                 &batch.ids,
                 &batch.labels,
                 &batch.segments,
-                batch.pixels.as_ref(),
-                self.recipe.train.gradient_checkpointing,
+                pixels.as_ref(),
+                checkpointing,
             )
             .map_err(|e| TrainError::model(None, e))?;
-        let sum = f64::from(loss.sum.value().item()?);
+        let sum = loss.sum.value().clone();
         // A batch of text alone has nothing to teach the projector in stage 1.
         if loss.sum.requires_grad() {
             tape.backward(&loss.sum, weight)?;
         }
-        Ok(sum)
+        // Asked for behind the backward pass, so that its arrival tells that the device has come so far.
+        LossValue::of(&sum)
     }
 }

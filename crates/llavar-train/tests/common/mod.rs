@@ -80,6 +80,7 @@ pub(crate) fn recipe(dir: &Path, sets: &[&str]) -> Recipe {
         "num_train_epochs=2",
         "image_cache_bytes=0",
         "train.weight_decay=0.01",
+        "train.device=cpu",
     ] {
         all.push(set.into());
     }

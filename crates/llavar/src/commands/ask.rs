@@ -8,7 +8,10 @@ use llavar_model::generation::{GenerationOptions, StopReason};
 use serde::Serialize;
 
 use super::{no_pipe_in_model, print, print_json};
-use crate::failure::{Class, Failure, Outcome};
+use crate::{
+    device::DeviceFlags,
+    failure::{Class, Failure, Outcome},
+};
 
 /// Ask one question about one or more pictures.
 #[derive(Debug, clap::Args)]
@@ -55,6 +58,8 @@ pub(crate) struct Decoding {
     /// Seed of sampling.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    device: DeviceFlags,
 }
 
 impl Decoding {
@@ -84,7 +89,8 @@ impl Decoding {
             .hint("give a folder with config.json, weights and tokenizer; `llavar init` or `llavar quickstart` makes one"));
         }
         no_pipe_in_model(model)?;
-        Ok(Assistant::load(model, template)?)
+        let (device, dtype) = self.device.open()?;
+        Ok(Assistant::load_on(model, template, &device, dtype)?)
     }
 
     /// The options of a generation.

@@ -8,6 +8,7 @@ use llavar_train::{
 
 use super::{no_pipe, no_pipe_in_model, print};
 use crate::{
+    device::announce,
     failure::{Class, Failure, Outcome},
     interrupt,
     progress::{Progress, note},
@@ -29,6 +30,12 @@ pub(crate) struct Args {
     /// Labels: exact, or llavar2 for those of the release, which start one or two tokens early.
     #[arg(long, value_name = "exact|llavar2")]
     mask_compat: Option<String>,
+    /// Where to train: auto takes the first GPU that can be used, else the CPU.
+    #[arg(long, value_name = "auto|cpu|cuda|cuda:N")]
+    device: Option<String>,
+    /// Element types: bf16 (with f32 master weights) on a GPU and f32 on the CPU by default.
+    #[arg(long, value_name = "f32|bf16|bf16-pure")]
+    dtype: Option<String>,
     /// Run folder: logs, checkpoints, the trained model.
     #[arg(long, required_unless_present_any = ["list", "dry_run"])]
     out: Option<PathBuf>,
@@ -55,6 +62,8 @@ pub(crate) fn run(args: Args) -> Outcome {
     no_pipe(Path::new(name))?;
     let mut sets = args.sets;
     sets.extend(args.mask_compat.map(|mode| format!("mask_compat={mode}")));
+    sets.extend(args.device.map(|device| format!("train.device={device}")));
+    sets.extend(args.dtype.map(|dtype| format!("train.precision={dtype}")));
     let recipe = Recipe::resolve(name, &sets).map_err(|error| match error {
         llavar_train::TrainError::Io { .. } => Failure::new(Class::Usage, error)
             .hint("--recipe takes a TOML file or a built-in name; --list shows the names"),
@@ -152,17 +161,11 @@ impl Observer for TrainView {
             info.samples,
             info.total_steps,
         ));
-        let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
-        let m = &info.memory;
-        note(format!(
-            "memory plan: weights {:.2} GiB, gradients {:.2}, optimizer {:.2}, activations {:.2}, data {:.2}; together {:.2} GiB",
-            gib(m.weights),
-            gib(m.gradients),
-            gib(m.optimizer_states),
-            gib(m.activations),
-            gib(m.data),
-            gib(m.total()),
-        ));
+        announce(&info.device, info.device_note.as_deref());
+        note(format!("memory plan: {}", info.memory));
+        if !info.memory.fits() {
+            note("warning: the plan is larger than the memory of the device");
+        }
         if let Some(from) = &info.resumed_from {
             note(format!(
                 "resumed at step {} from {}",

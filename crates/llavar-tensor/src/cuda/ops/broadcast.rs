@@ -94,7 +94,7 @@ pub(crate) fn add_broadcast(tape: &Tape, cuda: &Arc<Cuda>, x: &Var, y: &Var) -> 
     if !tape.needs_grad(&[x, y], &[]) {
         return Ok(Var::constant(out));
     }
-    let (cuda, x, y) = (cuda.clone(), x.clone(), y.clone());
+    let (cuda, x, y) = (cuda.clone(), x.without_value(), y.without_value());
     Ok(tape.record(out, move |dy, grads| {
         if y.requires_grad() {
             let mut sum = cuda.empty(y.shape(), dtype)?;

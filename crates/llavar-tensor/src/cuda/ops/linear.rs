@@ -38,7 +38,14 @@ pub(crate) fn linear(
     if !tape.needs_grad(&inputs, &params) {
         return Ok(Var::constant(out));
     }
-    let (x, weight, bias, residual) = (x.clone(), weight.clone(), bias.cloned(), residual.cloned());
+    // A frozen weight needs no gradient, and its input is not kept for one.
+    let x = if weight.requires_grad() {
+        x.clone()
+    } else {
+        x.without_value()
+    };
+    let (weight, bias) = (weight.clone(), bias.cloned());
+    let residual = residual.map(Var::without_value);
     let cuda = cuda.clone();
     Ok(tape.record(out, move |dy, grads| {
         if let Some(bias) = bias.filter(Param::requires_grad) {

@@ -38,7 +38,7 @@ pub(crate) fn mean_tokens(
     if !tape.needs_grad(&[x], &[]) {
         return Ok(Var::constant(out));
     }
-    let (cuda, x) = (cuda.clone(), x.clone());
+    let (cuda, x) = (cuda.clone(), x.without_value());
     Ok(tape.record(out, move |dy, grads| {
         let mut dx = cuda.empty(x.shape(), dtype)?;
         let tile = Rows::new(c, &[&dy])?;

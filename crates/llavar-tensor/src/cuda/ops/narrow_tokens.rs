@@ -37,7 +37,8 @@ impl Blocks {
             return Ok(());
         }
         let sizes = [self.from_stride, self.to_stride, self.bytes];
-        let wide = (self.from | self.to) % 16 == 0 && sizes.iter().all(|s| s % 16 == 0);
+        let wide =
+            (self.from | self.to).is_multiple_of(16) && sizes.iter().all(|s| s.is_multiple_of(16));
         // Every element type has an even size, and so has every address.
         let (kernel, unit) = if wide { (&COPY_16, 16) } else { (&COPY_2, 2) };
         let [from_stride, to_stride, width] = sizes.map(|s| (s / unit) as i64);

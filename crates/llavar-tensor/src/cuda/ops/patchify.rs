@@ -80,7 +80,7 @@ pub(crate) fn patchify(tape: &Tape, cuda: &Arc<Cuda>, x: &Var, patch: usize) -> 
     if !tape.needs_grad(&[x], &[]) {
         return Ok(Var::constant(out));
     }
-    let (cuda, x) = (cuda.clone(), x.clone());
+    let (cuda, x) = (cuda.clone(), x.without_value());
     Ok(tape.record(out, move |dy, grads| {
         grads.add(&x, patches.permute(&cuda, &UNPACK, &dy, x.shape())?)
     }))

@@ -85,7 +85,7 @@ pub(crate) fn resample(
     if !tape.needs_grad(&[x], &[]) {
         return Ok(Var::constant(out));
     }
-    let (cuda, x, plan) = (cuda.clone(), x.clone(), plan.clone());
+    let (cuda, x, plan) = (cuda.clone(), x.without_value(), plan.clone());
     Ok(tape.record(out, move |dy, grads| {
         let [rows, columns] = plan.axes();
         let mut passes = Vec::new();

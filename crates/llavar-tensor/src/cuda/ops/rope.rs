@@ -157,7 +157,7 @@ pub(crate) fn rope(
     if !tape.needs_grad(&[x], &[]) {
         return Ok(Var::constant(out));
     }
-    let (x, cuda) = (x.clone(), cuda.clone());
+    let (x, cuda) = (x.without_value(), cuda.clone());
     Ok(tape.record(out, move |dy, grads| {
         check_gradient(OP, &dy, x.shape(), dtype)?;
         let mut dx = cuda.empty(x.shape(), dtype)?;
@@ -193,7 +193,7 @@ pub(crate) fn split_qkv_rope(
         return Ok((Var::constant(q), Var::constant(k), Var::constant(v)));
     }
     let shapes = [&q, &k, &v].map(|part| part.shape().to_vec());
-    let (qkv, cuda) = (qkv.clone(), cuda.clone());
+    let (qkv, cuda) = (qkv.without_value(), cuda.clone());
     let vars = tape.record_many(vec![q, k, v], move |incoming, grads| {
         let mut dx = cuda.empty(qkv.shape(), dtype)?;
         // An output that nobody used has no gradient: the kernel takes null as zeros.

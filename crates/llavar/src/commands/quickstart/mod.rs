@@ -12,11 +12,13 @@ use std::{
 use llavar_assistant::Assistant;
 use llavar_data::Tokenizer;
 use llavar_model::LlavaModel;
+use llavar_tensor::DeviceKind;
 use llavar_train::{Outcome as TrainOutcome, Recipe, Resume, Trainer};
 use serde::Serialize;
 
 use super::{print_json, train::TrainView};
 use crate::{
+    device::kind,
     failure::{Failure, Outcome},
     interrupt,
     progress::note,
@@ -54,6 +56,12 @@ pub(crate) struct Args {
     /// Change a setting of the synthetic documents (see `llavar data synth`); may be repeated.
     #[arg(long = "set-synth", value_name = "KEY=VALUE", conflicts_with = "data")]
     synth_sets: Vec<String>,
+    /// Where to train and answer; auto takes a GPU where one can be used.
+    #[arg(long, value_name = "auto|cpu|cuda|cuda:N", default_value = "cpu", value_parser = kind)]
+    device: DeviceKind,
+    /// Element types: bf16 (with f32 master weights) on a GPU and f32 on the CPU by default.
+    #[arg(long, value_name = "f32|bf16|bf16-pure")]
+    dtype: Option<String>,
     /// Seed of pictures, weights and order.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -114,6 +122,8 @@ pub(crate) fn run(args: Args) -> Outcome {
             format!("image_folder={}", quoted(&set.image_folder)),
         ];
         sets.push(format!("seed={}", args.seed));
+        sets.push(format!("train.device={}", args.device));
+        sets.extend(args.dtype.iter().map(|d| format!("train.precision={d}")));
         sets.extend_from_slice(extra);
         sets
     };

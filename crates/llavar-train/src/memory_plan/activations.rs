@@ -1,0 +1,285 @@
+//! What the operations of each block keep for the backward pass, counted in elements.
+//!
+//! T tokens, P places of a map, C or D channels, F the width of an MLP.
+//! - Decoder layer: the stream, two normed inputs, q, k, v, the attention's output, the stream after it:
+//!   `6 D + 2 KV`; gate and up side by side and their product: `3 F`. Backward, at the MLP: `3 F + 2 D`.
+//! - CLIP layer: the stream twice, two normed inputs, q, k, v, the attention's output: `8 C`; before and
+//!   after the activation `2 F`. Backward: `2 F + 2 C`.
+//! - ConvNeXt block: input, convolution, norm: `3 C`; before and after the activation `2 * 4 C`. Backward:
+//!   `10 C`.
+//! - Adapter: four maps of the slow path's width on its grid, seven of CLIP's width on CLIP's grid.
+
+use llavar_model::{
+    LlavaModel, VisionTower as VisionTowerModule,
+    config::{LlmConfig, ModelConfig, VisionConfig, VisionTower},
+};
+use llavar_tensor::Param;
+
+/// One block that can be computed again; elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Block {
+    /// Its input, which is kept in any case.
+    input: usize,
+    /// Everything it keeps, the input among it.
+    kept: usize,
+    /// Gradients between its operations, at their most.
+    backward: usize,
+}
+
+/// Which parts a gradient passes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Trained {
+    pub(crate) slow: bool,
+    pub(crate) fast: bool,
+    pub(crate) language: bool,
+}
+
+/// Size of one micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MicroBatch {
+    /// Positions of the text, those of pictures among them.
+    pub(crate) tokens: usize,
+    pub(crate) images: usize,
+}
+
+/// Blocks in the order of the forward pass and what lies outside of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Activations {
+    blocks: Vec<Block>,
+    /// Kept whatever happens: fusion, projector, the ends of the language model.
+    fixed: usize,
+    /// The most that a part without gradient holds while it runs.
+    passing: usize,
+}
+
+impl Activations {
+    /// Counts a micro-batch of a model, as its weights train.
+    pub(crate) fn of(model: &LlavaModel, batch: MicroBatch) -> Self {
+        let params = model.params();
+        let trains = |parts: &[&str]| {
+            let trained = params.iter().filter(|p| p.requires_grad());
+            let mut names = trained.map(Param::name);
+            names.any(|name| parts.iter().any(|part| name.starts_with(part)))
+        };
+        let trained = Trained {
+            slow: trains(&["model.vision_tower.slow_vision_tower"]),
+            fast: trains(&[
+                "model.vision_tower.fast_vision_tower",
+                "model.vision_tower.vision_tower",
+                "model.vision_tower.align_stages_latent",
+            ]),
+            language: true,
+        };
+        let tower = model.vision_tower.as_ref();
+        let adapters = tower.is_some_and(VisionTowerModule::has_adapters);
+        Self::count(&model.config, adapters, trained, batch)
+    }
+
+    /// Counts a micro-batch; `adapters` says whether they are there.
+    pub(crate) fn count(
+        config: &ModelConfig,
+        adapters: bool,
+        trained: Trained,
+        batch: MicroBatch,
+    ) -> Self {
+        let (mut blocks, mut passing) = (Vec::new(), 0);
+        let mut add = |block: Block, trained: bool| {
+            if trained {
+                blocks.push(block);
+            } else {
+                passing = passing.max(block.kept);
+                // The place stays, so that blocks are counted as the model counts them.
+                blocks.push(Block {
+                    input: 0,
+                    kept: 0,
+                    backward: 0,
+                });
+            }
+        };
+        let d = config.llm.hidden_size;
+        // Embeddings, and both sides of the final norm.
+        let mut fixed = 3 * batch.tokens * d;
+        if let Some(vision) = &config.vision {
+            tower(vision, adapters, trained, batch.images, &mut add);
+            let rows = batch.images * vision.image_tokens();
+            let clip = vision.clip.hidden_size;
+            if let VisionTower::Multipath { convnext, .. } = &vision.tower {
+                fixed += rows * (2 * clip + convnext.out_dim());
+            }
+            fixed += rows * (vision.feature_size() + 3 * d);
+        }
+        for _ in 0..config.llm.num_hidden_layers {
+            add(decoder_layer(&config.llm, batch.tokens), trained.language);
+        }
+        Self {
+            blocks,
+            fixed,
+            passing,
+        }
+    }
+
+    /// Number of blocks.
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Elements at the peak of forward and backward pass where the last `keep` blocks keep theirs.
+    pub(crate) fn peak(&self, keep: usize) -> usize {
+        let first_kept = self.blocks.len().saturating_sub(keep);
+        let held = |(n, block): (usize, &Block)| {
+            if n >= first_kept {
+                block.kept
+            } else {
+                block.input
+            }
+        };
+        let mut now: usize = self.fixed + self.blocks.iter().enumerate().map(held).sum::<usize>();
+        let mut peak = now + self.passing;
+        for (n, block) in self.blocks.iter().enumerate().rev() {
+            let again = if n >= first_kept {
+                0
+            } else {
+                block.kept - block.input
+            };
+            peak = peak.max(now + again + block.backward);
+            now -= held((n, block));
+        }
+        peak
+    }
+
+    /// The largest number of blocks that can keep theirs within `elements`.
+    pub(crate) fn most_kept(&self, elements: usize) -> usize {
+        (0..=self.blocks.len())
+            .rev()
+            .find(|keep| self.peak(*keep) <= elements)
+            .unwrap_or(0)
+    }
+}
+
+fn decoder_layer(llm: &LlmConfig, tokens: usize) -> Block {
+    let (d, q, kv, f) = (
+        llm.hidden_size,
+        llm.q_size(),
+        llm.kv_size(),
+        llm.intermediate_size,
+    );
+    Block {
+        input: tokens * d,
+        kept: tokens * (4 * d + 2 * q + 2 * kv + 3 * f),
+        backward: tokens * (3 * f + 2 * d),
+    }
+}
+
+fn tower(
+    vision: &VisionConfig,
+    adapters: bool,
+    trained: Trained,
+    images: usize,
+    add: &mut impl FnMut(Block, bool),
+) {
+    let (c, f) = (vision.clip.hidden_size, vision.clip.intermediate_size);
+    let layer = |rows: usize| Block {
+        input: rows * c,
+        kept: rows * (8 * c + 2 * f),
+        backward: rows * (2 * f + 2 * c),
+    };
+    match &vision.tower {
+        VisionTower::Single(select) => {
+            let rows = images * (vision.fast_grid().pow(2) + 1);
+            for _ in 0..select.layers.iter().copied().max().unwrap_or(0) {
+                add(layer(rows), trained.fast);
+            }
+        }
+        VisionTower::Multipath { convnext, .. } => {
+            let mut side = vision.input_image_size / 4;
+            for (i, (&dim, &depth)) in convnext.dims.iter().zip(&convnext.depths).enumerate() {
+                if i > 0 {
+                    side /= 2;
+                }
+                let map = images * side * side * dim;
+                // Stem: patches and their product; between stages: norm, patches and their product.
+                let input = match i {
+                    0 => images * vision.input_image_size.pow(2) * 3,
+                    _ => images * (2 * side).pow(2) * convnext.dims[i - 1],
+                };
+                add(
+                    Block {
+                        input,
+                        kept: 2 * input + map,
+                        backward: input + map,
+                    },
+                    trained.slow,
+                );
+                for _ in 0..depth {
+                    add(
+                        Block {
+                            input: map,
+                            kept: 11 * map,
+                            backward: 10 * map,
+                        },
+                        trained.slow,
+                    );
+                }
+            }
+            let rows = images * vision.fast_grid().pow(2);
+            let slow = images * (vision.input_image_size / 32).pow(2) * convnext.out_dim();
+            let group = (vision.clip.num_hidden_layers / 4).max(1);
+            for n in 1..=vision.clip.num_hidden_layers {
+                add(layer(rows), trained.fast);
+                if adapters && n % group == 0 && n / group < 4 {
+                    add(
+                        Block {
+                            input: rows * c,
+                            kept: 4 * slow + 7 * rows * c,
+                            backward: 2 * slow + 3 * rows * c,
+                        },
+                        trained.fast,
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeping_more_costs_more_and_budgets_are_kept() {
+        let config = llavar_model::config::Preset::Nano.config(None).unwrap();
+        let trained = Trained {
+            slow: true,
+            fast: true,
+            language: true,
+        };
+        let batch = MicroBatch {
+            tokens: 2000,
+            images: 4,
+        };
+        let all = Activations::count(&config, true, trained, batch);
+        let model = llavar_model::LlavaModel::init(
+            config
+                .with([("freeze_vision".to_owned(), false.into())])
+                .unwrap(),
+            0,
+        )
+        .unwrap();
+        assert_eq!(all.blocks(), model.blocks());
+        let peaks: Vec<usize> = (0..=all.blocks()).map(|keep| all.peak(keep)).collect();
+        assert!(peaks[all.blocks()] > 2 * peaks[0], "{peaks:?}");
+        for (keep, peak) in peaks.iter().enumerate() {
+            let most = all.most_kept(*peak);
+            assert!(most >= keep && peaks[most] <= *peak, "{keep} {most}");
+        }
+        assert_eq!(all.most_kept(0), 0);
+        let frozen = Trained {
+            slow: false,
+            fast: false,
+            language: true,
+        };
+        let part = Activations::count(&config, true, frozen, batch);
+        assert_eq!(part.blocks(), all.blocks());
+        assert!(part.peak(part.blocks()) < peaks[all.blocks()]);
+    }
+}

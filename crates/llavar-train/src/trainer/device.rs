@@ -1,0 +1,210 @@
+//! Where a run trains, in which element types, and what that takes.
+
+use llavar_model::{Checkpointing, LlavaModel, config::LlmConfig};
+use llavar_tensor::{DType, Device, DeviceKind, Param, optim::Precision};
+
+use super::Trainer;
+use crate::{
+    MemoryPlan, Recipe, TrainError,
+    error::out_of_memory,
+    memory_plan::{Activations, MicroBatch},
+    observer::available_bytes,
+    recipe::{GradientCheckpointing, PrecisionName, TrainSection},
+};
+
+/// Share of a GPU's free memory that a plan may take; the rest is for what it does not count.
+const USABLE: f64 = 0.92;
+/// Room for the matrix products, bytes.
+const PRODUCTS: usize = 64 << 20;
+/// Rows of logits that exist at the same time.
+const LOGIT_ROWS: usize = 2048;
+
+/// Device and element types of a run.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) device: Device,
+    pub(super) precision: Precision,
+    /// Why it is not what a person might expect.
+    pub(super) note: Option<String>,
+}
+
+impl Place {
+    /// What the recipe asks for; `before` is the precision of the checkpoint that the run goes on from, for
+    /// a recipe that leaves it open.
+    pub(super) fn choose(
+        recipe: &Recipe,
+        before: Option<PrecisionName>,
+    ) -> Result<Self, TrainError> {
+        let setting = |key: &'static str| {
+            move |e: llavar_tensor::Error| TrainError::Setting {
+                key,
+                reason: e.to_string(),
+            }
+        };
+        let train = &recipe.train;
+        let kind: DeviceKind = train.device.parse().map_err(setting("train.device"))?;
+        let (device, why) = Device::open(kind).map_err(setting("train.device"))?;
+        let mut note = why.map(|e| e.to_string());
+        let precision = match (train.precision.or(before), device.as_cuda()) {
+            (None, None) => Precision::F32,
+            (None, Some(cuda)) => match cuda.check_dtype(DType::BF16) {
+                Ok(()) => Precision::MixedBf16,
+                Err(error) => {
+                    note = Some(error.to_string());
+                    Precision::F32
+                }
+            },
+            (Some(name), Some(cuda)) => {
+                let precision = Precision::from(name);
+                cuda.check_dtype(precision.weights())
+                    .map_err(setting("train.precision"))?;
+                precision
+            }
+            (Some(PrecisionName::F32), None) => Precision::F32,
+            (Some(name), None) => {
+                return Err(TrainError::Setting {
+                    key: "train.precision",
+                    reason: format!(
+                        "{} needs a GPU; the CPU trains in f32{}",
+                        Precision::from(name),
+                        note.map_or(String::new(), |why| format!(" ({why})"))
+                    ),
+                });
+            }
+        };
+        Ok(Self {
+            device,
+            precision,
+            note,
+        })
+    }
+
+    /// Device with its name and size, and the element types.
+    pub(super) fn describe(&self) -> String {
+        format!("{}, {}", self.device.describe(), self.precision)
+    }
+
+    /// Bytes that a run may use on the device, where that is known.
+    fn capacity(&self) -> Option<usize> {
+        match self.device.as_cuda() {
+            Some(cuda) => Some(cuda.memory().total),
+            None => available_bytes(),
+        }
+    }
+}
+
+impl Trainer {
+    /// Estimated memory. A micro-batch is taken as full: the samples of the recipe, each of an image and
+    /// a quarter of the longest text, or its token budget.
+    pub fn memory_plan(&self) -> MemoryPlan {
+        let (train, data) = (&self.recipe.train, &self.recipe.data);
+        let precision = self.place.precision;
+        let elements: usize = self.model.params().iter().map(Param::numel).sum();
+        let trainable = self.optimizer.numel();
+        let batch = micro_batch(&self.model, train, self.orders.epoch_len());
+        let activations = Activations::of(&self.model, batch);
+        let size = precision.weights().size();
+        let workspace = match self.place.device {
+            Device::Cpu => 2 * 4 * 256 * self.model.config.llm.vocab_size,
+            Device::Cuda(_) => PRODUCTS + logits(&self.model.config.llm, size),
+        };
+        let mut plan = MemoryPlan {
+            device: self.place.device.to_string(),
+            precision,
+            capacity: self.place.capacity(),
+            weights: size * elements,
+            gradients: precision.grads().size() * trainable,
+            optimizer_states: (2 * precision.states().size()
+                + if precision.has_master() { 4 } else { 0 })
+                * trainable,
+            activations: 0,
+            workspace,
+            // Pictures of one step, and of the micro-batches that are put together ahead.
+            data: data.prefetch_bytes
+                + data.image_cache_bytes
+                + (train.gradient_accumulation_steps + 3)
+                    * batch.images
+                    * self.model.image_size().map_or(0, |size| 3 * size * size),
+            kept_blocks: 0,
+            blocks: activations.blocks(),
+        };
+        plan.kept_blocks = match train.gradient_checkpointing {
+            GradientCheckpointing::Switch(true) => 0,
+            GradientCheckpointing::Switch(false) => plan.blocks,
+            GradientCheckpointing::Keep(count) => count.min(plan.blocks),
+            GradientCheckpointing::Auto => match plan.capacity {
+                Some(capacity) => {
+                    let usable = (capacity as f64 * USABLE) as usize;
+                    activations.most_kept(usable.saturating_sub(plan.on_device()) / size)
+                }
+                None => 0,
+            },
+        };
+        plan.activations = size * activations.peak(plan.kept_blocks);
+        plan
+    }
+
+    /// Which blocks compute their activations again.
+    pub(super) fn checkpointing(&self) -> Checkpointing {
+        match self.recipe.train.gradient_checkpointing {
+            GradientCheckpointing::Switch(on) => on.into(),
+            _ => Checkpointing::keeping(self.memory_plan().kept_blocks),
+        }
+    }
+
+    /// The error that a person should see: one that says what to change, where the GPU's memory is full.
+    pub(super) fn explained(&self, error: TrainError) -> TrainError {
+        let Some(source) = out_of_memory(&error) else {
+            return error;
+        };
+        let plan = self.memory_plan();
+        TrainError::OutOfMemory {
+            source: source.clone(),
+            advice: advice(&self.recipe.train, &plan, &self.model),
+            plan: Box::new(plan),
+        }
+    }
+}
+
+fn logits(llm: &LlmConfig, size: usize) -> usize {
+    LOGIT_ROWS * llm.vocab_size * (4 + size)
+}
+
+/// A micro-batch that is full.
+fn micro_batch(model: &LlavaModel, train: &TrainSection, samples: usize) -> MicroBatch {
+    let image_tokens = model.tokens_per_image().unwrap_or(0);
+    let samples = train.per_device_train_batch_size.min(samples);
+    let tokens = match train.max_tokens_per_micro_batch {
+        0 => samples * (image_tokens + train.model_max_length / 4),
+        budget => budget,
+    };
+    let images = tokens.checked_div(image_tokens).unwrap_or(0).min(samples);
+    MicroBatch { tokens, images }
+}
+
+/// What to change so that less memory is needed, the cheapest first.
+fn advice(train: &TrainSection, plan: &MemoryPlan, model: &LlavaModel) -> String {
+    let mut ways = Vec::new();
+    if plan.kept_blocks > 0 {
+        ways.push("train.gradient_checkpointing=true".to_owned());
+    }
+    match (train.max_tokens_per_micro_batch, train.per_device_train_batch_size) {
+        (0, 1) => {}
+        (0, samples) => ways.push(format!(
+            "train.per_device_train_batch_size={} with train.gradient_accumulation_steps={}, the same step in \
+             smaller parts",
+            samples / 2,
+            2 * train.gradient_accumulation_steps
+        )),
+        (tokens, _) => ways.push(format!("train.max_tokens_per_micro_batch={}", tokens / 2)),
+    }
+    match plan.precision {
+        Precision::F32 => ways.push("train.precision=bf16 or bf16-pure".into()),
+        Precision::MixedBf16 => ways.push("train.precision=bf16-pure".into()),
+        Precision::PureBf16 => {}
+    }
+    if model.vision_tower.is_some() {
+        ways.push("train.freeze=[\"model.vision_tower.*\"]".into());
+    }
+    format!("change one or more of: {}", ways.join("; "))
+}
