@@ -296,124 +296,19 @@ mod tests {
     use super::*;
     use crate::{
         Device,
-        ops::testing::{Rng, close},
+        optim::testing::{self, PRECISIONS, set_grad},
     };
-
-    fn set_grad(param: &Param, g: &[f32]) {
-        param.zero_grad();
-        param
-            .accumulate(|out, _| {
-                out.copy_from_slice(g);
-                Ok(())
-            })
-            .unwrap();
-    }
-
-    /// AdamW in f64 on all elements.
-    struct Reference {
-        p: Vec<f64>,
-        m: Vec<f64>,
-        v: Vec<f64>,
-    }
-
-    impl Reference {
-        fn new(param: &Param) -> Self {
-            let p = param.value().to_f32_vec().unwrap();
-            Self {
-                m: vec![0.0; p.len()],
-                v: vec![0.0; p.len()],
-                p: p.into_iter().map(f64::from).collect(),
-            }
-        }
-
-        fn step(&mut self, g: &[f32], step: i32, max_norm: f64, lr: f64, decay: f64) {
-            let norm = g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-            let scale = (max_norm / (norm + 1e-6)).min(1.0);
-            for (i, g) in g.iter().enumerate() {
-                let g = f64::from(*g) * scale;
-                self.m[i] = 0.9 * self.m[i] + 0.1 * g;
-                self.v[i] = 0.999 * self.v[i] + 0.001 * g * g;
-                let mh = self.m[i] / (1.0 - 0.9f64.powi(step));
-                let vh = self.v[i] / (1.0 - 0.999f64.powi(step));
-                self.p[i] = self.p[i] * (1.0 - lr * decay) - lr * mh / (vh.sqrt() + 1e-8);
-            }
-        }
-
-        fn values(&self) -> Vec<f32> {
-            self.p.iter().map(|x| *x as f32).collect()
-        }
-    }
 
     #[test]
     fn updates_agree_with_the_formula_in_f64() {
-        for (precision, tolerance) in [
-            (Precision::F32, 1e-5),
-            (Precision::MixedBf16, 4e-3),
-            (Precision::PureBf16, 1e-2),
-        ] {
-            let mut rng = Rng::new(21);
-            let n = CHUNK + 77;
-            let adamw = AdamW::default();
-            let param = Param::new("p", rng.tensor(&[n]).cast(precision.weights()).unwrap());
-            let mut moments = Moments::new(&param, precision).unwrap();
-            let mut want = Reference::new(&param);
-            let mut state = StepState::new(&Device::Cpu, 0, &adamw).unwrap();
-            for step in 1..=5 {
-                let g = rng.vec(n);
-                set_grad(&param, &g);
-                state.begin([&param], 40.0).unwrap();
-                adamw
-                    .update(&param, &mut moments, 0.01, 0.1, &state)
-                    .unwrap();
-                want.step(&g, step, 40.0, 0.01, 0.1);
-            }
-            let got = param.value().to_f32_vec().unwrap();
-            close(&got, &want.values(), tolerance, &precision.to_string());
-            if let Some(master) = &moments.master {
-                close(
-                    &master.to_f32_vec().unwrap(),
-                    &want.values(),
-                    1e-5,
-                    "master",
-                );
-            }
-            let result = state.read_back().unwrap().wait().unwrap();
-            assert_eq!((result.updates, result.skipped), (5, false));
+        for precision in PRECISIONS {
+            testing::updates_agree_with_the_formula(&Device::Cpu, precision);
         }
     }
 
-    /// Steps far below a bf16 unit: rounding to nearest would not move any weight.
     #[test]
     fn pure_bf16_is_unbiased_over_many_steps() {
-        let (n, steps, lr) = (4096, 400, 1e-5);
-        let mut rng = Rng::new(22);
-        let adamw = AdamW::default();
-        let start = Tensor::from_vec(vec![bf16::ONE; n], &[n]).unwrap();
-        let param = Param::new("p", start);
-        let mut moments = Moments::new(&param, Precision::PureBf16).unwrap();
-        let mut want = Reference::new(&param);
-        let mut state = StepState::new(&Device::Cpu, 0, &adamw).unwrap();
-        for step in 1..=steps {
-            let g: Vec<f32> = rng.vec(n).into_iter().map(|x| x + 0.5).collect();
-            set_grad(&param, &g);
-            state.begin([&param], 0.0).unwrap();
-            adamw.update(&param, &mut moments, lr, 0.0, &state).unwrap();
-            want.step(&g, step, f64::INFINITY, f64::from(lr), 0.0);
-        }
-        let mean = |x: &[f32]| x.iter().map(|x| f64::from(*x)).sum::<f64>() / n as f64;
-        let moved = mean(&want.values()) - 1.0;
-        let got = mean(&param.value().to_f32_vec().unwrap()) - 1.0;
-        assert!(moved < -1e-3, "the reference moves by {moved}");
-        assert!(
-            (got / moved - 1.0).abs() < 0.05,
-            "moved by {got}, expected {moved}"
-        );
-        let square = mean(&moments.exp_avg_sq.to_f32_vec().unwrap());
-        let exact = want.v.iter().sum::<f64>() / n as f64;
-        assert!(
-            (square / exact - 1.0).abs() < 0.01,
-            "{square}, expected {exact}"
-        );
+        testing::pure_bf16_is_unbiased(&Device::Cpu);
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod clip;
 mod precision;
 mod rounding;
 mod step;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use adamw::{AdamW, Moments};
 pub(crate) use adamw::{Kind, RoundingKey};

@@ -165,3 +165,113 @@ pub(crate) fn adamw(
         ],
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Device,
+        cuda::testing::gpu,
+        memory,
+        ops::testing::Rng,
+        optim::{
+            Precision, StepState, global_grad_norm,
+            testing::{self, PRECISIONS, param, set_grad},
+        },
+    };
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn updates_agree_with_the_formula_in_f64() {
+        memory::set_poison(true);
+        for precision in PRECISIONS {
+            testing::updates_agree_with_the_formula(&gpu(), precision);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn pure_bf16_is_unbiased_over_many_steps() {
+        memory::set_poison(true);
+        testing::pure_bf16_is_unbiased(&gpu());
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn a_gradient_that_is_not_finite_changes_nothing_and_is_not_counted() {
+        memory::set_poison(true);
+        testing::bad_gradients_change_nothing(&gpu());
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn norm_over_many_gradients_of_both_types() {
+        memory::set_poison(true);
+        let mut rng = Rng::new(530);
+        let device = gpu();
+        let mut sizes = vec![0, 1, 7, 8, NORM_CHUNK, 3 * NORM_CHUNK + 5, 5_000_003];
+        sizes.extend((0..60).map(|_| rng.size(1, 3 * NORM_CHUNK)));
+        let params: Vec<Param> = sizes
+            .iter()
+            .enumerate()
+            .map(|(i, n)| {
+                let precision = [Precision::F32, Precision::PureBf16][i % 2];
+                param(&format!("p{i}"), Tensor::zeros(&[*n]), &device, precision)
+            })
+            .collect();
+        assert_eq!(global_grad_norm(&params).unwrap(), 0.0, "no gradients");
+        let mut squares = 0.0f64;
+        for (i, param) in params.iter().enumerate() {
+            // Magnitudes far apart, so that a plain f32 sum would lose the small ones.
+            let scale = [1.0f32, 1e-3, 30.0][i % 3];
+            let g: Vec<f32> = rng.vec(param.numel()).iter().map(|x| x * scale).collect();
+            let g = set_grad(param, &g);
+            squares += g.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+        }
+        let norm = global_grad_norm(&params).unwrap();
+        let off = f64::from(norm) / squares.sqrt() - 1.0;
+        assert!(off.abs() < 2e-7, "norm {norm} is off by {off:e}");
+        assert_eq!(global_grad_norm(&params).unwrap(), norm, "the same bits");
+        let there = StepState::new(&device, 0, &AdamW::default());
+        let here = Param::new("here", Tensor::zeros(&[3]));
+        set_grad(&here, &[1.0; 3]);
+        assert!(there.unwrap().begin([&here], 1.0).is_err(), "two devices");
+    }
+
+    /// The random bits are the same function on both devices, so that one step leaves almost the same bits.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn rounding_is_that_of_the_cpu_and_repeats() {
+        memory::set_poison(true);
+        let n = 100_003;
+        let step = |device: &Device, name: &str| -> [Vec<f32>; 3] {
+            let mut rng = Rng::new(531);
+            let adamw = AdamW {
+                seed: 9,
+                ..AdamW::default()
+            };
+            let value = rng.tensor(&[n]);
+            let param = param(name, value, device, Precision::PureBf16);
+            // Values that bf16 holds, because gradients are wider on the CPU.
+            let g = rng.tensor(&[n]).cast(DType::BF16).unwrap();
+            set_grad(&param, &g.to_f32_vec().unwrap());
+            let mut moments = Moments::new(&param, Precision::PureBf16).unwrap();
+            let mut state = StepState::new(device, 3, &adamw).unwrap();
+            state.begin([&param], 0.0).unwrap();
+            adamw
+                .update(&param, &mut moments, 1e-3, 0.01, &state)
+                .unwrap();
+            [param.value(), moments.exp_avg, moments.exp_avg_sq].map(|t| t.to_f32_vec().unwrap())
+        };
+        let differ = |a: &[f32], b: &[f32]| a.iter().zip(b).filter(|(a, b)| a != b).count();
+        let (here, there) = (step(&Device::Cpu, "w"), step(&gpu(), "w"));
+        let other = step(&gpu(), "another");
+        assert_eq!(there, step(&gpu(), "w"), "two runs differ");
+        for (i, what) in ["weight", "mean", "square"].into_iter().enumerate() {
+            let count = differ(&here[i], &there[i]);
+            assert!(count < n / 500, "{what}: {count} of {n} elements differ");
+        }
+        let count = differ(&there[0], &other[0]);
+        assert!(count > n / 20, "two weights share their random bits");
+    }
+}
