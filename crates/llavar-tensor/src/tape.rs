@@ -117,6 +117,10 @@ impl Grads {
 pub struct Tape {
     nodes: Option<RefCell<Vec<Node>>>,
     next: std::cell::Cell<usize>,
+    /// Whether it runs a checkpointed segment again.
+    recomputes: bool,
+    /// Whether nobody will read the output of the operation at hand.
+    unread: std::cell::Cell<bool>,
 }
 
 impl std::fmt::Debug for Tape {
@@ -133,7 +137,7 @@ impl Tape {
     pub fn training() -> Self {
         Self {
             nodes: Some(RefCell::default()),
-            next: 0.into(),
+            ..Self::default()
         }
     }
 
@@ -207,6 +211,24 @@ impl Tape {
         vars
     }
 
+    /// The last operation of a segment that may be checkpointed. When the segment runs again for its
+    /// backward pass, nobody reads its outputs: a linear layer then leaves its own unwritten, which saves
+    /// its product.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn closing(&self, f: impl FnOnce(&Self) -> Result<Var>) -> Result<Var> {
+        self.unread.set(self.recomputes);
+        let output = f(self);
+        self.unread.set(false);
+        output
+    }
+
+    /// Whether somebody reads the output of the operation at hand.
+    pub(crate) fn output_is_read(&self) -> bool {
+        !self.unread.get()
+    }
+
     /// Runs `segment` without keeping its activations; the backward pass runs it again.
     ///
     /// Memory falls from all activations of the segment to its inputs, for one more forward pass.
@@ -227,7 +249,10 @@ impl Tape {
         let inputs: Vec<Var> = inputs.iter().map(|v| (*v).clone()).collect();
         let values = outputs.into_iter().map(|v| v.value).collect();
         Ok(self.record_many(values, move |grads, sink| {
-            let tape = Tape::training();
+            let tape = Tape {
+                recomputes: true,
+                ..Tape::training()
+            };
             let leaves: Vec<Var> = inputs
                 .iter()
                 .map(|v| {

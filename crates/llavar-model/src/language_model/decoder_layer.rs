@@ -179,7 +179,7 @@ impl DecoderLayer {
                 tape.swiglu_fused(&gate_up_proj.forward(tape, &y)?)?
             }
         };
-        self.down_proj.forward_residual(tape, &y, &x)
+        tape.closing(|tape| self.down_proj.forward_residual(tape, &y, &x))
     }
 
     /// Queries `[T, Hq, D]`, keys and values `[T, Hkv, D]`, with queries and keys turned.

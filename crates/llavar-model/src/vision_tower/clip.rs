@@ -203,7 +203,7 @@ impl ClipLayer {
         let x = self.out_proj.forward_residual(tape, &y, x)?;
         let y = self.layer_norm2.forward(tape, &x)?;
         let y = tape.activation(&self.fc1.forward(tape, &y)?, self.activation)?;
-        self.fc2.forward_residual(tape, &y, &x)
+        tape.closing(|tape| self.fc2.forward_residual(tape, &y, &x))
     }
 }
 

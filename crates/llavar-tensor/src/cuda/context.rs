@@ -140,7 +140,7 @@ impl Cuda {
             stream,
             memory: Memory::new(device, info.memory)?,
             kernels,
-            gemm: Gemm::new()?,
+            gemm: Gemm::new(&info)?,
             profile: Profile::default(),
             info,
             extensions: Mutex::default(),

@@ -17,7 +17,12 @@ use cudarc::cublaslt::{
     },
 };
 
-use super::Cuda;
+use super::{
+    Cuda, DeviceInfo,
+    kernel::cache_folder,
+    measure::Event,
+    tuning::{self, Choices},
+};
 use crate::{DType, Error, Result, Tensor, cpu::Layout};
 
 /// Scratch memory of the products, bytes.
@@ -35,6 +40,16 @@ pub(crate) struct Epilogue<'a> {
     pub(crate) residual: Option<&'a Tensor>,
 }
 
+/// What a product does beside multiplying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Extra {
+    None,
+    /// Adds a vector to every row.
+    Bias,
+    /// Sums the first operand of a weight gradient over its rows.
+    Sums,
+}
+
 /// Everything that a plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
@@ -42,7 +57,7 @@ struct Key {
     sizes: [usize; 3],
     input: DType,
     output: DType,
-    bias: bool,
+    extra: Extra,
     added: bool,
     /// Largest power of two (up to 256) that divides the addresses of a, b, c and d.
     alignment: [u32; 4],
@@ -60,21 +75,24 @@ struct Plan {
 /// Handle, scratch memory and plans.
 pub(super) struct Gemm {
     handle: ls::cublasLtHandle_t,
+    choices: Choices,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    plans: HashMap<Key, Plan>,
+    /// `None`: the library has no algorithm for it.
+    plans: HashMap<Key, Option<Plan>>,
     workspace: u64,
 }
 
 impl Gemm {
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(info: &DeviceInfo) -> Result<Self> {
         Ok(Self {
             handle: lt::create_handle().map_err(|e| Error::NoDevice {
                 reason: format!("cuBLASLt does not start: {e:?}"),
             })?,
+            choices: Choices::new(cache_folder(), &info.name, info.cublaslt),
             state: Mutex::default(),
         })
     }
@@ -138,13 +156,15 @@ impl Cuda {
         } else {
             beta
         };
-        let align = |address: u64| 1 << address.trailing_zeros().min(8);
         let key = Key {
             layout,
             sizes: [m, n, k],
             input: a.dtype(),
             output: c.dtype(),
-            bias: epilogue.bias.is_some(),
+            extra: match epilogue.bias {
+                Some(_) => Extra::Bias,
+                None => Extra::None,
+            },
             added: beta != 0.0,
             alignment: [align(pa), align(pb), align(pc), align(pd)],
         };
@@ -152,34 +172,164 @@ impl Cuda {
             Some(bias) => bias.cuda_address()?,
             None => 0,
         };
+        let operands = [pa, pb, pc, pd];
+        let plan = self.plan(key, operands, bias)?;
+        let plan = plan.ok_or_else(|| failed(key, "no algorithm".into()))?;
+        self.run(key, plan, operands, bias, beta)
+    }
+
+    /// `c = a^T b + beta c` and `sums = sum over rows of a`, with `a [k, m]`, `b [k, n]`, `sums [m]` of the
+    /// type of `c`. Whether the library can; nothing is done where it cannot.
+    pub(crate) fn gemm_with_sums(
+        self: &Arc<Self>,
+        [m, n, k]: [usize; 3],
+        a: &Tensor,
+        b: &Tensor,
+        c: &mut Tensor,
+        beta: f32,
+        sums: &mut Tensor,
+    ) -> Result<bool> {
+        let fits = a.numel() == m * k
+            && b.numel() == k * n
+            && c.numel() == m * n
+            && sums.numel() == m
+            && a.dtype() == b.dtype()
+            && c.dtype() == sums.dtype();
+        if !fits || m * n * k == 0 || a.dtype() != DType::BF16 {
+            return Ok(false);
+        }
+        let (pa, pb, pd) = (a.cuda_address()?, b.cuda_address()?, c.cuda_address_mut()?);
+        let sums = sums.cuda_address_mut()?;
+        let key = Key {
+            layout: Layout::TN,
+            sizes: [m, n, k],
+            input: a.dtype(),
+            output: c.dtype(),
+            extra: Extra::Sums,
+            added: beta != 0.0,
+            alignment: [align(pa), align(pb), align(pd), align(pd)],
+        };
+        let Some(plan) = self.plan(key, [pa, pb, pd, pd], sums)? else {
+            return Ok(false);
+        };
+        self.run(key, plan, [pa, pb, pd, pd], sums, beta)?;
+        Ok(true)
+    }
+
+    /// The plan for a shape, made on first use.
+    fn plan(&self, key: Key, operands: [u64; 4], vector: u64) -> Result<Option<Plan>> {
         self.bind()?;
-        let mut state = self
-            .gemm
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.gemm.lock();
         if state.workspace == 0 {
-            // Taken for good, outside of the pool: captured graphs hold its address.
+            // Taken for good, outside of pool and arenas: captured graphs hold its address.
             // SAFETY: valid out-pointer.
             super::context::check(
                 unsafe { cudarc::driver::sys::cuMemAlloc_v2(&mut state.workspace, WORKSPACE) },
                 "workspace of the matrix products",
             )?;
         }
-        let plan = match state.plans.get(&key) {
-            Some(plan) => *plan,
-            None => {
-                let plan = self.gemm.plan(key)?;
-                state.plans.insert(key, plan);
-                plan
-            }
+        if let Some(plan) = state.plans.get(&key) {
+            return Ok(*plan);
+        }
+        drop(state);
+        let plan = match self.gemm.candidates(key) {
+            Ok(candidates) => self.choose(key, &candidates, operands, vector)?,
+            // There are other ways to a sum.
+            Err(_) if key.extra == Extra::Sums => None,
+            Err(error) => return Err(error),
         };
-        let (one, beta) = (1.0f32, beta);
-        // SAFETY: the plan describes exactly these operands, whose sizes were checked above; the lock is
-        // held because the bias address is part of the shared description.
+        self.gemm.lock().plans.insert(key, plan);
+        Ok(plan)
+    }
+
+    /// The fastest of the candidates, by the choice of an earlier run or by measurement.
+    fn choose(
+        &self,
+        key: Key,
+        candidates: &[Plan],
+        operands: [u64; 4],
+        vector: u64,
+    ) -> Result<Option<Plan>> {
+        let first = candidates.first().copied();
+        let choices = &self.gemm.choices;
+        if candidates.len() < 2
+            || key.sizes.iter().product::<usize>() < tuning::LEAST
+            || !choices.can_keep()
+        {
+            return Ok(first);
+        }
+        let name = key.name();
+        if let (Some(words), Some(first)) = (choices.get(&name), first) {
+            let kept = Plan {
+                algo: ls::cublasLtMatmulAlgo_t { data: words },
+                ..first
+            };
+            if self.gemm.accepts(&kept) {
+                return Ok(Some(kept));
+            }
+        }
+        let [m, n, _] = key.sizes;
+        // Without room for a scratch output nothing is measured, and nothing kept.
+        let Ok(scratch) = self.pooled((m * n * key.output.size()).max(256)) else {
+            return Ok(first);
+        };
+        let [pa, pb, pc, pd] = operands;
+        let into = [pa, pb, if pc == pd { scratch } else { pc }, scratch];
+        let beta = if key.added { 1.0 } else { 0.0 };
+        let mut best: Option<(f64, Plan)> = None;
+        for (place, plan) in candidates.iter().enumerate() {
+            let Ok(ms) = self.time_plan(key, *plan, into, vector, beta) else {
+                continue;
+            };
+            // The first guess stays unless another is clearly faster.
+            let ms = if place == 0 { 0.98 * ms } else { ms };
+            if best.is_none_or(|(least, _)| ms < least) {
+                best = Some((ms, *plan));
+            }
+        }
+        // SAFETY: allocated above on the same stream, freed once.
+        let _ = unsafe { cudarc::driver::sys::cuMemFreeAsync(scratch, self.stream()) };
+        match best {
+            Some((_, plan)) if choices.put(&name, plan.algo.data) => Ok(Some(plan)),
+            _ => Ok(first),
+        }
+    }
+
+    /// Milliseconds of one run of a plan.
+    fn time_plan(
+        &self,
+        key: Key,
+        plan: Plan,
+        into: [u64; 4],
+        vector: u64,
+        beta: f32,
+    ) -> Result<f64> {
+        self.run(key, plan, into, vector, beta)?;
+        let (start, end) = (Event::new(self)?, Event::new(self)?);
+        start.record(self)?;
+        for _ in 0..tuning::RUNS {
+            self.run(key, plan, into, vector, beta)?;
+        }
+        end.record(self)?;
+        Ok(start.milliseconds_until(&end)? / tuning::RUNS as f64)
+    }
+
+    /// Queues a product; `vector` is the bias or takes the sums.
+    fn run(
+        &self,
+        key: Key,
+        plan: Plan,
+        [pa, pb, pc, pd]: [u64; 4],
+        vector: u64,
+        beta: f32,
+    ) -> Result<()> {
+        let state = self.gemm.lock();
+        let one = 1.0f32;
+        // SAFETY: the plan describes exactly these operands, whose sizes were checked; the lock is held
+        // because the vector's address is part of the shared description.
         unsafe {
-            if bias != 0 {
-                set_desc(plan.desc, Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+            if key.extra != Extra::None {
+                set_desc(plan.desc, Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector)?;
             }
             lt::matmul(
                 self.gemm.handle,
@@ -201,13 +351,47 @@ impl Cuda {
             )
         }
         .map_err(|e| failed(key, format!("{e:?}")))?;
-        self.mark(|| format!("product {layout:?} {m} x {n} x {k} into {}", key.output))
+        let [m, n, k] = key.sizes;
+        self.mark(|| {
+            format!(
+                "product {:?} {m} x {n} x {k} into {}",
+                key.layout, key.output
+            )
+        })
     }
 }
 
+/// Largest power of two up to 256 that divides an address.
+fn align(address: u64) -> u32 {
+    1 << address.trailing_zeros().min(8)
+}
+
 impl Gemm {
-    /// The library's first choice for a shape.
-    fn plan(&self, key: Key) -> Result<Plan> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the library takes a plan.
+    fn accepts(&self, plan: &Plan) -> bool {
+        // SAFETY: descriptors are alive; the result is plain data that the library fills in.
+        unsafe {
+            let mut result: ls::cublasLtMatmulHeuristicResult_t = std::mem::zeroed();
+            ls::cublasLtMatmulAlgoCheck(
+                self.handle,
+                plan.desc,
+                plan.a,
+                plan.b,
+                plan.c,
+                plan.c,
+                &plan.algo,
+                &mut result,
+            ) == ls::cublasStatus_t::CUBLAS_STATUS_SUCCESS
+                && result.workspaceSize <= WORKSPACE
+        }
+    }
+
+    /// The library's guesses for a shape, best first.
+    fn candidates(&self, key: Key) -> Result<Vec<Plan>> {
         let [m, n, k] = key.sizes;
         // As columns: D [n, m] = op(B) [n, k] op(A) [k, m].
         let (b_shape, b_transposed) = match key.layout {
@@ -237,8 +421,11 @@ impl Gemm {
                 Desc::CUBLASLT_MATMUL_DESC_TRANSB,
                 &i32::from(a_transposed),
             )?;
-            if key.bias {
-                let epilogue = Epi::CUBLASLT_EPILOGUE_BIAS;
+            if key.extra != Extra::None {
+                let epilogue = match key.extra {
+                    Extra::Sums => Epi::CUBLASLT_EPILOGUE_BGRADB,
+                    _ => Epi::CUBLASLT_EPILOGUE_BIAS,
+                };
                 set_desc(desc, Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
                 let kind = data_type(key.output)?;
                 set_desc(desc, Desc::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &kind)?;
@@ -278,17 +465,48 @@ impl Gemm {
             ] {
                 set(what, (&raw const bytes).cast(), 4)?;
             }
-            let found = lt::get_matmul_algo_heuristic(self.handle, desc, a, b, c, c, preference)
-                .map_err(|e| error(&e));
-            let _ = lt::destroy_matmul_pref(preference);
-            Ok(Plan {
+            let mut found: [ls::cublasLtMatmulHeuristicResult_t; tuning::CANDIDATES] =
+                std::mem::zeroed();
+            let mut count = 0;
+            let status = ls::cublasLtMatmulAlgoGetHeuristic(
+                self.handle,
                 desc,
                 a,
                 b,
                 c,
-                algo: found?.algo,
-            })
+                c,
+                preference,
+                found.len() as i32,
+                found.as_mut_ptr(),
+                &mut count,
+            );
+            let _ = lt::destroy_matmul_pref(preference);
+            if status != ls::cublasStatus_t::CUBLAS_STATUS_SUCCESS || count < 1 {
+                return Err(error(&status));
+            }
+            let good = found.iter().take(count as usize);
+            let good = good.filter(|f| f.state == ls::cublasStatus_t::CUBLAS_STATUS_SUCCESS);
+            Ok(good
+                .map(|f| Plan {
+                    desc,
+                    a,
+                    b,
+                    c,
+                    algo: f.algo,
+                })
+                .collect())
         }
+    }
+}
+
+impl Key {
+    /// A file name for the choice of its algorithm.
+    fn name(&self) -> String {
+        let [m, n, k] = self.sizes;
+        let [a, b, c, d] = self.alignment;
+        let (layout, extra, added) = (self.layout, self.extra, self.added);
+        let (input, output) = (self.input, self.output);
+        format!("{layout:?}-{m}-{n}-{k}-{input}-{output}-{extra:?}-{added}-{a}-{b}-{c}-{d}")
     }
 }
 

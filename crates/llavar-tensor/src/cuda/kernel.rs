@@ -5,7 +5,7 @@
 //! options, architecture and compiler.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     ffi::{CString, c_void},
     hash::{DefaultHasher, Hash, Hasher},
     path::PathBuf,
@@ -263,22 +263,24 @@ impl Cuda {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let key = (kernel.source.name, dtype);
-        if !modules.contains_key(&key) {
-            let image = self.kernels.image(kernel.source, dtype)?;
-            let mut module = std::ptr::null_mut();
-            // SAFETY: a complete image made by NVRTC for this architecture.
-            check(
-                unsafe { cu::cuModuleLoadData(&mut module, image.as_ptr().cast()) },
-                "load kernels",
-            )?;
-            let functions = HashMap::new();
-            modules.insert(key, Module { module, functions });
-        }
+        let module = match modules.entry(key) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(place) => {
+                let image = self.kernels.image(kernel.source, dtype)?;
+                let mut module = std::ptr::null_mut();
+                // SAFETY: a complete image made by NVRTC for this architecture.
+                check(
+                    unsafe { cu::cuModuleLoadData(&mut module, image.as_ptr().cast()) },
+                    "load kernels",
+                )?;
+                let functions = HashMap::new();
+                place.insert(Module { module, functions })
+            }
+        };
         let missing = || Error::Cuda {
             op: kernel.name,
             reason: "no such kernel".into(),
         };
-        let module = modules.get_mut(&key).ok_or_else(missing)?;
         if let Some(function) = module.functions.get(kernel.name) {
             return Ok(*function);
         }
@@ -306,10 +308,12 @@ impl Kernels {
             self.compiler,
         )
             .hash(&mut hasher);
-        let file = cache_folder().map(|folder| {
-            let name = format!("{}-{dtype}-{:016x}.cubin", source.name, hasher.finish());
-            folder.join(name)
-        });
+        let file = cache_folder()
+            .map(|folder| folder.join("kernels"))
+            .map(|folder| {
+                let name = format!("{}-{dtype}-{:016x}.cubin", source.name, hasher.finish());
+                folder.join(name)
+            });
         if let Some(image) = file.as_ref().and_then(|file| std::fs::read(file).ok()) {
             // Files are put in place whole by renaming; an empty one is not ours.
             if image.starts_with(b"\x7fELF") {
@@ -325,8 +329,8 @@ impl Kernels {
     }
 }
 
-/// `$LLAVAR_CACHE`, `$XDG_CACHE_HOME/llavar` or `~/.cache/llavar`, then `kernels`.
-fn cache_folder() -> Option<PathBuf> {
+/// `$LLAVAR_CACHE`, `$XDG_CACHE_HOME/llavar` or `~/.cache/llavar`.
+pub(super) fn cache_folder() -> Option<PathBuf> {
     let root = if let Some(path) = std::env::var_os("LLAVAR_CACHE") {
         PathBuf::from(path)
     } else if let Some(path) = std::env::var_os("XDG_CACHE_HOME") {
@@ -334,7 +338,7 @@ fn cache_folder() -> Option<PathBuf> {
     } else {
         PathBuf::from(std::env::var_os("HOME")?).join(".cache/llavar")
     };
-    Some(root.join("kernels"))
+    Some(root)
 }
 
 fn store(file: &std::path::Path, image: &[u8]) -> std::io::Result<()> {

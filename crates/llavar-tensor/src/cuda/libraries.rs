@@ -87,7 +87,9 @@ fn load(wanted: &Wanted) -> bool {
         }
         // NVRTC opens its second half by name, from wherever the loader looks.
         for companion in companions(&path) {
-            open(&companion).map(std::mem::forget);
+            if let Some(library) = open(&companion) {
+                std::mem::forget(library);
+            }
         }
         if let Some(library) = open(&path) {
             // Unloading CUDA libraries at exit is known to crash; the process keeps them.

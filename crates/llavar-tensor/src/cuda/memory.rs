@@ -264,7 +264,7 @@ impl Cuda {
     }
 
     /// Memory from the stream-ordered pool.
-    fn pooled(&self, bytes: usize) -> Result<u64> {
+    pub(super) fn pooled(&self, bytes: usize) -> Result<u64> {
         let mut address = 0;
         for last in [false, true] {
             // SAFETY: valid out-pointer and a live stream.
@@ -491,13 +491,12 @@ impl Cuda {
         if let Some(block) = waiting.front() {
             // SAFETY: the event lives with its block.
             let ready = unsafe { cu::cuEventQuery(block.event) } == CUresult::CUDA_SUCCESS;
-            if ready || waiting.len() >= PINNED_BLOCKS {
-                if let Some(block) = waiting.pop_front() {
-                    drop(all);
-                    // SAFETY: as above.
-                    check(unsafe { cu::cuEventSynchronize(block.event) }, "event")?;
-                    return Ok(block);
-                }
+            let usable = ready || waiting.len() >= PINNED_BLOCKS;
+            if let Some(block) = usable.then(|| waiting.pop_front()).flatten() {
+                drop(all);
+                // SAFETY: as above.
+                check(unsafe { cu::cuEventSynchronize(block.event) }, "event")?;
+                return Ok(block);
             }
         }
         drop(all);

@@ -80,7 +80,10 @@ impl Tape {
         let w = weight.value();
         let b = bias.map(|b| widened(&b.value())).transpose()?;
         let mut out = Buffer::<f32>::unspecified(rows * n);
-        let beta = prefill(&mut out, n, b.as_ref(), residual)?;
+        let beta = match self.output_is_read() {
+            true => prefill(&mut out, n, b.as_ref(), residual)?,
+            false => 0.0,
+        };
         let input = x.value().data::<f32>()?;
         if rows == 1 && w.dtype() == crate::DType::BF16 && !needs_grad {
             // One token: time is that of reading the weight, so it is read as it lies.
@@ -88,7 +91,9 @@ impl Tape {
             return Ok(Var::constant(Tensor::from_buffer(out, &shape)));
         }
         let w = widened(&w)?;
-        cpu::gemm(Layout::NT, rows, n, k, input, w.data()?, &mut out, beta);
+        if self.output_is_read() {
+            cpu::gemm(Layout::NT, rows, n, k, input, w.data()?, &mut out, beta);
+        }
         let out = Tensor::from_buffer(out, &shape);
         if !needs_grad {
             return Ok(Var::constant(out));

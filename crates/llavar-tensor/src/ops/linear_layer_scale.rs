@@ -55,18 +55,20 @@ impl Tape {
         let scaled = Tensor::from_buffer(scaled, &[c, k]);
         let scaled_bias = Tensor::from_buffer(scaled_bias, &[c]);
         let mut out = Buffer::<f32>::unspecified(rows * c);
-        let beta = prefill(&mut out, c, Some(&scaled_bias), Some(x))?;
-        let input = h.value().data::<f32>()?;
-        cpu::gemm(
-            Layout::NT,
-            rows,
-            c,
-            k,
-            input,
-            scaled.data()?,
-            &mut out,
-            beta,
-        );
+        if self.output_is_read() {
+            let beta = prefill(&mut out, c, Some(&scaled_bias), Some(x))?;
+            let input = h.value().data::<f32>()?;
+            cpu::gemm(
+                Layout::NT,
+                rows,
+                c,
+                k,
+                input,
+                scaled.data()?,
+                &mut out,
+                beta,
+            );
+        }
         let out = Tensor::from_buffer(out, x.shape());
         if !self.needs_grad(&[x, h], &[weight, bias, gamma]) {
             return Ok(Var::constant(out));

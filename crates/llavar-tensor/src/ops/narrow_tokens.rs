@@ -98,7 +98,9 @@ mod tests {
         assert_eq!(y.shape(), [3, 4, 2]);
         let (x_data, y_data) = (x.data::<f32>().unwrap(), y.value().data::<f32>().unwrap());
         assert_eq!(y_data[8..16], x_data[12..20]);
-        check_gradients(&[x.clone()], &[], |tape, x| tape.narrow_tokens(&x[0], 1, 3));
+        check_gradients(std::slice::from_ref(&x), &[], |tape, x| {
+            tape.narrow_tokens(&x[0], 1, 3)
+        });
         let tape = Tape::inference();
         assert_eq!(
             tape.narrow_tokens(&x.clone().into(), 5, 0).unwrap().shape(),

@@ -24,10 +24,20 @@ DEVICE double block_sum_f64(double v) {
     return v;
 }
 
-// part[slot + block] = sum of squares of elements [block * each, (block + 1) * each) of g [n]; `each` is a
-// multiple of 8. Eight squares are added up in f32, everything else in f64.
-KERNEL norm_parts(const T* g, double* part, i64 slot, i64 n, i64 each) {
-    i64 first = blockIdx.x * each, end = first + each < n ? first + each : n;
+// A gradient in the list of norm_parts.
+struct Listed { u64 address, n, slot; };
+
+// part[i] = sum of squares of the i-th run of `each` elements (a multiple of 8) of all listed gradients, whose
+// runs are counted through. One block a run. Eight squares are added up in f32, everything else in f64.
+KERNEL norm_parts(const Listed* list, int count, double* part, i64 each) {
+    int low = 0, high = count - 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (list[middle].slot <= blockIdx.x) low = middle; else high = middle - 1;
+    }
+    const T* g = (const T*)list[low].address;
+    i64 n = list[low].n, first = (blockIdx.x - (i64)list[low].slot) * each;
+    i64 end = first + each < n ? first + each : n;
     i64 vectors = aligned8(g) ? first + (end - first) / 8 * 8 : first;
     double s = 0;
     #pragma unroll 4
@@ -43,7 +53,7 @@ KERNEL norm_parts(const T* g, double* part, i64 slot, i64 n, i64 each) {
         s += x * x;
     }
     s = block_sum_f64(s);
-    if (threadIdx.x == 0) part[slot + blockIdx.x] = s;
+    if (threadIdx.x == 0) part[blockIdx.x] = s;
 }
 
 // Norm from its parts, and what follows from it. One block.

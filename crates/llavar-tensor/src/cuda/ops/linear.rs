@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::column_sums;
+use super::{add_assign, column_sums};
 use crate::{
-    Param, Result, Tape, Var,
+    Param, Result, Tape, Tensor, Var,
     cpu::Layout,
     cuda::{Cuda, Epilogue},
 };
@@ -29,8 +29,10 @@ pub(crate) fn linear(
         bias: b.as_ref(),
         residual: residual.map(Var::value),
     };
-    let sizes = [rows, n, k];
-    cuda.gemm_epilogue(Layout::NT, sizes, x.value(), &w, &mut out, 0.0, epilogue)?;
+    if tape.output_is_read() {
+        let sizes = [rows, n, k];
+        cuda.gemm_epilogue(Layout::NT, sizes, x.value(), &w, &mut out, 0.0, epilogue)?;
+    }
 
     let mut inputs = vec![x];
     inputs.extend(residual);
@@ -48,14 +50,7 @@ pub(crate) fn linear(
     let residual = residual.map(Var::without_value);
     let cuda = cuda.clone();
     Ok(tape.record(out, move |dy, grads| {
-        if let Some(bias) = bias.filter(Param::requires_grad) {
-            bias.accumulate_tensor(|db, beta| column_sums(&cuda, &dy, n, db, beta))?;
-        }
-        if weight.requires_grad() {
-            weight.accumulate_tensor(|dw, beta| {
-                cuda.gemm(Layout::TN, [n, k, rows], &dy, x.value(), dw, beta)
-            })?;
-        }
+        parameter_gradients(&cuda, &dy, x.value(), &weight, bias.as_ref())?;
         if x.requires_grad() {
             let mut dx = cuda.empty(x.shape(), dy.dtype())?;
             cuda.gemm(Layout::NN, [rows, k, n], &dy, &w, &mut dx, 0.0)?;
@@ -69,6 +64,47 @@ pub(crate) fn linear(
             None => Ok(()),
         }
     }))
+}
+
+/// `dW += dy^T x` and `db += sum over rows of dy`, the latter inside the product where the library can.
+fn parameter_gradients(
+    cuda: &Arc<Cuda>,
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Param,
+    bias: Option<&Param>,
+) -> Result<()> {
+    let (n, k) = (dy.last_dim(), x.last_dim());
+    let sizes = [n, k, dy.rows()];
+    let bias = bias.filter(|b| b.requires_grad());
+    let Some(bias) = bias else {
+        if weight.requires_grad() {
+            weight.accumulate_tensor(|dw, beta| cuda.gemm(Layout::TN, sizes, dy, x, dw, beta))?;
+        }
+        return Ok(());
+    };
+    if !weight.requires_grad() {
+        return bias.accumulate_tensor(|db, beta| column_sums(cuda, dy, n, db, beta));
+    }
+    bias.accumulate_tensor(|db, keep| {
+        weight.accumulate_tensor(|dw, beta| {
+            // The product overwrites the sums.
+            let mut sums = match keep == 0.0 && db.dtype() == dw.dtype() {
+                true => None,
+                false => Some(cuda.empty(&[n], dw.dtype())?),
+            };
+            let target = sums.as_mut().unwrap_or(db);
+            if !cuda.gemm_with_sums(sizes, dy, x, dw, beta, target)? {
+                cuda.gemm(Layout::TN, sizes, dy, x, dw, beta)?;
+                return column_sums(cuda, dy, n, db, keep);
+            }
+            match sums {
+                None => Ok(()),
+                Some(sums) if keep == 0.0 => cuda.copy(&sums, db),
+                Some(sums) => add_assign(cuda, db, &sums),
+            }
+        })
+    })
 }
 
 #[cfg(test)]

@@ -181,8 +181,8 @@ mod tests {
                     .collect();
                 compare(
                     &format!("loss {t} x {d} x {v}, every {every}"),
-                    &[x.clone()],
-                    &[w.clone()],
+                    std::slice::from_ref(&x),
+                    std::slice::from_ref(&w),
                     |tape, x, p| {
                         let loss = tape.linear_cross_entropy(&x[0], &p[0], &labels)?;
                         Ok(vec![loss.sum, loss.per_token.into()])

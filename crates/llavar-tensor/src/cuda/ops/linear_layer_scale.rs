@@ -35,23 +35,24 @@ pub(crate) fn linear_layer_scale(
 ) -> Result<Var> {
     let (c, rows) = (x.value().last_dim(), x.value().rows());
     let k = h.value().last_dim();
-    let scaled = scale(cuda, weight, bias, gamma, k)?;
     let mut out = cuda.empty(x.shape(), x.value().dtype())?;
-    let epilogue = Epilogue {
-        bias: Some(&scaled.1),
-        residual: Some(x.value()),
-    };
-    let sizes = [rows, c, k];
-    cuda.gemm_epilogue(
-        Layout::NT,
-        sizes,
-        h.value(),
-        &scaled.0,
-        &mut out,
-        0.0,
-        epilogue,
-    )?;
-    drop(scaled);
+    if tape.output_is_read() {
+        let (scaled, scaled_bias) = scale(cuda, weight, bias, gamma, k)?;
+        let epilogue = Epilogue {
+            bias: Some(&scaled_bias),
+            residual: Some(x.value()),
+        };
+        let sizes = [rows, c, k];
+        cuda.gemm_epilogue(
+            Layout::NT,
+            sizes,
+            h.value(),
+            &scaled,
+            &mut out,
+            0.0,
+            epilogue,
+        )?;
+    }
     if !tape.needs_grad(&[x, h], &[weight, bias, gamma]) {
         return Ok(Var::constant(out));
     }

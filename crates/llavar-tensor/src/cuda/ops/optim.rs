@@ -60,27 +60,30 @@ impl DeviceStep {
     ) -> Result<()> {
         let cuda = &self.cuda;
         let grads: Vec<Tensor> = params.into_iter().filter_map(Param::grad).collect();
-        let blocks = |grad: &Tensor| grad.numel().div_ceil(NORM_CHUNK);
-        let parts: usize = grads.iter().map(blocks).sum();
-        // One f64 in two words: there is no such element type.
-        let mut slots = cuda.empty(&[parts, 2], DType::I32)?;
-        let mut slot = 0;
-        for grad in &grads {
-            if !grad.cuda().is_some_and(|c| Arc::ptr_eq(c, cuda)) {
+        // `struct Listed` of the kernel, as 32-bit words. Gradients stay where they are from step to step, so
+        // that the list is the same and goes to the device once.
+        let (mut list, mut parts) = (Vec::with_capacity(6 * grads.len()), 0);
+        let dtype = grads.first().map_or(DType::F32, Tensor::dtype);
+        for grad in grads.iter().filter(|g| g.numel() > 0) {
+            if !grad.cuda().is_some_and(|c| Arc::ptr_eq(c, cuda)) || grad.dtype() != dtype {
                 return Err(Error::DeviceMismatch {
                     op: "gradient norm",
-                    expected: format!("cuda:{}", cuda.ordinal()),
-                    got: grad.device().to_string(),
+                    expected: format!("{dtype} on cuda:{}", cuda.ordinal()),
+                    got: format!("{} on {}", grad.dtype(), grad.device()),
                 });
             }
-            let (n, each) = (grad.numel() as i64, NORM_CHUNK as i64);
-            cuda.launch(
-                &NORM_PARTS,
-                grad.dtype(),
-                Grid::new(blocks(grad), THREADS),
-                args![grad, &mut slots, slot as i64, n, each],
-            )?;
-            slot += blocks(grad);
+            for word in [grad.cuda_address()?, grad.numel() as u64, parts as u64] {
+                list.extend([word as i32, (word >> 32) as i32]);
+            }
+            parts += grad.numel().div_ceil(NORM_CHUNK);
+        }
+        // One f64 in two words: there is no such element type.
+        let mut slots = cuda.empty(&[parts, 2], DType::I32)?;
+        if parts > 0 {
+            let count = (list.len() / 6) as i32;
+            let list = cuda.constant(&list)?;
+            let arguments = args![&list, count, &mut slots, NORM_CHUNK as i64];
+            cuda.launch(&NORM_PARTS, dtype, Grid::new(parts, THREADS), arguments)?;
         }
         let AdamW { beta1, beta2, .. } = self.adamw;
         let scalars = &mut self.scalars;
