@@ -40,6 +40,9 @@ enum Command {
     Ask(commands::ask::Args),
     /// Talk about pictures in the terminal.
     Chat(commands::chat::Args),
+    /// Measure what this machine reaches, beside what it allows.
+    #[command(subcommand)]
+    Bench(commands::bench::Command),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Ask(args) => commands::ask::run(args),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Bench(command) => commands::bench::run(command),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

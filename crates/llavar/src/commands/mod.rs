@@ -1,6 +1,7 @@
 //! One module a subcommand.
 
 pub(crate) mod ask;
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod data;
 pub(crate) mod init;

@@ -1,0 +1,141 @@
+//! Training steps.
+
+use std::time::Instant;
+
+use llavar_model::{Checkpointing, LlavaModel};
+use llavar_tensor::{
+    Param, PixelLevels, Segments, Tape, Tensor,
+    optim::{AdamW, Moments, Precision, StepState},
+};
+
+use super::{Bench, Result};
+use crate::{Row, flops};
+
+/// Id of an image position.
+const IMAGE: i32 = -200;
+
+/// Blocks that keep their activations in the row between all and none: as many as the peer's peak of memory
+/// (41.6 GiB for the 3.8B shape) has room for.
+const KEPT: usize = 6;
+
+impl Bench<'_> {
+    /// One packed batch of samples: 20 ids, a picture, then the rest of the text, whose second half is
+    /// supervised.
+    fn batch(&self, model: &LlavaModel) -> (Vec<i32>, Vec<i32>, Segments) {
+        let (batch, text) = (self.options.batch, self.options.text);
+        let picture = model.tokens_per_image().unwrap_or(0);
+        let (mut ids, mut labels) = (Vec::new(), Vec::new());
+        for sample in 0..batch {
+            let word = |i: usize| ((sample * 7919 + i * 104_729) % 32_000) as i32;
+            let before = text.min(20);
+            ids.extend((0..before).map(word));
+            ids.extend(std::iter::repeat_n(IMAGE, picture));
+            ids.extend((before..text).map(word));
+            labels.extend(std::iter::repeat_n(-100, picture + text - text / 2));
+            labels.extend((text - text / 2..text).map(word));
+        }
+        let segments = Segments::from_lengths(vec![picture + text; batch]);
+        (ids, labels, segments)
+    }
+
+    pub(super) fn train(
+        &mut self,
+        model: &LlavaModel,
+        precision: Precision,
+        progress: &mut impl FnMut(&str),
+    ) -> Result<()> {
+        let params = model.params();
+        params.iter().for_each(|p| p.set_requires_grad(true));
+        let (ids, labels, segments) = self.batch(model);
+        // Pictures come as bytes, as from the loader; the values are looked up on the device.
+        let shape = self.pixels(1)?.shape().to_vec();
+        let shape = [self.options.batch, shape[1], shape[2], 3];
+        let rgb: Vec<u8> = (0..shape.iter().product::<usize>())
+            .map(|i| (i * 31 % 251) as u8)
+            .collect();
+        let levels: PixelLevels = std::array::from_fn(|c| {
+            std::array::from_fn(|v| (v as f32 / 255.0 - 0.45 - 0.02 * c as f32) / 0.27)
+        });
+        let adamw = AdamW::default();
+        let mut moments: Vec<Option<Moments>> = params.iter().map(|_| None).collect();
+        let mut state = StepState::new(self.device, 0, &adamw)?;
+        let lengths: Vec<usize> = segments.ranges().map(|r| r.len()).collect();
+        let supervised = labels.iter().filter(|l| **l >= 0).count();
+        let forward = flops::language_model(&self.config, &lengths)
+            + flops::head(&self.config, supervised)
+            + self.options.batch as f64 * flops::vision(&self.config);
+        let mut ways = vec![(Checkpointing::ALL, "full recompute".to_owned())];
+        if precision == Precision::PureBf16 {
+            let some = format!("{KEPT} blocks not recomputed");
+            ways.push((Checkpointing::keeping(KEPT), some));
+            ways.push((Checkpointing::NONE, "no recompute".to_owned()));
+        }
+        for (checkpoint, how) in ways {
+            progress(&format!("training step, {precision}, {how}"));
+            self.cuda.reset_peak();
+            let mut losses = Vec::new();
+            let mut step = || -> Result<()> {
+                params.iter().for_each(Param::zero_grad);
+                let tape = Tape::training();
+                let pixels =
+                    Tensor::from_rgb(&rgb, &shape, &levels, self.device, precision.weights())?;
+                let loss =
+                    model.loss(&tape, &ids, &labels, &segments, Some(&pixels), checkpoint)?;
+                let sum = loss.sum.value().clone();
+                tape.backward(&loss.sum, 1.0 / supervised as f32)?;
+                state.begin(&params, 1.0)?;
+                for (param, moments) in params.iter().zip(&mut moments) {
+                    let moments = match moments {
+                        Some(moments) => moments,
+                        none => none.insert(Moments::new(param, precision)?),
+                    };
+                    adamw.update(param, moments, 1e-5, 0.0, &state)?;
+                }
+                losses.push(sum);
+                Ok(())
+            };
+            for _ in 0..2 {
+                step()?;
+            }
+            self.device.synchronize()?;
+            let before = self.cuda.memory();
+            let start = Instant::now();
+            for _ in 0..self.options.steps {
+                step()?;
+            }
+            let queued = start.elapsed().as_secs_f64() * 1e3 / self.options.steps as f64;
+            self.device.synchronize()?;
+            let ms = start.elapsed().as_secs_f64() * 1e3 / self.options.steps as f64;
+            let after = self.cuda.memory();
+            if self.options.profile {
+                let shares = self.cuda.profile(&mut step)?;
+                self.show(&shares, progress);
+            }
+            // Operations that the model asks for; what is computed twice is not among them.
+            let (floor_ms, floor) = self.operations(3.0 * forward);
+            let mut values = Vec::new();
+            for loss in [losses.first(), losses.last()].into_iter().flatten() {
+                values.push(loss.item()? / supervised as f32);
+            }
+            self.rows.push(Row {
+                work: format!(
+                    "SFT step, batch {} x {}, {precision}, {how}",
+                    self.options.batch, lengths[0]
+                ),
+                rate: ids.len() as f64 / ms * 1e3,
+                unit: "tok/s".into(),
+                ms,
+                floor_ms,
+                floor,
+                mfu_percent: Some(self.mfu(3.0 * forward, ms)),
+                peak_gib: self.peak_gib(),
+                note: format!(
+                    "queued in {queued:.0} ms, loss {values:.3?}, memory from the card {:+} bytes over {} steps",
+                    after.reserved as i64 - before.reserved as i64,
+                    self.options.steps
+                ),
+            });
+        }
+        Ok(())
+    }
+}
