@@ -1,6 +1,6 @@
 //! Test support: an operation on the GPU against the same operation on the CPU in f32.
 //!
-//! These tests need a GPU and are `#[ignore]`d; `cargo test --release -p llavar-tensor -- --ignored cuda`
+//! These tests need a GPU and are ignored unless asked for: `cargo test --release -p llavar-tensor -- --ignored cuda`
 //! runs them where one is.
 
 use crate::{
