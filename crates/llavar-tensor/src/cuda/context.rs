@@ -140,7 +140,7 @@ impl Cuda {
             stream,
             memory: Memory::new(device, info.memory)?,
             kernels,
-            gemm: Gemm::new(&info)?,
+            gemm: Gemm::new()?,
             profile: Profile::default(),
             info,
             extensions: Mutex::default(),

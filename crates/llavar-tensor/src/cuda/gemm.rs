@@ -17,12 +17,7 @@ use cudarc::cublaslt::{
     },
 };
 
-use super::{
-    Cuda, DeviceInfo,
-    kernel::cache_folder,
-    measure::Event,
-    tuning::{self, Choices},
-};
+use super::Cuda;
 use crate::{DType, Error, Result, Tensor, cpu::Layout};
 
 /// Scratch memory of the products, bytes.
@@ -75,7 +70,6 @@ struct Plan {
 /// Handle, scratch memory and plans.
 pub(super) struct Gemm {
     handle: ls::cublasLtHandle_t,
-    choices: Choices,
     state: Mutex<State>,
 }
 
@@ -87,12 +81,11 @@ struct State {
 }
 
 impl Gemm {
-    pub(super) fn new(info: &DeviceInfo) -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         Ok(Self {
             handle: lt::create_handle().map_err(|e| Error::NoDevice {
                 reason: format!("cuBLASLt does not start: {e:?}"),
             })?,
-            choices: Choices::new(cache_folder(), &info.name, info.cublaslt),
             state: Mutex::default(),
         })
     }
@@ -173,7 +166,7 @@ impl Cuda {
             None => 0,
         };
         let operands = [pa, pb, pc, pd];
-        let plan = self.plan(key, operands, bias)?;
+        let plan = self.plan(key)?;
         let plan = plan.ok_or_else(|| failed(key, "no algorithm".into()))?;
         self.run(key, plan, operands, bias, beta)
     }
@@ -209,7 +202,7 @@ impl Cuda {
             added: beta != 0.0,
             alignment: [align(pa), align(pb), align(pd), align(pd)],
         };
-        let Some(plan) = self.plan(key, [pa, pb, pd, pd], sums)? else {
+        let Some(plan) = self.plan(key)? else {
             return Ok(false);
         };
         self.run(key, plan, [pa, pb, pd, pd], sums, beta)?;
@@ -217,7 +210,7 @@ impl Cuda {
     }
 
     /// The plan for a shape, made on first use.
-    fn plan(&self, key: Key, operands: [u64; 4], vector: u64) -> Result<Option<Plan>> {
+    fn plan(&self, key: Key) -> Result<Option<Plan>> {
         self.bind()?;
         let mut state = self.gemm.lock();
         if state.workspace == 0 {
@@ -232,86 +225,14 @@ impl Cuda {
             return Ok(*plan);
         }
         drop(state);
-        let plan = match self.gemm.candidates(key) {
-            Ok(candidates) => self.choose(key, &candidates, operands, vector)?,
+        let plan = match self.gemm.plan(key) {
+            Ok(plan) => Some(plan),
             // There are other ways to a sum.
             Err(_) if key.extra == Extra::Sums => None,
             Err(error) => return Err(error),
         };
         self.gemm.lock().plans.insert(key, plan);
         Ok(plan)
-    }
-
-    /// The fastest of the candidates, by the choice of an earlier run or by measurement.
-    fn choose(
-        &self,
-        key: Key,
-        candidates: &[Plan],
-        operands: [u64; 4],
-        vector: u64,
-    ) -> Result<Option<Plan>> {
-        let first = candidates.first().copied();
-        let choices = &self.gemm.choices;
-        if candidates.len() < 2
-            || key.sizes.iter().product::<usize>() < tuning::LEAST
-            || !choices.can_keep()
-        {
-            return Ok(first);
-        }
-        let name = key.name();
-        if let (Some(words), Some(first)) = (choices.get(&name), first) {
-            let kept = Plan {
-                algo: ls::cublasLtMatmulAlgo_t { data: words },
-                ..first
-            };
-            if self.gemm.accepts(&kept) {
-                return Ok(Some(kept));
-            }
-        }
-        let [m, n, _] = key.sizes;
-        // Without room for a scratch output nothing is measured, and nothing kept.
-        let Ok(scratch) = self.pooled((m * n * key.output.size()).max(256)) else {
-            return Ok(first);
-        };
-        let [pa, pb, pc, pd] = operands;
-        let into = [pa, pb, if pc == pd { scratch } else { pc }, scratch];
-        let beta = if key.added { 1.0 } else { 0.0 };
-        let mut best: Option<(f64, Plan)> = None;
-        for (place, plan) in candidates.iter().enumerate() {
-            let Ok(ms) = self.time_plan(key, *plan, into, vector, beta) else {
-                continue;
-            };
-            // The first guess stays unless another is clearly faster.
-            let ms = if place == 0 { 0.98 * ms } else { ms };
-            if best.is_none_or(|(least, _)| ms < least) {
-                best = Some((ms, *plan));
-            }
-        }
-        // SAFETY: allocated above on the same stream, freed once.
-        let _ = unsafe { cudarc::driver::sys::cuMemFreeAsync(scratch, self.stream()) };
-        match best {
-            Some((_, plan)) if choices.put(&name, plan.algo.data) => Ok(Some(plan)),
-            _ => Ok(first),
-        }
-    }
-
-    /// Milliseconds of one run of a plan.
-    fn time_plan(
-        &self,
-        key: Key,
-        plan: Plan,
-        into: [u64; 4],
-        vector: u64,
-        beta: f32,
-    ) -> Result<f64> {
-        self.run(key, plan, into, vector, beta)?;
-        let (start, end) = (Event::new(self)?, Event::new(self)?);
-        start.record(self)?;
-        for _ in 0..tuning::RUNS {
-            self.run(key, plan, into, vector, beta)?;
-        }
-        end.record(self)?;
-        Ok(start.milliseconds_until(&end)? / tuning::RUNS as f64)
     }
 
     /// Queues a product; `vector` is the bias or takes the sums.
@@ -371,27 +292,9 @@ impl Gemm {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the library takes a plan.
-    fn accepts(&self, plan: &Plan) -> bool {
-        // SAFETY: descriptors are alive; the result is plain data that the library fills in.
-        unsafe {
-            let mut result: ls::cublasLtMatmulHeuristicResult_t = std::mem::zeroed();
-            ls::cublasLtMatmulAlgoCheck(
-                self.handle,
-                plan.desc,
-                plan.a,
-                plan.b,
-                plan.c,
-                plan.c,
-                &plan.algo,
-                &mut result,
-            ) == ls::cublasStatus_t::CUBLAS_STATUS_SUCCESS
-                && result.workspaceSize <= WORKSPACE
-        }
-    }
-
-    /// The library's guesses for a shape, best first.
-    fn candidates(&self, key: Key) -> Result<Vec<Plan>> {
+    /// The library's first choice for a shape. Timing several would be worth one percent, and would stop the
+    /// stream for every new number of tokens.
+    fn plan(&self, key: Key) -> Result<Plan> {
         let [m, n, k] = key.sizes;
         // As columns: D [n, m] = op(B) [n, k] op(A) [k, m].
         let (b_shape, b_transposed) = match key.layout {
@@ -465,48 +368,17 @@ impl Gemm {
             ] {
                 set(what, (&raw const bytes).cast(), 4)?;
             }
-            let mut found: [ls::cublasLtMatmulHeuristicResult_t; tuning::CANDIDATES] =
-                std::mem::zeroed();
-            let mut count = 0;
-            let status = ls::cublasLtMatmulAlgoGetHeuristic(
-                self.handle,
+            let found = lt::get_matmul_algo_heuristic(self.handle, desc, a, b, c, c, preference)
+                .map_err(|e| error(&e));
+            let _ = lt::destroy_matmul_pref(preference);
+            Ok(Plan {
                 desc,
                 a,
                 b,
                 c,
-                c,
-                preference,
-                found.len() as i32,
-                found.as_mut_ptr(),
-                &mut count,
-            );
-            let _ = lt::destroy_matmul_pref(preference);
-            if status != ls::cublasStatus_t::CUBLAS_STATUS_SUCCESS || count < 1 {
-                return Err(error(&status));
-            }
-            let good = found.iter().take(count as usize);
-            let good = good.filter(|f| f.state == ls::cublasStatus_t::CUBLAS_STATUS_SUCCESS);
-            Ok(good
-                .map(|f| Plan {
-                    desc,
-                    a,
-                    b,
-                    c,
-                    algo: f.algo,
-                })
-                .collect())
+                algo: found?.algo,
+            })
         }
-    }
-}
-
-impl Key {
-    /// A file name for the choice of its algorithm.
-    fn name(&self) -> String {
-        let [m, n, k] = self.sizes;
-        let [a, b, c, d] = self.alignment;
-        let (layout, extra, added) = (self.layout, self.extra, self.added);
-        let (input, output) = (self.input, self.output);
-        format!("{layout:?}-{m}-{n}-{k}-{input}-{output}-{extra:?}-{added}-{a}-{b}-{c}-{d}")
     }
 }
 

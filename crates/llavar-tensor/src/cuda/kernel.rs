@@ -330,7 +330,7 @@ impl Kernels {
 }
 
 /// `$LLAVAR_CACHE`, `$XDG_CACHE_HOME/llavar` or `~/.cache/llavar`.
-pub(super) fn cache_folder() -> Option<PathBuf> {
+fn cache_folder() -> Option<PathBuf> {
     let root = if let Some(path) = std::env::var_os("LLAVAR_CACHE") {
         PathBuf::from(path)
     } else if let Some(path) = std::env::var_os("XDG_CACHE_HOME") {

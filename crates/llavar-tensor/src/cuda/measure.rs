@@ -142,13 +142,13 @@ impl Cuda {
 }
 
 /// A mark on the stream with a time.
-pub(super) struct Event(cu::CUevent);
+struct Event(cu::CUevent);
 
 // SAFETY: events have no thread affinity.
 unsafe impl Send for Event {}
 
 impl Event {
-    pub(super) fn new(cuda: &Cuda) -> Result<Self> {
+    fn new(cuda: &Cuda) -> Result<Self> {
         cuda.bind()?;
         let mut event = std::ptr::null_mut();
         // SAFETY: valid out-pointer.
@@ -156,13 +156,13 @@ impl Event {
         Ok(Self(event))
     }
 
-    pub(super) fn record(&self, cuda: &Cuda) -> Result<()> {
+    fn record(&self, cuda: &Cuda) -> Result<()> {
         // SAFETY: event and stream are alive.
         check(unsafe { cu::cuEventRecord(self.0, cuda.stream()) }, "event")
     }
 
     /// Waits for `end` and gives the time between the two.
-    pub(super) fn milliseconds_until(&self, end: &Self) -> Result<f64> {
+    fn milliseconds_until(&self, end: &Self) -> Result<f64> {
         let mut ms = 0f32;
         // SAFETY: both events were recorded; valid out-pointer.
         unsafe {

@@ -264,7 +264,7 @@ impl Cuda {
     }
 
     /// Memory from the stream-ordered pool.
-    pub(super) fn pooled(&self, bytes: usize) -> Result<u64> {
+    fn pooled(&self, bytes: usize) -> Result<u64> {
         let mut address = 0;
         for last in [false, true] {
             // SAFETY: valid out-pointer and a live stream.

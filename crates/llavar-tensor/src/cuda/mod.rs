@@ -9,7 +9,6 @@
 //! - `memory`: stream-ordered buffers, copies through pinned memory, constants that are uploaded once.
 //! - `kernel`: our kernels (`kernels/*.cu`), compiled by NVRTC for f32 and bf16, kept on disk.
 //! - `gemm`: cuBLASLt products, plans cached by shape.
-//! - `tuning`: which of cuBLASLt's algorithms a large product takes.
 //! - `cudnn`: cuDNN's flash attention.
 //! - `graph`: work that is recorded once and queued again with one call.
 //! - [`decode`]: the decoding step of a language model.
@@ -27,7 +26,6 @@ mod memory;
 pub(crate) mod ops;
 #[cfg(test)]
 pub(crate) mod testing;
-mod tuning;
 
 pub use context::{Cuda, DeviceInfo};
 pub(crate) use gemm::Epilogue;
