@@ -60,30 +60,35 @@ impl DeviceStep {
     ) -> Result<()> {
         let cuda = &self.cuda;
         let grads: Vec<Tensor> = params.into_iter().filter_map(Param::grad).collect();
-        // `struct Listed` of the kernel, as 32-bit words. Gradients stay where they are from step to step, so
-        // that the list is the same and goes to the device once.
-        let (mut list, mut parts) = (Vec::with_capacity(6 * grads.len()), 0);
-        let dtype = grads.first().map_or(DType::F32, Tensor::dtype);
-        for grad in grads.iter().filter(|g| g.numel() > 0) {
-            if !grad.cuda().is_some_and(|c| Arc::ptr_eq(c, cuda)) || grad.dtype() != dtype {
-                return Err(Error::DeviceMismatch {
-                    op: "gradient norm",
-                    expected: format!("{dtype} on cuda:{}", cuda.ordinal()),
-                    got: format!("{} on {}", grad.dtype(), grad.device()),
-                });
-            }
-            for word in [grad.cuda_address()?, grad.numel() as u64, parts as u64] {
-                list.extend([word as i32, (word >> 32) as i32]);
-            }
-            parts += grad.numel().div_ceil(NORM_CHUNK);
-        }
+        let blocks = |grad: &Tensor| grad.numel().div_ceil(NORM_CHUNK);
+        let parts: usize = grads.iter().map(blocks).sum();
         // One f64 in two words: there is no such element type.
         let mut slots = cuda.empty(&[parts, 2], DType::I32)?;
-        if parts > 0 {
-            let count = (list.len() / 6) as i32;
-            let list = cuda.constant(&list)?;
-            let arguments = args![&list, count, &mut slots, NORM_CHUNK as i64];
-            cuda.launch(&NORM_PARTS, dtype, Grid::new(parts, THREADS), arguments)?;
+        let mut at = slots.cuda_address_mut()?;
+        for dtype in [DType::F32, DType::BF16] {
+            // `struct Listed` of the kernel, as 32-bit words. Gradients stay where they are from step to
+            // step, so that the list is the same and goes to the device once.
+            let (mut list, mut own) = (Vec::with_capacity(6 * grads.len()), 0);
+            for grad in grads.iter().filter(|g| g.numel() > 0 && g.dtype() == dtype) {
+                if !grad.cuda().is_some_and(|c| Arc::ptr_eq(c, cuda)) {
+                    return Err(Error::DeviceMismatch {
+                        op: "gradient norm",
+                        expected: format!("cuda:{}", cuda.ordinal()),
+                        got: grad.device().to_string(),
+                    });
+                }
+                for word in [grad.cuda_address()?, grad.numel() as u64, own as u64] {
+                    list.extend([word as i32, (word >> 32) as i32]);
+                }
+                own += blocks(grad);
+            }
+            if own > 0 {
+                let count = (list.len() / 6) as i32;
+                let list = cuda.constant(&list)?;
+                let arguments = args![&list, count, Arg::Address(at), NORM_CHUNK as i64];
+                cuda.launch(&NORM_PARTS, dtype, Grid::new(own, THREADS), arguments)?;
+            }
+            at += 8 * own as u64;
         }
         let AdamW { beta1, beta2, .. } = self.adamw;
         let scalars = &mut self.scalars;
