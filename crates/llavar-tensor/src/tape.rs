@@ -107,6 +107,12 @@ impl Grads {
         Ok(())
     }
 
+    /// Takes out what has arrived for `var`, for an operation that adds its own part in its kernel and
+    /// hands in the sum.
+    pub(crate) fn arrived(&mut self, var: &Var) -> Option<Tensor> {
+        self.take(var.id?)
+    }
+
     fn take(&mut self, id: VarId) -> Option<Tensor> {
         self.slots.get_mut(id.0)?.take()
     }

@@ -31,12 +31,17 @@ pub(super) fn stream(key: u64, update: u64) -> u32 {
     mix(low ^ (key >> 32) as u32 ^ (update >> 32) as u32)
 }
 
-/// 32 random bits of one element. Two mixings, because one would make the sequences of different
-/// streams shifted or permuted copies of each other.
+/// 32 random bits of one element. Every run of eight elements has a base of its own, made by two mixings,
+/// because one would make the sequences of different streams shifted or permuted copies of each other; from
+/// there on half a mixing an element does (two each would cost a GPU more time than the memory).
 #[inline(always)]
 pub(super) fn bits(stream: u32, element: u64) -> u32 {
-    let element = element as u32 ^ ((element >> 32) as u32).wrapping_mul(0x9e37_79b9);
-    mix(mix(element) ^ stream)
+    let run = element / 8;
+    let run = run as u32 ^ ((run >> 32) as u32).wrapping_mul(0x9e37_79b9);
+    let base = mix(mix(run) ^ stream);
+    let x = base.wrapping_add((element as u32 % 8).wrapping_mul(0x9e37_79b9));
+    let x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
+    x ^ (x >> 15)
 }
 
 /// `x` rounded to bf16, up or down by the low 16 bits of `random`.

@@ -36,6 +36,9 @@ enum Pass {
     Backward,
 }
 
+/// Most bytes that the backward engine may keep at once; more sequences than fit go one group after the other.
+const MOST_KEPT: usize = 1 << 30;
+
 /// What the backward pass needs of a forward pass.
 pub(crate) struct Statistics {
     shape: Shape,
@@ -58,7 +61,7 @@ pub(crate) fn forward(
     };
     let library = cuda.extension(|| Library::new(cuda))?;
     let mut state = library.lock();
-    if !state.has(shape, Pass::Forward) || (keep && !state.has(shape, Pass::Backward)) {
+    if !state.has(shape, Pass::Forward) || (keep && !state.has(group(shape), Pass::Backward)) {
         return Ok(None);
     }
     let mut out = cuda.empty(q.shape(), DType::BF16)?;
@@ -84,8 +87,8 @@ pub(crate) fn backward(
     statistics: &Statistics,
     inputs: [&Tensor; 5],
 ) -> Result<[Tensor; 3]> {
-    let shape = statistics.shape;
-    let lengths = lengths(problem);
+    let (shape, lengths) = (statistics.shape, lengths(problem));
+    let group = group(shape);
     let library = cuda.extension(|| Library::new(cuda))?;
     let mut state = library.lock();
     let [q, k, v, ..] = inputs;
@@ -94,36 +97,52 @@ pub(crate) fn backward(
         cuda.empty(k.shape(), DType::BF16)?,
         cuda.empty(v.shape(), DType::BF16)?,
     );
-    let mut delta = cuda.empty(&[shape.statistics()], DType::F32)?;
-    let mut accumulator = cuda.zeros(&[shape.statistics(), problem.dim], DType::F32)?;
-    let tables = Tables::new(cuda, &shape, problem, &lengths)?;
+    let mut delta = cuda.empty(&[group.statistics()], DType::F32)?;
+    let delta = delta.cuda_address_mut()?;
     let outs = [
         dq.cuda_address_mut()?,
         dk.cuda_address_mut()?,
         dv.cuda_address_mut()?,
-        delta.cuda_address_mut()?,
-        accumulator.cuda_address_mut()?,
     ];
     let mut ins = [0; 5];
     for (address, tensor) in ins.iter_mut().zip(inputs) {
         *address = tensor.cuda_address()?;
     }
-    let s = statistics.values.cuda_address()?;
-    state.execute(cuda, shape, Pass::Backward, |slot| match slot {
-        Slot::Q => ins[0],
-        Slot::K => ins[1],
-        Slot::V => ins[2],
-        Slot::O => ins[3],
-        Slot::DO => ins[4],
-        Slot::Statistics => s,
-        Slot::DQ => outs[0],
-        Slot::DK => outs[1],
-        Slot::DV => outs[2],
-        Slot::Delta => outs[3],
-        Slot::Accumulator => outs[4],
-        other => tables.address(problem, other),
-    })?;
+    let mut s = statistics.values.cuda_address()?;
+    // Bytes before the first token of a group, in tensors of queries and of keys.
+    let (mut of_q, mut of_k) = (0, 0);
+    for lengths in lengths.chunks(group.batch as usize) {
+        let tables = Tables::new(cuda, &group, problem, lengths)?;
+        state.execute(cuda, group, Pass::Backward, |slot| match slot {
+            Slot::Q => ins[0] + of_q,
+            Slot::K => ins[1] + of_k,
+            Slot::V => ins[2] + of_k,
+            Slot::O => ins[3] + of_q,
+            Slot::DO => ins[4] + of_q,
+            Slot::Statistics => s,
+            Slot::DQ => outs[0] + of_q,
+            Slot::DK => outs[1] + of_k,
+            Slot::DV => outs[2] + of_k,
+            Slot::Delta => delta,
+            other => tables.address(problem, other),
+        })?;
+        let bytes = (2 * problem.dim * lengths.iter().sum::<usize>()) as u64;
+        of_q += bytes * problem.heads as u64;
+        of_k += bytes * problem.kv_heads as u64;
+        s += 4 * group.statistics() as u64;
+    }
     Ok([dq, dk, dv])
+}
+
+/// The part of a problem that the backward pass takes at once: as many sequences, dividing their number, as
+/// [`MOST_KEPT`] allows, and at least one.
+fn group(shape: Shape) -> Shape {
+    let most = MOST_KEPT / (shape.kept_scores() / shape.batch as usize).max(1);
+    let fits = |n: &i64| shape.batch % n == 0 && *n <= most as i64;
+    Shape {
+        batch: (1..=shape.batch).rev().find(fits).unwrap_or(1),
+        ..shape
+    }
 }
 
 /// Lengths of the sequences, empty ones left out.
@@ -303,6 +322,28 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_divide_the_sequences_and_keep_little() {
+        for (batch, heads, longest) in [(8, 32, 800), (64, 32, 2048), (7, 32, 4096), (1, 32, 8192)]
+        {
+            let shape = Shape {
+                batch,
+                heads,
+                kv_heads: 8,
+                longest,
+                dim: 128,
+                causal: true,
+                ragged: false,
+            };
+            let group = group(shape);
+            assert_eq!(batch % group.batch, 0);
+            assert!(
+                group.batch == 1 || group.kept_scores() <= MOST_KEPT,
+                "{group:?}"
+            );
+        }
+    }
 
     #[test]
     fn few_buckets_waste_little() {

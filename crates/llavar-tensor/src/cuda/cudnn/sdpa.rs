@@ -1,15 +1,19 @@
 //! The graphs of attention forward and backward, as cuDNN's engines recognise them.
 //!
 //! Sequences lie packed in `[T, H, D]` tensors (ragged offsets say where each begins) or all have one
-//! length. Softmax statistics and the f32 accumulator of dq are always padded, `[b, h, s, ..]`: laid out
-//! packed, the engines give wrong values or crash.
+//! length. Softmax statistics are always padded, `[b, h, s, 1]`: laid out packed, the engines give wrong
+//! values or crash.
+//!
+//! dq comes straight from its product. The engine then keeps the gradients of the scores in its workspace
+//! and adds them up in a fixed order; given an f32 accumulator for dq, it adds in the order in which blocks
+//! happen to finish, and two runs differ.
 
 use cudarc::cudnn::sys::{
     cudnnDataType_t as Data, cudnnHandle_t, cudnnPointwiseMode_t as Mode,
     cudnnReduceTensorOp_t as Reduction,
 };
 
-use super::graph::{Four, Graph, Node, Plan, row_major};
+use super::graph::{Four, Graph, Node, Plan};
 use crate::Result;
 
 const BF16: Data = Data::CUDNN_DATA_BFLOAT16;
@@ -57,8 +61,6 @@ pub(super) enum Slot {
     DV,
     /// `sum over d of o do`, laid out as the statistics.
     Delta,
-    /// Accumulator of dq; starts as zeros.
-    Accumulator,
 }
 
 impl Shape {
@@ -100,6 +102,12 @@ impl Shape {
             [self.batch, heads, self.dim, self.longest],
             [s[0], s[1], s[3], s[2]],
         )
+    }
+
+    /// Bytes that the backward engine keeps: the gradients of all scores, in bf16.
+    pub(super) fn kept_scores(&self) -> usize {
+        let s = (self.longest as usize).next_multiple_of(128);
+        2 * (self.batch * self.heads) as usize * s * s
     }
 
     /// Elements of the statistics.
@@ -289,13 +297,6 @@ pub(super) fn backward(handle: cudnnHandle_t, shape: &Shape) -> Result<Plan<Slot
     let dk = g.io(BF16, shape.keys(), of_k, Slot::DK, c.key_offsets)?;
     let dv = g.io(BF16, shape.keys(), of_k, Slot::DV, c.key_offsets)?;
     let delta = g.io(F32, shape.rows(), shape.row_strides(), Slot::Delta, None)?;
-    let accumulator = g.io(
-        F32,
-        shape.queries(),
-        row_major(shape.queries()),
-        Slot::Accumulator,
-        None,
-    )?;
 
     // delta = sum over d of o do
     let strides = [heads * longest * dim, longest * dim, heads * dim, 1];
@@ -352,10 +353,7 @@ pub(super) fn backward(handle: cudnnHandle_t, shape: &Shape) -> Result<Plan<Slot
         .inner_strided(BF16, shape.keys(), of_k, c.key_offsets)?;
     c.graph.reshape(&c.kt, &k)?;
     let over = c.over([Some(Side::Query), None, Some(Side::Key)]);
-    c.graph.matmul(&ds, &k, &accumulator, over)?;
-    let mode = Mode::CUDNN_POINTWISE_IDENTITY;
-    c.graph
-        .pointwise_to(mode, F32, None, &accumulator, None, None, &dq)?;
+    c.graph.matmul(&ds, &k, &dq, over)?;
     c.graph.plan(handle)
 }
 

@@ -102,11 +102,11 @@ DEVICE void forward(const T* x, const T* w, const T* b, T* y, float* stats, i64 
     }
 }
 
-// dx [rows, c] unless null; dw (and db if CENTRED) [gridDim.x, c] unless null: the sums over the rows of each
+// dx [rows, c] unless null, added to what `arrived` holds unless that is null (it may be dx); dw (and db if CENTRED) [gridDim.x, c] unless null: the sums over the rows of each
 // block, to be added by the caller. Group k of all groups of the grid takes the rows k, k + groups, ..
 template <bool CENTRED, int G, int V>
-DEVICE void backward(const T* x, const T* w, const T* dy, const float* stats, T* dx, float* dw, float* db, i64 rows,
-                     int c) {
+DEVICE void backward(const T* x, const T* w, const T* dy, const float* stats, T* dx, const T* arrived, float* dw,
+                     float* db, i64 rows, int c) {
     // The next row is on its way while this one is computed, where the registers hold both.
     constexpr bool AHEAD = sizeof(T) == 2 && V <= 3;
     constexpr int GROUPS = THREADS / G;
@@ -182,6 +182,11 @@ DEVICE void backward(const T* x, const T* w, const T* dy, const float* stats, T*
                 load8(w + at * 8, k);
                 #pragma unroll
                 for (int j = 0; j < 8; j++) g[j] = r * (g[j] * k[j] - s.x - (h[j] - mean) * r * s.y);
+                if (arrived) {
+                    load8(arrived + row * c + at * 8, k);
+                    #pragma unroll
+                    for (int j = 0; j < 8; j++) g[j] += k[j];
+                }
                 store8(dx + row * c + at * 8, g);
             }
         }
@@ -254,8 +259,8 @@ DEVICE void forward_any(const T* x, const T* w, const T* b, T* y, float* stats, 
 // Any width and address: block k takes the rows k, k + gridDim.x, ..; a thread always has the same columns
 // and adds to them in the block's part. The grid has at most as many blocks as there are rows.
 template <bool CENTRED>
-DEVICE void backward_any(const T* x, const T* w, const T* dy, const float* stats, T* dx, float* dw, float* db,
-                         i64 rows, int c) {
+DEVICE void backward_any(const T* x, const T* w, const T* dy, const float* stats, T* dx, const T* arrived, float* dw,
+                         float* db, i64 rows, int c) {
     if (dw) dw += blockIdx.x * (i64)c;
     if (db) db += blockIdx.x * (i64)c;
     for (i64 row = blockIdx.x; row < rows; row += gridDim.x) {
@@ -276,7 +281,8 @@ DEVICE void backward_any(const T* x, const T* w, const T* dy, const float* stats
         dot = block_sum(dot) / c;
         for (int j = threadIdx.x; j < c; j += THREADS) {
             float h = (to_float(in[j]) - mean) * r;
-            store(dx + row * c + j, r * (to_float(grad[j]) * to_float(w[j]) - sum - h * dot));
+            float g = r * (to_float(grad[j]) * to_float(w[j]) - sum - h * dot);
+            store(dx + row * c + j, arrived ? g + to_float(arrived[row * c + j]) : g);
         }
     }
 }
@@ -290,13 +296,13 @@ DEVICE void backward_any(const T* x, const T* w, const T* dy, const float* stats
                                 float eps) {                                                                   \
         forward<true, G, V>(x, w, b, y, stats, rows, c, eps);                                                  \
     }                                                                                                          \
-    BOUNDS rms_backward_##name(const T* x, const T* w, const T* dy, const float* stats, T* dx, float* dw,      \
-                               i64 rows, int c) {                                                              \
-        backward<false, G, V>(x, w, dy, stats, dx, dw, nullptr, rows, c);                                      \
+    BOUNDS rms_backward_##name(const T* x, const T* w, const T* dy, const float* stats, T* dx,                 \
+                               const T* arrived, float* dw, i64 rows, int c) {                                                              \
+        backward<false, G, V>(x, w, dy, stats, dx, arrived, dw, nullptr, rows, c);                             \
     }                                                                                                          \
-    BOUNDS layer_backward_##name(const T* x, const T* w, const T* dy, const float* stats, T* dx, float* dw,    \
-                                 float* db, i64 rows, int c) {                                                 \
-        backward<true, G, V>(x, w, dy, stats, dx, dw, db, rows, c);                                            \
+    BOUNDS layer_backward_##name(const T* x, const T* w, const T* dy, const float* stats, T* dx,               \
+                                 const T* arrived, float* dw, float* db, i64 rows, int c) {                    \
+        backward<true, G, V>(x, w, dy, stats, dx, arrived, dw, db, rows, c);                                   \
     }
 // Rows of up to so many elements. At most 128 registers, so that two blocks share a multiprocessor.
 NORM(256, 32, 1)
@@ -315,10 +321,11 @@ BOUNDS rms_forward_any(const T* x, const T* w, T* y, float* stats, i64 rows, int
 BOUNDS layer_forward_any(const T* x, const T* w, const T* b, T* y, float* stats, i64 rows, int c, float eps) {
     forward_any<true>(x, w, b, y, stats, rows, c, eps);
 }
-BOUNDS rms_backward_any(const T* x, const T* w, const T* dy, const float* stats, T* dx, float* dw, i64 rows, int c) {
-    backward_any<false>(x, w, dy, stats, dx, dw, nullptr, rows, c);
+BOUNDS rms_backward_any(const T* x, const T* w, const T* dy, const float* stats, T* dx, const T* arrived, float* dw,
+                        i64 rows, int c) {
+    backward_any<false>(x, w, dy, stats, dx, arrived, dw, nullptr, rows, c);
 }
-BOUNDS layer_backward_any(const T* x, const T* w, const T* dy, const float* stats, T* dx, float* dw, float* db,
-                          i64 rows, int c) {
-    backward_any<true>(x, w, dy, stats, dx, dw, db, rows, c);
+BOUNDS layer_backward_any(const T* x, const T* w, const T* dy, const float* stats, T* dx, const T* arrived, float* dw,
+                          float* db, i64 rows, int c) {
+    backward_any<true>(x, w, dy, stats, dx, arrived, dw, db, rows, c);
 }

@@ -182,10 +182,13 @@ KERNEL adamw_pure(bf16* p, const T* g, bf16* m, bf16* v, const Step* step, i64 n
     if (step->skipped != 0.f) return;
     Factors f = factors(*step, lr, keep, beta1, beta2, eps);
     u32 stream = mix(mix((u32)key ^ step->updates_low) ^ (u32)(key >> 32) ^ step->updates_high);
+    u64 run = i / 8;
+    u32 base = mix(mix((u32)run ^ (u32)(run >> 32) * 0x9e3779b9u) ^ stream);
     #pragma unroll
     for (int j = 0; j < 8; j++) {
-        u64 element = i + j;
-        u32 random = mix(mix((u32)element ^ (u32)(element >> 32) * 0x9e3779b9u) ^ stream);
+        u32 random = base + j * 0x9e3779b9u;
+        random = (random ^ random >> 16) * 0x7feb352du;
+        random ^= random >> 15;
         advance_fast(f, P[j], G[j], M[j], V[j]);
         P[j] = stochastic(P[j], random);
         V[j] = stochastic(V[j], random >> 16);

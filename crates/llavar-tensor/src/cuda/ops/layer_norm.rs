@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use super::norm::{Kernels, accumulate, check_gradient, check_types, kernels, width};
+use super::norm::{Kernels, Target, accumulate, check_gradient, check_types, kernels, width};
 use crate::{
     DType, Param, Result, Tape, Var,
-    cuda::{Cuda, args},
+    cuda::{Arg, Cuda, args},
 };
 
 const OP: &str = "layer_norm";
@@ -43,8 +43,7 @@ pub(crate) fn layer_norm(
         check_gradient(OP, &dy, x.shape(), dtype)?;
         let kernels = Kernels::choose(&KERNELS, c, &[x.value(), &w, &dy])?;
         let blocks = kernels.backward_blocks(rows);
-        let wanted = x.requires_grad();
-        let mut dx = wanted.then(|| cuda.empty(x.shape(), dtype)).transpose()?;
+        let mut target = Target::new(&cuda, grads, &x, dtype)?;
         // The kernel makes both sums or none.
         let wanted = weight.requires_grad() || bias.requires_grad();
         let parts = || cuda.empty(&[blocks, c], DType::F32);
@@ -59,7 +58,8 @@ pub(crate) fn layer_norm(
                 &w,
                 &dy,
                 &stats,
-                dx.as_mut(),
+                target.dx.as_mut(),
+                Arg::Address(target.arrived),
                 dw.as_mut(),
                 db.as_mut(),
                 rows as i64,
@@ -68,7 +68,7 @@ pub(crate) fn layer_norm(
         )?;
         accumulate(&cuda, &weight, dw.as_ref(), blocks)?;
         accumulate(&cuda, &bias, db.as_ref(), blocks)?;
-        dx.map_or(Ok(()), |dx| grads.add(&x, dx))
+        target.dx.map_or(Ok(()), |dx| grads.add(&x, dx))
     }))
 }
 

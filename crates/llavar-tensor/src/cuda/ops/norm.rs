@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    DType, Error, Param, Result, Tensor,
+    DType, Error, Param, Result, Tensor, Var,
     cuda::{Cuda, Grid, Kernel, Source},
     error::ensure_shape,
+    tape::Grads,
 };
 
 use super::{rows::expect_dtype, sum_parts};
@@ -145,6 +146,45 @@ pub(super) fn check_gradient(
         dy.shape(),
     )?;
     expect_dtype(op, dtype, dy)
+}
+
+/// Where the gradient of a norm's input goes. The input of a norm is a residual stream nearly always, whose
+/// other gradient has arrived already: the kernel adds to it, in its place if nobody else holds it.
+pub(super) struct Target {
+    pub(super) dx: Option<Tensor>,
+    /// What has arrived, or null.
+    pub(super) arrived: u64,
+    /// Keeps what has arrived alive where it is not `dx` itself.
+    _held: Option<Tensor>,
+}
+
+impl Target {
+    pub(super) fn new(cuda: &Arc<Cuda>, grads: &mut Grads, x: &Var, dtype: DType) -> Result<Self> {
+        let (mut target, mut arrived) = (None, 0);
+        let mut held = None;
+        if x.requires_grad() {
+            if let Some(old) = grads.arrived(x) {
+                let address = old.cuda_address()?;
+                if old.dtype() != dtype || !address.is_multiple_of(16) {
+                    grads.add(x, old)?;
+                } else {
+                    arrived = address;
+                    match old.is_unique() {
+                        true => target = Some(old),
+                        false => held = Some(old),
+                    }
+                }
+            }
+            if target.is_none() {
+                target = Some(cuda.empty(x.shape(), dtype)?);
+            }
+        }
+        Ok(Self {
+            dx: target,
+            arrived,
+            _held: held,
+        })
+    }
 }
 
 /// Adds the parts of a weight's gradient to it, if it wants one.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::norm::{Kernels, accumulate, check_gradient, check_types, kernels, width};
+use super::norm::{Kernels, Target, accumulate, check_gradient, check_types, kernels, width};
 use crate::{
     DType, Param, Result, Tape, Var,
-    cuda::{Cuda, args},
+    cuda::{Arg, Cuda, args},
 };
 
 const OP: &str = "rms_norm";
@@ -39,8 +39,7 @@ pub(crate) fn rms_norm(
         check_gradient(OP, &dy, x.shape(), dtype)?;
         let kernels = Kernels::choose(&KERNELS, c, &[x.value(), &w, &dy])?;
         let blocks = kernels.backward_blocks(rows);
-        let wanted = x.requires_grad();
-        let mut dx = wanted.then(|| cuda.empty(x.shape(), dtype)).transpose()?;
+        let mut target = Target::new(&cuda, grads, &x, dtype)?;
         let wanted = weight.requires_grad();
         let mut dw = wanted
             .then(|| cuda.empty(&[blocks, c], DType::F32))
@@ -54,20 +53,24 @@ pub(crate) fn rms_norm(
                 &w,
                 &dy,
                 &inverse,
-                dx.as_mut(),
+                target.dx.as_mut(),
+                Arg::Address(target.arrived),
                 dw.as_mut(),
                 rows as i64,
                 n
             ],
         )?;
         accumulate(&cuda, &weight, dw.as_ref(), blocks)?;
-        dx.map_or(Ok(()), |dx| grads.add(&x, dx))
+        target.dx.map_or(Ok(()), |dx| grads.add(&x, dx))
     }))
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::{cuda::testing::compare, ops::testing::Rng};
+    use crate::{
+        cuda::testing::compare,
+        ops::{Activation, testing::Rng},
+    };
 
     #[test]
     #[ignore = "needs a GPU"]
@@ -91,6 +94,38 @@ mod tests {
                 &[w],
                 |tape, x, p| Ok(vec![tape.rms_norm(&x[0], &p[0], eps)?]),
             );
+        }
+    }
+
+    /// The gradient of the other branch has arrived when the norm adds its own: in a buffer of its own
+    /// (the activation's) and in one that others hold (the sum's).
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn the_gradient_of_a_residual_stream_agrees_with_the_cpu() {
+        let mut rng = Rng::new(515);
+        for (rows, c) in [(1, 8), (70, 3072), (333, 192), (5, 7), (2, 8200)] {
+            let (x, w) = (rng.tensor(&[rows, c]), rng.tensor(&[c]));
+            let inputs = [x];
+            for (name, own) in [("own", true), ("shared", false)] {
+                let what = format!("rms_norm in a residual stream {rows} x {c}, {name}");
+                compare(&what, &inputs, &[w.clone()], |tape, x, p| {
+                    let y = tape.rms_norm(&x[0], &p[0], 1e-2)?;
+                    let other = match own {
+                        true => tape.activation(&x[0], Activation::QuickGelu)?,
+                        false => x[0].clone(),
+                    };
+                    Ok(vec![tape.add(&y, &other)?])
+                });
+                let what = format!("layer_norm in a residual stream {rows} x {c}, {name}");
+                compare(&what, &inputs, &[w.clone(), w.clone()], |tape, x, p| {
+                    let y = tape.layer_norm(&x[0], &p[0], &p[1], 1e-2)?;
+                    let other = match own {
+                        true => tape.activation(&x[0], Activation::QuickGelu)?,
+                        false => x[0].clone(),
+                    };
+                    Ok(vec![tape.add(&y, &other)?])
+                });
+            }
         }
     }
 

@@ -337,3 +337,60 @@ fn cuda_attention_agrees_with_the_cpu() {
     run("longer queries", &[9], &[4], [2, 2, 32], true, None);
     run("short", &[1, 2], &[1, 2], [2, 2, 64], true, None);
 }
+
+/// Many blocks of queries add to one gradient of the queries: they must do it in a fixed order.
+#[test]
+#[ignore = "needs a GPU"]
+fn cuda_attention_of_long_samples_agrees_and_repeats() {
+    use crate::cuda::testing::{compare, gpu};
+    let mut rng = Rng::new(79);
+    for (lengths, [heads, kv_heads, dim], causal) in [
+        (vec![1500, 33, 700], [4, 2, 96], true),
+        (vec![800; 3], [4, 4, 96], true),
+        (vec![576; 2], [4, 4, 64], false),
+        (vec![2047, 1], [4, 1, 128], true),
+    ] {
+        let tokens: usize = lengths.iter().sum();
+        let segments = Segments::from_lengths(lengths.clone());
+        let spec = AttentionSpec {
+            q_segments: segments.clone(),
+            k_segments: segments,
+            causal,
+            window: None,
+            scale: 1.0 / (dim as f32).sqrt(),
+        };
+        let mut inputs = |copies: usize| {
+            [heads, kv_heads, kv_heads].map(|h| rng.tensor(&[copies * tokens, h, dim]))
+        };
+        let what = format!("attention of long samples {lengths:?}");
+        compare(&what, &inputs(1), &[], |tape, x, _| {
+            Ok(vec![tape.attention(&x[0], &x[1], &x[2], &spec)?])
+        });
+        // More blocks than the card runs at once, so that their order is one of chance.
+        let many = Segments::from_lengths(lengths.repeat(16));
+        let spec = AttentionSpec {
+            q_segments: many.clone(),
+            k_segments: many,
+            ..spec
+        };
+        let device = gpu();
+        let inputs = inputs(16).map(|t| {
+            let t = t.cast(crate::DType::BF16).unwrap();
+            t.to_device(&device).unwrap()
+        });
+        let run = || -> Vec<Vec<f32>> {
+            let tape = Tape::training();
+            let x = inputs.clone().map(|t| tape.leaf(t));
+            let y = tape.attention(&x[0], &x[1], &x[2], &spec).unwrap();
+            let wanted: Vec<&Var> = x.iter().collect();
+            let seed = inputs[0].clone();
+            let grads = tape.backward_from(vec![(y, seed)], &wanted).unwrap();
+            let grads = grads.into_iter().map(|g| g.unwrap().to_f32_vec().unwrap());
+            grads.collect()
+        };
+        let first = run();
+        for _ in 0..4 {
+            assert!(run() == first, "{what}: two runs differ");
+        }
+    }
+}
