@@ -1,12 +1,13 @@
 //! `y = f(x) w^T (+ y)` for a few rows, f an RMS norm or nothing; `silu(f(x) gate^T) * (f(x) up^T)`.
 //!
-//! Up to [`STREAMED_ROWS`] rows a kernel of our own streams the weight; from there on cuBLASLt does the
-//! product and small kernels what stands around it.
+//! A kernel of our own streams the weight and does what stands around the product: for one row, and in f32
+//! for up to four, with plain arithmetic, in bf16 for up to sixteen with tensor cores. From there on cuBLASLt
+//! does the product and small kernels the rest.
 
 use std::sync::Arc;
 
 use crate::{
-    DType, Param, Result, Tensor,
+    DType, Error, Param, Result, Tensor,
     cpu::Layout,
     cuda::{Arg, Cuda, Epilogue, Grid, Kernel, Source, args},
 };
@@ -37,12 +38,20 @@ const GATED: [Kernel; STREAMED_ROWS] = [
     kernel("gated_3"),
     kernel("gated_4"),
 ];
+/// For up to 8 and up to 16 rows.
+const TILES: [Kernel; 2] = [kernel("tiles_8"), kernel("tiles_16")];
+const TILES_LOGITS: [Kernel; 2] = [kernel("tiles_logits_8"), kernel("tiles_logits_16")];
+const TILES_GATED: [Kernel; 2] = [kernel("tiles_gated_8"), kernel("tiles_gated_16")];
 const EMBED_ROWS: Kernel = kernel("embed_rows");
 const NORM_ROWS: Kernel = kernel("norm_rows");
 const GATE_ROWS: Kernel = kernel("gate_rows");
 
-/// Most rows that are streamed.
-pub(super) const STREAMED_ROWS: usize = 4;
+/// Most rows that are streamed with plain arithmetic, and with tensor cores.
+const STREAMED_ROWS: usize = 4;
+const TILED_ROWS: usize = 16;
+
+/// Rows of the weight that a block with tensor cores takes; half of them of each matrix for a gate.
+const TILE_ROWS: usize = 32;
 
 /// Threads of a streaming block, and vectors of the norm's weight that each keeps, as in the kernel.
 const THREADS: usize = 256;
@@ -65,15 +74,46 @@ pub(super) struct Input<'a> {
     pub(super) k: usize,
 }
 
+/// A kernel of our own for a product.
+#[derive(Clone, Copy)]
+enum Way {
+    /// One of the kernels for a number of rows.
+    Rows(usize),
+    /// One of the kernels with tensor cores.
+    Tiles(usize),
+}
+
 impl Input<'_> {
-    /// Whether our own kernel takes it.
+    /// Whether our own kernels take it.
     pub(super) fn is_streamed(&self) -> bool {
-        let bytes = self.rows * self.k.next_multiple_of(PADDING) * self.x.dtype().size();
-        self.rows <= STREAMED_ROWS
-            && self.k.is_multiple_of(8)
-            && bytes <= SHARED
-            && (self.norm.is_none() || self.k <= 8 * THREADS * GAINS)
+        self.way().is_some()
     }
+
+    fn way(&self) -> Option<Way> {
+        let Self { rows, k, .. } = *self;
+        if rows == 0 || !k.is_multiple_of(8) {
+            return None;
+        }
+        if rows > 1 && rows <= TILED_ROWS && self.x.dtype() == DType::BF16 {
+            return Some(Way::Tiles(usize::from(rows > TILED_ROWS / 2)));
+        }
+        let bytes = rows * k.next_multiple_of(PADDING) * self.x.dtype().size();
+        let fits = bytes <= SHARED && (self.norm.is_none() || k <= 8 * THREADS * GAINS);
+        (rows <= STREAMED_ROWS && fits).then_some(Way::Rows(rows - 1))
+    }
+}
+
+/// Rows of the weight that a block takes with plain arithmetic, by the index of the kernel.
+fn rows_of_a_block(kernel: usize) -> usize {
+    let rows_a_warp = if kernel == 0 { 1 } else { 2 };
+    THREADS / 32 * rows_a_warp
+}
+
+fn not_streamed(input: Input<'_>) -> Error {
+    super::invalid(format!(
+        "{} rows of {} elements are not for the streaming kernels",
+        input.rows, input.k
+    ))
 }
 
 /// How the kernels of a step are launched.
@@ -137,21 +177,15 @@ impl Launcher {
             .iter()
             .map(|w| w.shape().first().copied().unwrap_or(1))
             .sum();
-        let kernels = if y.dtype() == self.dtype {
-            &PRODUCT
-        } else {
-            &LOGITS
+        let is_logits = y.dtype() != self.dtype;
+        let (kernel, each) = match input.way() {
+            Some(Way::Tiles(i)) if is_logits => (&TILES_LOGITS[i], TILE_ROWS),
+            Some(Way::Tiles(i)) => (&TILES[i], TILE_ROWS),
+            Some(Way::Rows(i)) if is_logits => (&LOGITS[i], rows_of_a_block(i)),
+            Some(Way::Rows(i)) => (&PRODUCT[i], rows_of_a_block(i)),
+            None => return Err(not_streamed(input)),
         };
-        let rows_a_warp = if input.rows == 1 { 1 } else { 2 };
-        self.stream(
-            &kernels[input.rows - 1],
-            input,
-            weights,
-            n,
-            rows_a_warp,
-            y,
-            add,
-        )
+        self.stream(kernel, input, weights, None, [n, each], y, add)
     }
 
     /// `y [rows, f] = silu(f(x) gate^T) * (f(x) up^T)` by the streaming kernel.
@@ -162,17 +196,30 @@ impl Launcher {
         f: usize,
         y: &mut Tensor,
     ) -> Result<()> {
-        self.stream(&GATED[input.rows - 1], input, gate_up, f, 1, y, false)
+        let (kernel, each) = match input.way() {
+            Some(Way::Tiles(i)) => (&TILES_GATED[i], TILE_ROWS / 2),
+            Some(Way::Rows(i)) => (&GATED[i], THREADS / 32),
+            None => return Err(not_streamed(input)),
+        };
+        // One matrix that holds gate and up: the second half is the other one.
+        let up = match gate_up {
+            [both] => {
+                let bytes = f * input.k * self.dtype.size();
+                Some(both.value().cuda_address()? + bytes as u64)
+            }
+            _ => None,
+        };
+        self.stream(kernel, input, gate_up, up, [f, each], y, false)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
+    /// Launches a streaming kernel for `n` outputs of a row, `each` a block.
     fn stream(
         &self,
         kernel: &Kernel,
         input: Input<'_>,
         weights: &[Param],
-        n: usize,
-        rows_a_warp: usize,
+        second: Option<u64>,
+        [n, each]: [usize; 2],
         y: &mut Tensor,
         add: bool,
     ) -> Result<()> {
@@ -182,9 +229,8 @@ impl Launcher {
         for (address, value) in addresses.iter_mut().zip(&values) {
             *address = value.cuda_address()?;
         }
-        // One matrix that holds gate and up: the second half is the other one.
-        if values.len() == 1 && kernel.name.starts_with("gated") {
-            addresses[1] = addresses[0] + (n * k * self.dtype.size()) as u64;
+        if let Some(second) = second {
+            addresses[1] = second;
         }
         let mut end = 0;
         let mut ends = values.iter().map(|value| {
@@ -194,10 +240,13 @@ impl Launcher {
         let (end0, end1) = (ends.next().unwrap_or(0), ends.next().unwrap_or(i32::MAX));
         let gain = norm.map(|(gain, _)| gain.value());
         let [w0, w1, w2] = addresses.map(Arg::Address);
-        let grid = Grid::new(n.div_ceil(THREADS / 32 * rows_a_warp), THREADS)
-            .shared(rows * k.next_multiple_of(PADDING) * self.dtype.size());
+        let shared = match input.way() {
+            Some(Way::Rows(_)) => rows * k.next_multiple_of(PADDING) * self.dtype.size(),
+            _ => 0,
+        };
+        let grid = Grid::new(n.div_ceil(each), THREADS).shared(shared);
         let eps = norm.map_or(0.0, |(_, eps)| eps);
-        let (n, k, add) = (n as i32, k as i32, i32::from(add));
+        let (rows, n, k, add) = (rows as i32, n as i32, k as i32, i32::from(add));
         self.launch(
             kernel,
             grid,
@@ -210,6 +259,7 @@ impl Launcher {
                 w2,
                 end0.into(),
                 end1.into(),
+                rows.into(),
                 n.into(),
                 k.into(),
                 y.into(),

@@ -333,7 +333,7 @@ fn steps_agree_with_plain_loops() {
     ];
     for (n, (head_dim, kv_heads, group)) in heads.into_iter().enumerate() {
         for dtype in [DType::F32, DType::BF16] {
-            for rows in [1, 2 + n % 3, 5] {
+            for rows in [1, 2 + n % 3, 5, 9 + n] {
                 let mut shape = shape(&mut rng, head_dim, kv_heads, group);
                 shape.window = (n % 3 == 1).then_some(37);
                 let model = model(&mut rng, shape, n % 2 == 0, None, dtype);
@@ -376,9 +376,14 @@ fn texts_beyond_the_original_window_take_the_long_table() {
 #[ignore = "needs a GPU"]
 fn wide_models_stream_the_norm_and_fall_back() {
     let mut rng = Rng::new(604);
-    for (hidden, intermediate, rows) in
-        [(3072, 1032, 1), (5128, 64, 3), (72, 8192, 4), (8200, 64, 2)]
-    {
+    for (hidden, intermediate, rows) in [
+        (3072, 1032, 1),
+        (5128, 64, 3),
+        (72, 8192, 4),
+        (8200, 64, 2),
+        (3080, 2056, 16),
+        (8, 72, 18),
+    ] {
         let mut shape = shape(&mut rng, 64, 2, 1);
         (shape.hidden, shape.intermediate) = (hidden, intermediate);
         let model = model(&mut rng, shape, true, None, DType::BF16);

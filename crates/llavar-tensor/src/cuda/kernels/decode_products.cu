@@ -158,21 +158,166 @@ DEVICE void product(const T* x, const T* gain, float eps, Rows w, int n, int k, 
 
 #define PRODUCTS(B, R) \
     KERNEL __launch_bounds__(THREADS) product_##B(const T* x, const T* gain, float eps, const T* w0, const T* w1, \
-        const T* w2, int end0, int end1, int n, int k, T* y, int add) { \
+        const T* w2, int end0, int end1, int, int n, int k, T* y, int add) { \
         product<B, R, false>(x, gain, eps, Rows{w0, w1, w2, end0, end1}, n, k, y, add); \
     } \
     KERNEL __launch_bounds__(THREADS) logits_##B(const T* x, const T* gain, float eps, const T* w0, const T* w1, \
-        const T* w2, int end0, int end1, int n, int k, float* y, int add) { \
+        const T* w2, int end0, int end1, int, int n, int k, float* y, int add) { \
         product<B, R, false>(x, gain, eps, Rows{w0, w1, w2, end0, end1}, n, k, y, add); \
     } \
     KERNEL __launch_bounds__(THREADS) gated_##B(const T* x, const T* gain, float eps, const T* w0, const T* w1, \
-        const T* w2, int end0, int end1, int n, int k, T* y, int add) { \
+        const T* w2, int end0, int end1, int, int n, int k, T* y, int add) { \
         product<B, 1, true>(x, gain, eps, Rows{w0, w1, w2, end0, end1}, n, k, y, add); \
     }
 PRODUCTS(1, 1)
 PRODUCTS(2, 2)
 PRODUCTS(3, 2)
 PRODUCTS(4, 2)
+
+#if T_IS_BF16
+// Steps of 32 elements that a warp has under way.
+#define DEPTH 3
+// Tiles of 16 weight rows of a warp.
+#define TILES 2
+
+// c [16, 8] += a [16, 16] b [16, 8] on tensor cores; a lane gives pairs of elements.
+DEVICE void multiply(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// As `product`, for up to 8 S rows of x, on tensor cores. A block takes 32 rows of the weight (GATED: 16 of each
+// matrix), its warps every eighth step of 32 elements each, so that together they read 512 bytes of a row at a
+// time. Lane 4 g + t has eight elements of the rows g and g + 8 of a tile, and the same eight of the row g of x:
+// the order of the elements is not that of the instruction, but the same for both, and a sum does not mind.
+// The norm's weight meets x here; its root, one number a row of x, comes at the end.
+template <int S, bool GATED, typename O>
+DEVICE void tiles(const T* x, const T* gain, float eps, Rows w, int rows, int n, int k, O* y, int add) {
+    constexpr int OWN = GATED ? 16 : 16 * TILES;
+    __shared__ float part[WARPS][16 * TILES][8 * S + 1], squares[WARPS][8 * S];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
+    const int vectors = k / 8, steps = (vectors + 3) / 4, first = blockIdx.x * OWN;
+    let_next_start();
+
+    const T* row[TILES][2];
+    #pragma unroll
+    for (int q = 0; q < TILES; q++)
+        #pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int r = min(first + (GATED ? 0 : 16 * q) + g + 8 * h, n - 1);
+            row[q][h] = GATED && q == 1 ? w.w1 + (i64)r * k : w.at(r, k);
+        }
+    uint4 a[DEPTH][TILES][2];
+    auto ask = [&](int u, int step) {
+        #pragma unroll
+        for (int q = 0; q < TILES; q++)
+            #pragma unroll
+            for (int h = 0; h < 2; h++) a[u][q][h] = weights_at(row[q][h], step * 4 + t, vectors).part[0];
+    };
+    #pragma unroll
+    for (int u = 0; u < DEPTH; u++) ask(u, warp + u * WARPS);
+    await_previous();
+
+    const T* in[S];
+    #pragma unroll
+    for (int i = 0; i < S; i++) in[i] = x + (i64)min(8 * i + g, rows - 1) * k;
+    float acc[S][TILES][4], square[S];
+    #pragma unroll
+    for (int i = 0; i < S; i++) {
+        square[i] = 0;
+        #pragma unroll
+        for (int q = 0; q < TILES; q++)
+            #pragma unroll
+            for (int j = 0; j < 4; j++) acc[i][q][j] = 0;
+    }
+    Eight b[S];
+    auto ask_x = [&](int step) {
+        const int v = step * 4 + t;
+        #pragma unroll
+        for (int i = 0; i < S; i++) b[i] = v < vectors ? fresh8(in[i] + v * 8) : eight_zeros();
+    };
+    ask_x(warp);
+    for (int step = warp; step < steps; step += WARPS * DEPTH) {
+        #pragma unroll
+        for (int u = 0; u < DEPTH; u++) {
+            const int now = step + u * WARPS, v = now * 4 + t;
+            if (now >= steps) break;
+            Eight own[S];
+            #pragma unroll
+            for (int i = 0; i < S; i++) own[i] = b[i];
+            ask_x(now + WARPS);
+            if (gain && v < vectors) {
+                float m[8];
+                load8(gain + v * 8, m);
+                #pragma unroll
+                for (int i = 0; i < S; i++) {
+                    float e[8];
+                    widen(own[i], e);
+                    #pragma unroll
+                    for (int j = 0; j < 8; j++) {
+                        square[i] = fmaf(e[j], e[j], square[i]);
+                        e[j] *= m[j];
+                    }
+                    own[i] = narrow(e);
+                }
+            }
+            #pragma unroll
+            for (int q = 0; q < TILES; q++) {
+                const uint4 low = a[u][q][0], high = a[u][q][1];
+                #pragma unroll
+                for (int i = 0; i < S; i++) {
+                    const uint4 e = own[i].part[0];
+                    multiply(acc[i][q], low.x, high.x, low.y, high.y, e.x, e.y);
+                    multiply(acc[i][q], low.z, high.z, low.w, high.w, e.z, e.w);
+                }
+            }
+            ask(u, now + DEPTH * WARPS);
+        }
+    }
+    // Lane 4 g + t has the rows g and g + 8 of a tile for the rows 2 t and 2 t + 1 of x.
+    #pragma unroll
+    for (int i = 0; i < S; i++) {
+        #pragma unroll
+        for (int q = 0; q < TILES; q++)
+            #pragma unroll
+            for (int j = 0; j < 4; j++) part[warp][16 * q + g + 8 * (j / 2)][8 * i + 2 * t + j % 2] = acc[i][q][j];
+        square[i] += __shfl_xor_sync(FULL, square[i], 1);
+        square[i] += __shfl_xor_sync(FULL, square[i], 2);
+        if (t == 0) squares[warp][8 * i + g] = square[i];
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < OWN * rows; i += THREADS) {
+        const int r = i % OWN, s = i / OWN;
+        if (first + r >= n) continue;
+        float v = 0, up = 0, sum = 0;
+        #pragma unroll
+        for (int p = 0; p < WARPS; p++) {
+            v += part[p][r][s];
+            if (GATED) up += part[p][16 + r][s];
+            sum += squares[p][s];
+        }
+        const float inverse = gain ? rsqrtf(sum / k + eps) : 1.f;
+        v *= inverse;
+        if (GATED) v = v * sigmoid(v) * up * inverse;
+        O* to = y + (i64)s * n + first + r;
+        store(to, add ? v + fresh(to) : v);
+    }
+}
+
+#define TILED(name, S, gated, O) \
+    KERNEL __launch_bounds__(THREADS, 2) name(const T* x, const T* gain, float eps, const T* w0, const T* w1, \
+        const T* w2, int end0, int end1, int rows, int n, int k, O* y, int add) { \
+        tiles<S, gated>(x, gain, eps, Rows{w0, w1, w2, end0, end1}, rows, n, k, y, add); \
+    }
+TILED(tiles_8, 1, false, T)
+TILED(tiles_16, 2, false, T)
+TILED(tiles_logits_8, 1, false, float)
+TILED(tiles_logits_16, 2, false, float)
+TILED(tiles_gated_8, 1, true, T)
+TILED(tiles_gated_16, 2, true, T)
+#endif
 
 // x [rows, d] = table [vocab, d] at the ids; a block a row. An id outside the table (a row out of use) reads row 0.
 KERNEL embed_rows(const T* table, const int* ids, int vocab, T* x, int d) {

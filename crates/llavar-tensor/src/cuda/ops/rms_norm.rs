@@ -108,7 +108,7 @@ mod tests {
             let inputs = [x];
             for (name, own) in [("own", true), ("shared", false)] {
                 let what = format!("rms_norm in a residual stream {rows} x {c}, {name}");
-                compare(&what, &inputs, &[w.clone()], |tape, x, p| {
+                compare(&what, &inputs, std::slice::from_ref(&w), |tape, x, p| {
                     let y = tape.rms_norm(&x[0], &p[0], 1e-2)?;
                     let other = match own {
                         true => tape.activation(&x[0], Activation::QuickGelu)?,
