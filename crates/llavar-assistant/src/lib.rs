@@ -140,14 +140,41 @@ impl Assistant {
     /// # Errors
     /// When the model takes no pictures.
     pub fn see(&self, image: &RgbImage) -> Result<Tensor, Error> {
-        let processor = self
-            .processor
-            .as_ref()
-            .ok_or(llavar_model::ModelError::NoVisionTower)?;
-        let square = processor.to_square(image)?;
+        self.see_squares(&[self.to_square(image)?])
+    }
+
+    /// A picture as the vision tower takes it, still as bytes.
+    ///
+    /// # Errors
+    /// When the model takes no pictures.
+    pub fn to_square(&self, image: &RgbImage) -> Result<RgbImage, Error> {
+        Ok(self.processor()?.to_square(image)?)
+    }
+
+    /// Projected features of pictures from [`Assistant::to_square`], all in one pass of the tower.
+    ///
+    /// # Shapes
+    /// K pictures -> `[K * N, D]`.
+    ///
+    /// # Errors
+    /// When the model takes no pictures.
+    pub fn see_squares(&self, squares: &[RgbImage]) -> Result<Tensor, Error> {
+        let processor = self.processor()?;
+        let one;
+        let bytes = match squares {
+            [square] => &square.data,
+            _ => {
+                one = squares
+                    .iter()
+                    .map(|s| s.data.as_slice())
+                    .collect::<Vec<_>>()
+                    .concat();
+                &one
+            }
+        };
         let pixels = Tensor::from_rgb(
-            &square.data,
-            &[1, processor.size, processor.size, 3],
+            bytes,
+            &[squares.len(), processor.size, processor.size, 3],
             &processor.levels(),
             &self.model.device(),
             self.model.activation_dtype(),
@@ -157,6 +184,11 @@ impl Assistant {
             .encode_images(&Tape::inference(), &pixels, false)?
             .value()
             .clone())
+    }
+
+    fn processor(&self) -> Result<&ImageProcessor, Error> {
+        let none = llavar_model::ModelError::NoVisionTower;
+        Ok(self.processor.as_ref().ok_or(none)?)
     }
 
     /// Answers the last message. `<image>` in the messages stands for the rows of `features`, in order.

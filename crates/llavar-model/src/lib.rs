@@ -33,7 +33,7 @@ pub mod weights;
 
 pub use checkpointing::Checkpointing;
 pub use error::{ModelError, Result};
-pub use language_model::{KvCache, LanguageModel};
+pub use language_model::{KvCache, LanguageModel, SharedPrefixes};
 pub use mm_projector::MmProjector;
 pub use model::{LlavaModel, expand_image_tokens};
 pub use vision_tower::{Observer, VisionTower};

@@ -40,6 +40,9 @@ enum Command {
     Ask(commands::ask::Args),
     /// Talk about pictures in the terminal.
     Chat(commands::chat::Args),
+    /// Score training data with a model and keep what helps.
+    #[command(subcommand)]
+    Select(commands::select::Command),
     /// Measure what this machine reaches, beside what it allows.
     #[command(subcommand)]
     Bench(commands::bench::Command),
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Ask(args) => commands::ask::run(args),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Select(command) => commands::select::run(command),
         Command::Bench(command) => commands::bench::run(command),
     });
     match done {

@@ -33,6 +33,8 @@ pub(crate) struct DecoderLayer {
 pub(crate) struct StreamPlan {
     pub(crate) rotations: Vec<Rotation>,
     pub(crate) attention: AttentionSpec,
+    /// Rows of the keys that the segments meet, where stretches share them; the keys as they lie otherwise.
+    pub(crate) key_rows: Option<Vec<usize>>,
 }
 
 /// The cache of one pass: which layer's part, how many tokens of each sequence are new, and where they go.
@@ -158,7 +160,14 @@ impl DecoderLayer {
         let y = self.input_layernorm.forward(tape, x)?;
         let (q, k, v) = self.qkv_rotated(tape, &y, plan)?;
         let y = match cache {
-            None => tape.attention(&q, &k, &v, &plan.attention)?,
+            None => match &plan.key_rows {
+                None => tape.attention(&q, &k, &v, &plan.attention)?,
+                // Without gradients: only passes of inference share keys.
+                Some(rows) => {
+                    let (k, v) = (k.value().gather_rows(rows)?, v.value().gather_rows(rows)?);
+                    tape.attention(&q, &k.into(), &v.into(), &plan.attention)?
+                }
+            },
             Some(step) => {
                 step.cache.write(step.layer, step.rows, &k, &v)?;
                 let (k, v) = match step.fresh {

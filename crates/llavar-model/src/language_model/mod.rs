@@ -6,6 +6,7 @@
 mod decoder_layer;
 mod kv_cache;
 mod rope;
+mod shared_prefix;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use llavar_tensor::{
 };
 
 pub use kv_cache::KvCache;
+pub use shared_prefix::SharedPrefixes;
 
 use crate::{
     Checkpointing, ModelError, Result,
@@ -112,6 +114,7 @@ impl LanguageModel {
         let plan = Arc::new(StreamPlan {
             rotations: self.rope.rotations(&texts),
             attention: self.attention(segments.clone(), segments.clone()),
+            key_rows: None,
         });
         let mut x = x.clone();
         for (n, layer) in self.layers.iter().enumerate() {
@@ -162,6 +165,7 @@ impl LanguageModel {
         let plan = StreamPlan {
             rotations: self.rope.rotations(&texts),
             attention: self.attention(queries, keys),
+            key_rows: None,
         };
         let mut x = x.clone();
         for (n, layer) in self.layers.iter().enumerate() {

@@ -6,6 +6,7 @@ pub(crate) mod chat;
 pub(crate) mod data;
 pub(crate) mod init;
 pub(crate) mod quickstart;
+pub(crate) mod select;
 pub(crate) mod train;
 
 use std::{fs, io::Write, path::Path};

@@ -1,0 +1,259 @@
+//! Texts that begin alike, run once where they are alike.
+//!
+//! The texts of one pass become a tree of stretches of tokens: what several texts begin with is one
+//! stretch, computed once, and what follows attends to the keys and values of its whole path. A text's
+//! outputs are the same ones that it has alone, up to the rounding of sums.
+
+use std::ops::Range;
+
+use llavar_tensor::{Result as TensorResult, Segments, Tape, Var};
+
+use super::{LanguageModel, decoder_layer::StreamPlan};
+
+/// Tokens that texts must have in common before a stretch is cut for it: a shorter stretch saves less
+/// than the copies of its keys cost.
+const LEAST_SHARED: usize = 8;
+
+/// A stretch of tokens in the stream.
+#[derive(Debug, Clone)]
+struct Stretch {
+    ids: Vec<i32>,
+    /// Tokens before it in its texts.
+    depth: usize,
+    parent: Option<usize>,
+    children: Vec<usize>,
+}
+
+/// Texts of one pass, each beginning stored once.
+///
+/// # Units
+/// Tokens; every position of a picture is one.
+#[derive(Debug, Clone, Default)]
+pub struct SharedPrefixes {
+    stretches: Vec<Stretch>,
+    /// The last stretch of every text, in the order of adding.
+    ends: Vec<usize>,
+    /// Stretches that no other text may share.
+    alone: Vec<bool>,
+}
+
+impl SharedPrefixes {
+    /// No text yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Number of texts.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Tokens to compute.
+    pub fn tokens(&self) -> usize {
+        self.stretches.iter().map(|s| s.ids.len()).sum()
+    }
+
+    /// Adds a text; its number. Negative ids are positions of pictures: texts share those with equal ids.
+    /// A text that is `alone` shares nothing (one whose keys are rotated otherwise, see
+    /// [`LanguageModel::is_long`]).
+    pub fn push(&mut self, ids: &[i32], alone: bool) -> usize {
+        let mut parent = None;
+        let mut rest = ids;
+        while !alone && !rest.is_empty() {
+            let next = self.siblings(parent).into_iter().find_map(|at| {
+                let own = &self.stretches[at].ids;
+                let same = own.iter().zip(rest).take_while(|(a, b)| a == b).count();
+                // A text that ends inside the stretch, or goes on behind it, shares however little.
+                let whole = same == own.len() || same == rest.len();
+                (same > 0 && (whole || same >= LEAST_SHARED)).then_some((at, same))
+            });
+            let Some((at, same)) = next else { break };
+            self.cut(at, same);
+            parent = Some(at);
+            rest = &rest[same..];
+        }
+        let end = match parent {
+            Some(at) if rest.is_empty() => at,
+            parent => self.grow(rest.to_vec(), ids.len() - rest.len(), parent, alone),
+        };
+        self.ends.push(end);
+        self.ends.len() - 1
+    }
+
+    fn siblings(&self, parent: Option<usize>) -> Vec<usize> {
+        match parent {
+            Some(at) => self.stretches[at].children.clone(),
+            None => (0..self.stretches.len())
+                .filter(|at| self.stretches[*at].parent.is_none() && !self.alone[*at])
+                .collect(),
+        }
+    }
+
+    fn grow(&mut self, ids: Vec<i32>, depth: usize, parent: Option<usize>, alone: bool) -> usize {
+        let at = self.stretches.len();
+        self.stretches.push(Stretch {
+            ids,
+            depth,
+            parent,
+            children: Vec::new(),
+        });
+        self.alone.push(alone);
+        if let Some(parent) = parent {
+            self.stretches[parent].children.push(at);
+        }
+        at
+    }
+
+    /// Ends a stretch after `keep` tokens; the others become its only child.
+    fn cut(&mut self, at: usize, keep: usize) {
+        if keep == self.stretches[at].ids.len() {
+            return;
+        }
+        let tail = self.stretches[at].ids.split_off(keep);
+        let children = std::mem::take(&mut self.stretches[at].children);
+        let depth = self.stretches[at].depth + keep;
+        let child = self.grow(tail, depth, Some(at), self.alone[at]);
+        for grandchild in &children {
+            self.stretches[*grandchild].parent = Some(child);
+        }
+        self.stretches[child].children = children;
+        let ends = self.ends.iter_mut().filter(|end| **end == at);
+        ends.for_each(|end| *end = child);
+    }
+
+    /// The ids of the stream, stretch by stretch.
+    pub fn ids(&self) -> Vec<i32> {
+        let all = self.stretches.iter().flat_map(|s| &s.ids);
+        all.copied().collect()
+    }
+
+    /// Where every token of a text lies in the stream.
+    pub fn rows(&self, text: usize) -> Vec<usize> {
+        self.rows_to(self.ends[text], &self.starts())
+    }
+
+    /// As [`SharedPrefixes::rows`] for all texts.
+    pub fn all_rows(&self) -> Vec<Vec<usize>> {
+        let starts = self.starts();
+        let ends = self.ends.iter();
+        ends.map(|end| self.rows_to(*end, &starts)).collect()
+    }
+
+    fn starts(&self) -> Vec<usize> {
+        let mut next = 0;
+        let starts = self.stretches.iter().map(|stretch| {
+            let start = next;
+            next += stretch.ids.len();
+            start
+        });
+        starts.collect()
+    }
+
+    fn rows_to(&self, end: usize, starts: &[usize]) -> Vec<usize> {
+        let mut path = Vec::new();
+        let mut at = Some(end);
+        while let Some(stretch) = at {
+            path.push(starts[stretch]..starts[stretch] + self.stretches[stretch].ids.len());
+            at = self.stretches[stretch].parent;
+        }
+        path.into_iter().rev().flatten().collect()
+    }
+
+    /// Positions of every stretch's tokens in its texts, with a length that stands for theirs.
+    fn positions(&self) -> Vec<(Range<usize>, usize)> {
+        let stretches = self.stretches.iter();
+        stretches
+            .map(|s| (s.depth..s.depth + s.ids.len(), s.depth + s.ids.len()))
+            .collect()
+    }
+}
+
+impl LanguageModel {
+    /// As [`LanguageModel::forward`] for texts that share their beginnings, without gradients.
+    ///
+    /// # Shapes
+    /// `x [T, D]`, the embeddings of [`SharedPrefixes::ids`] -> `[T, D]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit or the device has no room.
+    pub fn forward_shared(&self, x: &Var, texts: &SharedPrefixes) -> TensorResult<Var> {
+        let tape = Tape::inference();
+        let starts = texts.starts();
+        let queries = Segments::from_lengths(texts.stretches.iter().map(|s| s.ids.len()));
+        let has_paths = texts.stretches.iter().any(|s| s.parent.is_some());
+        let (keys, key_rows) = if has_paths {
+            let mut rows = Vec::new();
+            let mut lengths = Vec::with_capacity(texts.stretches.len());
+            for at in 0..texts.stretches.len() {
+                let path = texts.rows_to(at, &starts);
+                lengths.push(path.len());
+                rows.extend(path);
+            }
+            (Segments::from_lengths(lengths), Some(rows))
+        } else {
+            (queries.clone(), None)
+        };
+        let plan = StreamPlan {
+            rotations: self.rope.rotations(&texts.positions()),
+            attention: self.attention(queries, keys),
+            key_rows,
+        };
+        let mut x = x.clone();
+        for layer in &self.layers {
+            x = layer.forward(&tape, &x, &plan, None)?;
+        }
+        self.norm.forward(&tape, &x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The ids of a text, read back from the stream.
+    fn read_back(texts: &SharedPrefixes, text: usize) -> Vec<i32> {
+        let ids = texts.ids();
+        texts.rows(text).into_iter().map(|row| ids[row]).collect()
+    }
+
+    #[test]
+    fn beginnings_are_stored_once_and_a_text_may_end_inside_another() {
+        let long: Vec<i32> = (0..40).collect();
+        let mut other = long.clone();
+        other[30] = 99;
+        let mut texts = SharedPrefixes::new();
+        for ids in [&long[..], &other, &long[..20], &long, &[50, 51]] {
+            texts.push(ids, false);
+        }
+        assert_eq!(texts.tokens(), 40 + 10 + 2);
+        assert_eq!(read_back(&texts, 1), other);
+        assert_eq!(read_back(&texts, 2), &long[..20]);
+        assert_eq!(read_back(&texts, 3), long);
+        let alone = texts.push(&long, true);
+        assert_eq!((texts.tokens(), alone), (92, 5));
+        assert_eq!(read_back(&texts, alone), long);
+        texts.push(&long, false);
+        assert_eq!(texts.tokens(), 92, "a lone text is not shared");
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_reads_back(texts in prop::collection::vec(prop::collection::vec(0i32..2, 1..40), 1..12)) {
+            let mut tree = SharedPrefixes::new();
+            for (i, ids) in texts.iter().enumerate() {
+                prop_assert_eq!(tree.push(ids, false), i);
+            }
+            for (i, ids) in texts.iter().enumerate() {
+                prop_assert_eq!(&read_back(&tree, i), ids);
+            }
+            prop_assert_eq!(tree.all_rows().len(), texts.len());
+            prop_assert!(tree.tokens() <= texts.iter().map(Vec::len).sum());
+        }
+    }
+}

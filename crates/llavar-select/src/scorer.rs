@@ -1,0 +1,328 @@
+//! From samples to rows: prepared sample by sample, computed many at a time.
+
+use std::{error::Error as StdError, path::PathBuf};
+
+use llavar_assistant::Assistant;
+use llavar_data::{Sample, TemplateName};
+use llavar_image::{DecodeLimits, RgbImage, decode_file};
+use llavar_model::SharedPrefixes;
+use llavar_tensor::Tensor;
+
+use crate::{
+    Compat, Duos, ScoreRow, ScoreSet, SelectError, pairs,
+    pass::{self, Job},
+    row::Place,
+    texts::{Text, TextBuilder},
+};
+
+/// Pictures whose features are kept for samples to come that show them again.
+const KEPT_PICTURES: usize = 64;
+
+/// What is scored and how much at a time. Nothing here but `scores`, `duos`, `compat` and `max_length`
+/// changes a result.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScoreOptions {
+    /// Scores wanted.
+    pub scores: ScoreSet,
+    /// When conversations are duos.
+    pub duos: Duos,
+    /// Spans of the formulas.
+    pub compat: Compat,
+    /// Longest text, tokens; the model's context if absent.
+    pub max_length: Option<usize>,
+    /// Tokens of one pass of the language model.
+    pub batch_tokens: usize,
+    /// Pictures of one pass of the vision tower.
+    pub batch_images: usize,
+}
+
+impl Default for ScoreOptions {
+    fn default() -> Self {
+        Self {
+            scores: ScoreSet::ALL,
+            duos: Duos::Auto,
+            compat: Compat::Exact,
+            max_length: None,
+            batch_tokens: 4096,
+            batch_images: 4,
+        }
+    }
+}
+
+/// A sample that only waits for the model.
+#[derive(Debug)]
+pub struct Prepared {
+    rows: Vec<ScoreRow>,
+    texts: Vec<Text>,
+    pictures: Vec<(PathBuf, RgbImage)>,
+    /// Tokens to compute, beginnings counted once.
+    tokens: usize,
+}
+
+impl Prepared {
+    /// Rows that it will give.
+    pub fn pairs(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Tokens that the model computes for it, what its texts have in common counted once.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// A record that cannot be read.
+    pub(crate) fn unreadable(mut row: ScoreRow, reason: String) -> Self {
+        row.reason = Some(reason);
+        Self {
+            rows: vec![row],
+            texts: Vec::new(),
+            pictures: Vec::new(),
+            tokens: 0,
+        }
+    }
+}
+
+/// Measures the losses of samples with one model.
+#[derive(Debug)]
+pub struct Scorer<'a> {
+    assistant: &'a Assistant,
+    options: ScoreOptions,
+}
+
+impl<'a> Scorer<'a> {
+    /// A scorer of these options.
+    ///
+    /// # Errors
+    /// [`SelectError::NoVision`], [`SelectError::PlainTemplate`], [`SelectError::Setting`].
+    pub fn new(assistant: &'a Assistant, options: ScoreOptions) -> Result<Self, SelectError> {
+        if options.scores.needs_images() && assistant.model().image_size().is_none() {
+            return Err(SelectError::NoVision);
+        }
+        if assistant.template().name() == TemplateName::Plain {
+            return Err(SelectError::PlainTemplate);
+        }
+        for (option, value) in [
+            ("batch tokens", options.batch_tokens),
+            ("batch images", options.batch_images),
+            ("max length", options.max_length.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                let reason = "must be at least 1".to_owned();
+                return Err(SelectError::Setting { option, reason });
+            }
+        }
+        Ok(Self { assistant, options })
+    }
+
+    /// Its options.
+    pub fn options(&self) -> &ScoreOptions {
+        &self.options
+    }
+
+    /// Its model.
+    pub fn assistant(&self) -> &Assistant {
+        self.assistant
+    }
+
+    /// Longest text, tokens.
+    pub fn max_length(&self) -> usize {
+        let context = self.assistant.model().context_length();
+        self.options.max_length.map_or(context, |n| n.min(context))
+    }
+
+    /// Tokenizes a sample and decodes its pictures; `file_of` finds the file of a picture. What is wrong
+    /// with it becomes the reason of its rows.
+    pub fn prepare<E: StdError>(
+        &self,
+        sample: &Sample,
+        record: usize,
+        occurrence: u32,
+        file_of: impl Fn(&str) -> Result<PathBuf, E>,
+    ) -> Prepared {
+        let place = Place::of(sample, record, occurrence);
+        let pairs = pairs(sample, self.options.duos);
+        let mut rows: Vec<ScoreRow> = pairs
+            .iter()
+            .map(|pair| ScoreRow::unscored(&place, pair))
+            .collect();
+        let mut trouble = None;
+        let mut pictures = Vec::new();
+        if self.options.scores.needs_images() {
+            for name in &sample.images {
+                match self.picture(name, &file_of) {
+                    Ok(picture) => pictures.push(picture),
+                    Err(reason) => {
+                        trouble = Some(format!("picture {name}: {reason}"));
+                        pictures.clear();
+                        break;
+                    }
+                }
+            }
+        }
+        let builder = TextBuilder {
+            assistant: self.assistant,
+            scores: self.options.scores,
+            compat: self.options.compat,
+            images: pictures.len(),
+            limit: self.max_length(),
+        };
+        let (texts, reasons) = builder.texts(&pairs).unwrap_or_else(|error| {
+            let reason = format!("cannot be encoded: {}", chain(&error));
+            (Vec::new(), vec![Some(reason); pairs.len()])
+        });
+        for (row, reason) in rows.iter_mut().zip(reasons) {
+            row.reason = reason.or(trouble.clone());
+        }
+        let mut shared = SharedPrefixes::new();
+        for text in &texts {
+            shared.push(&text.ids, false);
+        }
+        Prepared {
+            rows,
+            tokens: shared.tokens(),
+            texts,
+            pictures,
+        }
+    }
+
+    fn picture<E: StdError>(
+        &self,
+        name: &str,
+        file_of: impl Fn(&str) -> Result<PathBuf, E>,
+    ) -> Result<(PathBuf, RgbImage), String> {
+        let path = file_of(name).map_err(|error| chain(&error))?;
+        let image = decode_file(&path, &DecodeLimits::default()).map_err(|error| chain(&error))?;
+        let square = self.assistant.to_square(&image);
+        Ok((path, square.map_err(|error| chain(&error))?))
+    }
+
+    /// The rows of prepared samples in their order. `seen` keeps features of pictures between calls.
+    ///
+    /// # Errors
+    /// When the model fails or the device has no room.
+    pub fn score(
+        &self,
+        prepared: Vec<Prepared>,
+        seen: &mut SeenPictures,
+    ) -> Result<Vec<ScoreRow>, SelectError> {
+        let mut rows = Vec::new();
+        let mut rest = prepared.into_iter().peekable();
+        while rest.peek().is_some() {
+            let (mut batch, mut tokens) = (Vec::new(), 0);
+            while let Some(next) = rest.next_if(|next| {
+                batch.is_empty() || tokens + next.tokens <= self.options.batch_tokens
+            }) {
+                tokens += next.tokens;
+                batch.push(next);
+            }
+            rows.extend(self.score_pass(batch, seen)?);
+        }
+        Ok(rows)
+    }
+
+    fn score_pass(
+        &self,
+        batch: Vec<Prepared>,
+        seen: &mut SeenPictures,
+    ) -> Result<Vec<ScoreRow>, SelectError> {
+        let (pictures, features) = seen.look(self.assistant, &batch, self.options.batch_images)?;
+        let jobs: Vec<Job<'_>> = batch
+            .iter()
+            .zip(pictures)
+            .map(|(prepared, pictures)| Job {
+                texts: &prepared.texts,
+                pairs: prepared.rows.len(),
+                pictures,
+            })
+            .collect();
+        let losses = pass::run(self.assistant, &jobs, features.as_ref())?;
+        let rows = batch
+            .into_iter()
+            .zip(losses)
+            .flat_map(|(prepared, losses)| {
+                let rows = prepared.rows.into_iter().zip(losses);
+                rows.map(|(mut row, losses)| {
+                    row.fill(&losses);
+                    row
+                })
+            });
+        Ok(rows.collect())
+    }
+}
+
+/// Features of pictures seen last, by file.
+#[derive(Debug, Default)]
+pub struct SeenPictures {
+    kept: Vec<(PathBuf, Tensor)>,
+    encoded: usize,
+}
+
+impl SeenPictures {
+    /// Pictures that went through the vision tower so far.
+    pub fn encoded(&self) -> usize {
+        self.encoded
+    }
+
+    /// Numbers of the pictures of every sample, and the features of all in the order of the numbers.
+    fn look(
+        &mut self,
+        assistant: &Assistant,
+        batch: &[Prepared],
+        at_once: usize,
+    ) -> Result<(Vec<Vec<usize>>, Option<Tensor>), SelectError> {
+        let mut needed: Vec<(&PathBuf, &RgbImage)> = Vec::new();
+        let mut numbers = Vec::with_capacity(batch.len());
+        for prepared in batch {
+            let mut own = Vec::new();
+            for (path, square) in &prepared.pictures {
+                let known = needed.iter().position(|(other, _)| *other == path);
+                own.push(known.unwrap_or(needed.len()));
+                if known.is_none() {
+                    needed.push((path, square));
+                }
+            }
+            numbers.push(own);
+        }
+        let new: Vec<(&PathBuf, &RgbImage)> = needed
+            .iter()
+            .copied()
+            .filter(|(path, _)| !self.kept.iter().any(|(other, _)| other == *path))
+            .collect();
+        for some in new.chunks(at_once) {
+            let squares: Vec<RgbImage> = some.iter().map(|(_, square)| (*square).clone()).collect();
+            let features = assistant.see_squares(&squares)?;
+            let rows = features.rows() / some.len();
+            for (i, (path, _)) in some.iter().enumerate() {
+                let own = features.narrow(i * rows, rows)?;
+                self.kept.push(((*path).clone(), own));
+            }
+            self.encoded += some.len();
+        }
+        let features: Vec<Tensor> = needed
+            .iter()
+            .filter_map(|(path, _)| self.kept.iter().find(|(other, _)| other == *path))
+            .map(|(_, features)| features.clone())
+            .collect();
+        let surplus = self.kept.len().saturating_sub(KEPT_PICTURES);
+        self.kept.drain(..surplus);
+        let features = match features.is_empty() {
+            true => None,
+            false => Some(Tensor::concat(&features)?),
+        };
+        Ok((numbers, features))
+    }
+}
+
+/// An error with its causes in one line.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

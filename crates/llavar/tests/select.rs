@@ -1,0 +1,207 @@
+//! `llavar select`: scores that survive, files that fit together, picks that repeat.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::{fs, path::Path};
+
+use common::World;
+use llavar_select::ScoreTable;
+use serde_json::{Value, json};
+
+const SCORE: [&str; 5] = ["select", "score", "data.json", "--model", "model"];
+
+/// The set with a picture that is missing, one that is none, and a text that is too long.
+fn damaged(world: &World) -> usize {
+    let mut records = world.records();
+    records[1]["image"] = "images/none.png".into();
+    fs::write(world.path("docs/images/text.png"), "no picture").unwrap();
+    records[2]["image"] = "images/text.png".into();
+    let long = "word ".repeat(3000);
+    records[3]["conversations"][1]["value"] = long.into();
+    records[4]["conversations"] = json!([{"from": "gpt", "value": "alone"}]);
+    world.write_records("data.json", &records);
+    records.len()
+}
+
+fn rows(path: &Path) -> ScoreTable {
+    ScoreTable::read(path).unwrap()
+}
+
+#[test]
+fn faults_are_rows_and_a_second_run_scores_nothing_twice() {
+    let world = World::new("select_score");
+    let samples = damaged(&world);
+    let more = [
+        "--image-folder",
+        "docs",
+        "--out",
+        "scores.parquet",
+        "--json",
+    ];
+    let report = world.run(&SCORE, &more).json();
+    assert_eq!(report["samples"], samples);
+    let table = rows(&world.path("scores.parquet"));
+    let records: std::collections::HashSet<u64> = table.rows.iter().map(|r| r.record).collect();
+    assert_eq!(records.len(), samples, "no gaps");
+    let reason = |record: u64| {
+        let mut of = table.rows.iter().filter(|row| row.record == record);
+        of.find_map(|row| row.reason.clone()).unwrap_or_default()
+    };
+    for (record, words) in [
+        (0, ""),
+        (1, "none.png"),
+        (2, "text.png"),
+        (3, "too long: "),
+        (4, "no turn"),
+    ] {
+        assert!(
+            reason(record).contains(words),
+            "{record}: {}",
+            reason(record)
+        );
+        assert_eq!(reason(record).is_empty(), words.is_empty(), "{record}");
+    }
+    let blind = table.rows.iter().find(|row| row.record == 1).unwrap();
+    assert!(
+        blind.ifd.is_some() && blind.vfd.is_none(),
+        "the text is scored"
+    );
+
+    let again = world.run(&SCORE, &more).json();
+    let whole = table.rows.iter().filter(|row| row.reason.is_none()).count();
+    assert!(again["taken_from_journal"].as_u64().unwrap() > 0);
+    assert!(again["scored_now"].as_u64().unwrap() <= (table.rows.len() - whole) as u64 + 4);
+    assert_eq!(rows(&world.path("scores.parquet")), table);
+    let other = [
+        "--image-folder",
+        "docs",
+        "--out",
+        "scores.parquet",
+        "--scores",
+        "ifd",
+    ];
+    world
+        .run(&SCORE, &other)
+        .fails(2, &["scores.journal.jsonl", "--out"]);
+    world
+        .run(&SCORE, &["--out", "x.parquet", "--scores", "efd"])
+        .fails(2, &["efd", "mifd"]);
+
+    // Three ranks, then together; a part too few is refused.
+    let mut parts = Vec::new();
+    for k in ["0", "1", "2"] {
+        let own = [
+            "--image-folder",
+            "docs",
+            "--out",
+            "part.parquet",
+            "--num-chunks",
+            "3",
+            "--chunk-idx",
+            k,
+        ];
+        world.run(&SCORE, &own).ok();
+        parts.push(format!("part-0000{k}-of-00003.parquet"));
+    }
+    let merge = |parts: &[String]| {
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        world.run(
+            &[&["select", "merge"], &parts[..]].concat(),
+            &["--out", "all.parquet"],
+        )
+    };
+    merge(&parts[1..]).fails(3, &["missing: 0"]);
+    merge(&parts).ok();
+    let merged = rows(&world.path("all.parquet"));
+    assert_eq!(merged.rows.len(), table.rows.len());
+    for (a, b) in merged.rows.iter().zip(&table.rows) {
+        assert_eq!((a.key(), &a.reason), (b.key(), &b.reason));
+        let apart = (a.mifd.unwrap_or(0.0) - b.mifd.unwrap_or(0.0)).abs();
+        assert!(apart < 1e-5, "{apart}");
+    }
+}
+
+#[test]
+fn a_pick_repeats_and_says_why_the_rest_is_gone() {
+    let world = World::new("select_pick");
+    let samples = damaged(&world);
+    world
+        .run(
+            &SCORE,
+            &["--image-folder", "docs", "--out", "scores.parquet"],
+        )
+        .ok();
+    let pick = |out: &str, more: &[&str]| {
+        let args = [
+            "select",
+            "pick",
+            "scores.parquet",
+            "--data",
+            "data.json",
+            "--out",
+            out,
+        ];
+        world.run(&args, more)
+    };
+    let open = [
+        "--max-ifd",
+        "none",
+        "--max-vfd",
+        "none",
+        "--max-ffd",
+        "none",
+    ];
+    let card = pick("all.json", &[&open[..], &["--json"]].concat()).json();
+    let table = rows(&world.path("scores.parquet"));
+    let whole = table.rows.iter().filter(|row| row.reason.is_none()).count();
+    assert_eq!(card["samples"], samples);
+    assert!(card["kept"].as_u64().unwrap() <= whole as u64 && card["kept"] != 0);
+    assert!(card["dropped"]["unscored"].as_u64().unwrap() >= 4);
+
+    let some = [&open[..], &["--fraction", "0.3", "--near-image", "4"]].concat();
+    let text = pick("a.json", &some).ok();
+    assert!(text.contains("enough others rank higher"), "{text}");
+    pick("b.json", &some).ok();
+    for end in ["json", "card.json", "dropped.jsonl"] {
+        let bytes = |name: &str| fs::read(world.path(name)).unwrap();
+        assert_eq!(
+            bytes(&format!("a.{end}")),
+            bytes(&format!("b.{end}")),
+            "{end}"
+        );
+    }
+    let picked: Vec<Value> =
+        serde_json::from_slice(&fs::read(world.path("a.json")).unwrap()).unwrap();
+    let pairs: usize = picked
+        .iter()
+        .map(|sample| sample["conversations"].as_array().unwrap().len() / 2)
+        .sum();
+    assert!(pairs > 0 && pairs as f64 <= 0.3 * table.rows.len() as f64 + 0.5);
+    for sample in &picked {
+        let first = sample["conversations"][0]["value"].as_str().unwrap();
+        assert!(first.contains("<image>"), "{first}");
+    }
+    let dropped = fs::read_to_string(world.path("a.dropped.jsonl")).unwrap();
+    assert_eq!(dropped.lines().count(), table.rows.len() - pairs);
+
+    pick("c.json", &["--fraction", "2"]).fails(2, &["fraction"]);
+    fs::write(world.path("broken.parquet"), "PAR1 no").unwrap();
+    let args = [
+        "select",
+        "pick",
+        "broken.parquet",
+        "--data",
+        "data.json",
+        "--out",
+        "d.json",
+    ];
+    world.run(&args, &[]).fails(3, &["broken.parquet"]);
+    let mut records: Vec<Value> =
+        serde_json::from_slice(&fs::read(world.path("data.json")).unwrap()).unwrap();
+    for record in &mut records {
+        record["conversations"][0]["value"] = "<image>\nsomething else".into();
+    }
+    world.write_records("data.json", &records);
+    pick("e.json", &open).fails(3, &["not what was scored"]);
+}
