@@ -2,13 +2,25 @@
 //! person can read.
 //!
 //! It calls `llavar-image` (headers, pictures in pages) and `llavar-data` (records, confined image
-//! paths) and knows nothing of models: it judges answers, wherever they come from.
+//! paths). Tasks, metrics and scores know nothing of models: they judge answers, wherever these come
+//! from.
+//!
+//! | Start here | For |
+//! |---|---|
+//! | [`tasks::Task::open`] | the questions of a benchmark |
+//! | [`samples`] | answers on disk, ours and those of other tools |
+//! | [`score::score`] | scores with standard errors, as a [`results::RunResult`] |
+//! | [`compare::compare`] | whether two runs differ |
 #![forbid(unsafe_code)]
 
 pub mod answer;
+pub mod compare;
+pub mod fingerprint;
 pub mod metrics;
 pub mod page;
+pub mod results;
 pub mod samples;
+pub mod score;
 pub mod tasks;
 
 pub use answer::AnswerRow;

@@ -41,6 +41,23 @@ pub(super) const TEXT_KEYS: [&str; 17] = [
     "answer",
 ];
 
+/// Keys under which tools repeat the references; `answer` too, where the answer has another key.
+const REFERENCE_KEYS: [&str; 13] = [
+    "gt",
+    "gt_answers",
+    "answers",
+    "references",
+    "reference",
+    "ground_truth",
+    "ground_truths",
+    "gold",
+    "golds",
+    "target",
+    "targets",
+    "label",
+    "labels",
+];
+const CATEGORY_KEYS: [&str; 3] = ["category", "type", "question_type"];
 const QUESTION_KEYS: [&str; 3] = ["question", "prompt", "query"];
 const IMAGE_KEYS: [&str; 7] = [
     "image",
@@ -81,6 +98,12 @@ pub struct Answer {
     pub question: Option<String>,
     /// The answer.
     pub text: String,
+    /// References that the row repeats.
+    pub references: Vec<String>,
+    /// Kind of the question, if the row names it.
+    pub category: Option<String>,
+    /// Why there is no answer, if the row says so; `text` then does not count.
+    pub error: Option<String>,
 }
 
 /// All answers of a file, and the lines that hold none.
@@ -224,6 +247,9 @@ fn read_objects(path: &Path, text: &str, mark: Option<char>) -> Result<AnswersFi
                 image: None,
                 question: None,
                 text,
+                references: Vec::new(),
+                category: None,
+                error: None,
             }),
             Err(fault) => file.bad_lines.push(BadLine { line, fault }),
         }
@@ -309,10 +335,13 @@ fn answer(line: usize, row: &Map<String, Value>) -> Result<Answer, LineFault> {
     if id_key.is_none() && question.is_none() {
         return Err(LineFault::NoId);
     }
-    let text = TEXT_KEYS
+    let text_of = |key: &&'static str| Some((*key, answer_text(row.get(*key)?)?));
+    let (text_key, text) = TEXT_KEYS
         .iter()
-        .find_map(|key| answer_text(row.get(*key)?))
+        .find_map(text_of)
         .ok_or(LineFault::NoText)?;
+    let own = (text_key != "answer").then_some("answer");
+    let reference = |key: &str| Some(texts(row.get(key)?)).filter(|texts| !texts.is_empty());
     let id = id_key.and_then(scalar);
     let counts = id_key.is_some_and(|key| POSITION_KEYS.contains(key));
     Ok(Answer {
@@ -325,7 +354,22 @@ fn answer(line: usize, row: &Map<String, Value>) -> Result<Answer, LineFault> {
         image: IMAGE_KEYS.iter().find_map(scalar),
         question,
         text,
+        references: REFERENCE_KEYS
+            .into_iter()
+            .chain(own)
+            .find_map(reference)
+            .unwrap_or_default(),
+        category: CATEGORY_KEYS.iter().find_map(scalar),
+        error: scalar(&"error").filter(|error| !error.is_empty()),
     })
+}
+
+/// A text, or all texts of a list.
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(list) => list.iter().filter_map(crate::tasks::scalar).collect(),
+        other => crate::tasks::scalar(other).into_iter().collect(),
+    }
 }
 
 /// Text of an answer: a string, a number, or the first of a (nested) list, as harnesses that sample

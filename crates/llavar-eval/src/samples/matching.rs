@@ -11,6 +11,8 @@ use std::fmt;
 pub struct Matched {
     /// One entry for each of [`Task::items`]; none where the file has no answer.
     pub answers: Vec<Option<String>>,
+    /// Which of [`AnswersFile::answers`] that is.
+    pub numbers: Vec<Option<usize>>,
     /// What did not fit.
     pub report: MatchReport,
 }
@@ -90,7 +92,8 @@ pub fn match_answers(task: &Task, file: &AnswersFile) -> Matched {
     report.answered = report.questions - report.missing.len();
     let text = |number: Option<usize>| number.map(|number| file.answers[number].text.clone());
     Matched {
-        answers: taken.into_iter().map(text).collect(),
+        answers: taken.iter().copied().map(text).collect(),
+        numbers: taken,
         report,
     }
 }

@@ -1,5 +1,6 @@
 //! One answered question as it is kept.
 
+use crate::fingerprint::Fingerprint;
 use crate::tasks::{Item, Task};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -73,10 +74,9 @@ impl SampleRow {
         (self.task.clone(), self.question_id.clone())
     }
 
-    /// 128 bits over everything that makes the answer what it is (FNV-1a), as 32 hex digits.
+    /// Fingerprint of everything that makes the answer what it is.
     fn hash(&self) -> String {
-        const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013B;
-        let mut hash: u128 = 0x6C62_272E_07BB_0142_62B8_2175_6295_C58D;
+        let mut hash = Fingerprint::default();
         for field in [
             &self.model_id,
             &self.run,
@@ -85,12 +85,9 @@ impl SampleRow {
             &self.prompt,
             &self.text,
         ] {
-            // 0xFF is in no UTF-8 text, so fields cannot run into each other.
-            for byte in field.bytes().chain([0xFF]) {
-                hash = (hash ^ u128::from(byte)).wrapping_mul(PRIME);
-            }
+            hash.field(field);
         }
-        format!("{hash:032x}")
+        hash.hex()
     }
 }
 

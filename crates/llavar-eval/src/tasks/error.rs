@@ -59,6 +59,16 @@ pub enum TaskError {
         /// The first row that was refused, with its reason.
         first: Option<String>,
     },
+    /// Answers were to be scored without the benchmark, and do not repeat its references.
+    #[error(
+        "task {task}: no row of {path} has references (gt, answers, ...): the benchmark's folder is needed"
+    )]
+    NoReferences {
+        /// Name of the benchmark.
+        task: &'static str,
+        /// The answers file.
+        path: PathBuf,
+    },
     /// An annotation file is not JSON.
     #[error("{path}:{line}: not valid JSON at column {column}: {reason}")]
     Json {

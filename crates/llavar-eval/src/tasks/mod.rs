@@ -11,6 +11,7 @@ mod captions;
 mod chart_qa;
 mod doc_vqa;
 mod error;
+mod from_answers;
 mod funsd;
 mod hybrid_instruct;
 mod images;
@@ -32,7 +33,7 @@ pub use error::{BadRow, RowFault, TaskError};
 pub use images::ImageCheck;
 pub use item::Item;
 pub use missing::{Missing, Official};
-pub use registry::task_names;
+pub use registry::{TaskInfo, task_infos, task_names};
 pub use task::{Options, Task};
 
 pub(crate) use item::stem;

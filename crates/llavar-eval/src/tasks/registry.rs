@@ -156,6 +156,38 @@ pub fn task_names() -> Vec<&'static str> {
     BENCHMARKS.iter().map(|benchmark| benchmark.name).collect()
 }
 
+/// What is fixed about a benchmark, for lists.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct TaskInfo {
+    /// Name.
+    pub name: &'static str,
+    /// Other names, in lower case without `-` and `_`.
+    pub aliases: &'static [&'static str],
+    /// Names of the default metrics.
+    pub metrics: &'static [&'static str],
+    /// Text after every question.
+    pub prompt_suffix: &'static str,
+    /// Longest answer, tokens.
+    pub max_new_tokens: usize,
+    /// What is looked for in the folder.
+    pub layout: &'static str,
+}
+
+/// All benchmarks, in the order of [`task_names`].
+pub fn task_infos() -> Vec<TaskInfo> {
+    BENCHMARKS
+        .iter()
+        .map(|benchmark| TaskInfo {
+            name: benchmark.name,
+            aliases: benchmark.aliases,
+            metrics: benchmark.metrics,
+            prompt_suffix: benchmark.prompt_suffix,
+            max_new_tokens: benchmark.max_new_tokens,
+            layout: benchmark.layout,
+        })
+        .collect()
+}
+
 /// Lower case without spaces, `-` and `_`.
 pub(super) fn normalise(name: &str) -> String {
     let kept = name.chars().filter(|c| c.is_alphanumeric());

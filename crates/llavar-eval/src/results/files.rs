@@ -1,0 +1,161 @@
+//! Reading and writing the files of a run folder.
+
+use super::{RunResult, RunSettings, SAMPLES_FILE, SCORED_FILE, SETTINGS_FILE, ScoredRow};
+use serde::{Serialize, de::DeserializeOwned};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A file of results that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResultsError {
+    /// It cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{path}:{line}: {reason}; `llavar eval score --out DIR` writes such files")]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What the parser said.
+        reason: String,
+    },
+}
+
+/// Reads a `results.json`.
+///
+/// # Errors
+/// [`ResultsError::Read`], [`ResultsError::Form`].
+pub fn read_result(path: &Path) -> Result<RunResult, ResultsError> {
+    parse(path, &read(path)?)
+}
+
+/// The settings of the run whose answers lie in `folder`; none where there is no `run.json`.
+///
+/// # Errors
+/// [`ResultsError::Read`], [`ResultsError::Form`].
+pub fn read_settings(folder: &Path) -> Result<Option<RunSettings>, ResultsError> {
+    let path = folder.join(SETTINGS_FILE);
+    match read(&path) {
+        Ok(bytes) => parse(&path, &bytes).map(Some),
+        Err(ResultsError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads scored rows: a `scored.jsonl`, or the one in a run folder.
+///
+/// # Errors
+/// [`ResultsError::Read`]; [`ResultsError::Form`] with the line of the first row that is none.
+pub fn read_rows(path: &Path) -> Result<Vec<ScoredRow>, ResultsError> {
+    let path = if path.is_dir() {
+        path.join(SCORED_FILE)
+    } else {
+        path.to_path_buf()
+    };
+    let bytes = read(&path)?;
+    let lines = bytes.split(|byte| *byte == b'\n').enumerate();
+    lines
+        .filter(|(_, line)| !line.trim_ascii().is_empty())
+        .map(|(at, line)| {
+            serde_json::from_slice(line).map_err(|error| ResultsError::Form {
+                path: path.clone(),
+                line: at + 1,
+                reason: if path.ends_with(SAMPLES_FILE) {
+                    format!("{error} (answers without scores)")
+                } else {
+                    error.to_string()
+                },
+            })
+        })
+        .collect()
+}
+
+/// Writes a value as JSON, aside and renamed.
+///
+/// # Errors
+/// [`ResultsError::Write`].
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ResultsError> {
+    write(path, |out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        out.write_all(b"\n")
+    })
+}
+
+/// Writes one JSON line a value, aside and renamed.
+///
+/// # Errors
+/// [`ResultsError::Write`].
+pub fn write_rows<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), ResultsError> {
+    write(path, |out| {
+        rows.iter().try_for_each(|row| {
+            serde_json::to_writer(&mut *out, row)?;
+            out.write_all(b"\n")
+        })
+    })
+}
+
+fn write(
+    path: &Path,
+    body: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), ResultsError> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    // Several processes may finish a run at the same time.
+    name.push(format!(".{}.partial", std::process::id()));
+    let aside = path.with_file_name(name);
+    let done = || -> std::io::Result<()> {
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent)?;
+        }
+        let mut out = std::io::BufWriter::new(std::fs::File::create(&aside)?);
+        body(&mut out)?;
+        out.into_inner()
+            .map_err(|error| error.into_error())?
+            .sync_all()?;
+        std::fs::rename(&aside, path)
+    };
+    done().map_err(|source| {
+        // Best effort: the fault itself is what the caller must hear of.
+        let _ = std::fs::remove_file(&aside);
+        ResultsError::Write {
+            path: path.to_path_buf(),
+            source,
+        }
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ResultsError> {
+    let read = |source| ResultsError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
+    if !std::fs::metadata(path).map_err(read)?.is_file() {
+        return Err(read(std::io::Error::other("not a regular file")));
+    }
+    std::fs::read(path).map_err(read)
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, ResultsError> {
+    serde_json::from_slice(bytes).map_err(|error| ResultsError::Form {
+        path: path.to_path_buf(),
+        line: error.line(),
+        reason: error.to_string(),
+    })
+}

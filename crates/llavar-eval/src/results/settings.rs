@@ -1,0 +1,101 @@
+//! Everything that decides the answers of a run.
+
+use crate::fingerprint::Fingerprint;
+use serde::{Deserialize, Serialize};
+
+/// What decides the answers of a run; its fingerprint names the run.
+///
+/// How the work was split and batched is no part of it: the answers do not depend on that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSettings {
+    /// Name of the task.
+    pub task: String,
+    /// Split.
+    pub split: String,
+    /// The model.
+    pub model: ModelInfo,
+    /// The prompts.
+    pub prompt: PromptSettings,
+    /// Decoding.
+    pub decode: DecodeSettings,
+}
+
+impl RunSettings {
+    /// 32 hex digits that change with every setting.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Fingerprint::default();
+        // The struct has text keys only, so it always has a JSON form.
+        hash.field(&serde_json::to_string(self).unwrap_or_default());
+        hash.hex()
+    }
+}
+
+/// Which model answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// Name, as in [`SampleRow::model_id`](crate::samples::SampleRow::model_id).
+    pub id: String,
+    /// Fingerprint of weights, configuration and tokenizer; none for a remote model.
+    pub hash: Option<String>,
+    /// Element type of weights and activations.
+    pub dtype: Option<String>,
+    /// Conversation template.
+    pub template: Option<String>,
+    /// Address of a remote model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+/// How questions become prompts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromptSettings {
+    /// The user's turn after the picture; `{question}` stands for the question.
+    pub format: String,
+    /// Whether text read from the picture stands before the question.
+    pub ocr: OcrMode,
+    /// Fingerprint of the file of OCR lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ocr_lines: Option<String>,
+    /// Fingerprint of all prompts with their ids.
+    pub hash: String,
+}
+
+/// Whether text read from the picture stands before the question.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OcrMode {
+    /// The picture alone.
+    #[default]
+    Off,
+    /// The OCR prefix before every question.
+    On,
+}
+
+impl OcrMode {
+    /// `on` or `off`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+        }
+    }
+}
+
+/// Decoding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DecodeSettings {
+    /// Softmax temperature; 0 is greedy.
+    pub temperature: f32,
+    /// Nucleus mass.
+    pub top_p: Option<f32>,
+    /// Most likely ids kept.
+    pub top_k: Option<usize>,
+    /// Beams.
+    pub num_beams: usize,
+    /// Penalty on ids that occurred; 1 is none.
+    pub repetition_penalty: f32,
+    /// Longest answer, tokens.
+    pub max_new_tokens: usize,
+    /// Seed of sampling.
+    pub seed: u64,
+}
