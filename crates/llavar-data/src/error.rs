@@ -13,9 +13,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is neither a JSON array nor JSONL.
+    /// The file is neither a JSON array nor JSONL, Parquet or tar.
     #[error(
-        "{path} is not LLaVA data: it starts with {found}; expected a JSON array ('[') or one JSON object a line ('{{')"
+        "{path} is not LLaVA data: it starts with {found}; expected a JSON array ('['), one JSON object a line ('{{'), Parquet, or a tar that is not compressed"
     )]
     NotLlavaData {
         /// The file.
@@ -98,6 +98,28 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A Parquet or tar file cannot be read.
+    #[error("{path} is no readable {form}: {reason}")]
+    Container {
+        /// The file.
+        path: PathBuf,
+        /// Its form.
+        form: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// What must be kept of a large container cannot be written.
+    #[error(
+        "the records of {path} cannot be written to {cache}; set LLAVAR_CACHE to a folder with room"
+    )]
+    Cache {
+        /// The container.
+        path: PathBuf,
+        /// The file in the cache.
+        cache: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A folder does not have the layout that its importer needs.
     #[error("{path} is not a {layout} folder: {reason}")]
     Layout {
@@ -119,6 +141,12 @@ pub enum SampleError {
     Json {
         /// What the parser said.
         reason: String,
+    },
+    /// A group of files in a tar has no record.
+    #[error("the tar holds neither {key}.json nor {key}.txt")]
+    NoMember {
+        /// Common name of the group.
+        key: String,
     },
     /// A key is missing.
     #[error("key {key:?} is missing")]
@@ -264,6 +292,16 @@ pub enum ImagePathError {
     NoFolder {
         /// As written in the data.
         image: String,
+    },
+    /// The file that holds the image cannot be read there.
+    #[error("image {image:?} in {path}: {reason}")]
+    InContainer {
+        /// Its name.
+        image: String,
+        /// The Parquet or tar file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
     },
     /// The operating system refused.
     #[error("cannot access image {image:?} below image_folder {folder}")]

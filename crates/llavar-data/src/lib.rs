@@ -6,7 +6,7 @@
 //!
 //! # Tour
 //!
-//! 1. [`Dataset::open`] indexes a LLaVA JSON array or JSONL file in one streaming pass;
+//! 1. [`Dataset::open`] indexes a LLaVA JSON array, JSONL, Parquet or tar file in one streaming pass;
 //!    [`Dataset::get`] fetches one checked [`Sample`].
 //! 2. [`Tokenizer::from_folder`] loads `tokenizer.json` and `tokenizer_config.json`.
 //! 3. [`Template::encode_sample`] renders the conversation and yields ids, labels and the token
@@ -37,13 +37,12 @@ pub mod import;
 pub mod packing;
 pub mod record;
 pub mod sampler;
-mod scan;
 pub mod stats;
 pub mod template;
 pub mod tokenizer;
 pub mod write;
 
-pub use dataset::Dataset;
+pub use dataset::{Cache, Dataset, ImageSource};
 pub use error::{EncodeError, Error, ImagePathError, Place, SampleError};
 pub use image_folder::ImageFolder;
 pub use record::{Role, Sample, SampleId, Turn};

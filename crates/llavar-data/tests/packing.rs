@@ -1,7 +1,7 @@
 //! Packing plans and batches.
 #![allow(clippy::unwrap_used)]
 
-use llavar_data::packing::{PackedBatch, PaddedBatch, pack};
+use llavar_data::packing::{PackedBatch, PaddedBatch, pack, pack_in_windows};
 use llavar_data::{Encoded, IGNORE_INDEX, IMAGE_TOKEN_INDEX};
 use proptest::prelude::*;
 
@@ -117,4 +117,33 @@ fn senseless_batches_are_errors() {
     let mut crooked = image;
     crooked.labels.pop();
     assert!(PaddedBatch::new(&[&crooked], 1, 0).is_err());
+}
+
+#[test]
+fn windows_take_every_sample_once_and_keep_the_budget() {
+    let lengths: Vec<u32> = (0..100_000u32).map(|i| (i * 7919) % 700).collect();
+    let members: Vec<u32> = (0..100_000).collect();
+    let packs = pack_in_windows(&members, &lengths, 2048, 7).unwrap();
+    let mut seen = vec![0; lengths.len()];
+    for number in 0..packs.len() {
+        let pack = packs.get(number);
+        assert!(!pack.is_empty());
+        assert!(pack.iter().map(|&i| lengths[i as usize]).sum::<u32>() <= 2048);
+        pack.iter().for_each(|&i| seen[i as usize] += 1);
+    }
+    for (i, count) in seen.into_iter().enumerate() {
+        assert_eq!(count, usize::from(lengths[i] > 0), "sample {i}");
+    }
+    assert!(packs.utilisation() > 0.99, "{}", packs.utilisation());
+    assert_eq!(packs, pack_in_windows(&members, &lengths, 2048, 7).unwrap());
+    assert_ne!(packs, pack_in_windows(&members, &lengths, 2048, 8).unwrap());
+    assert!(packs.get(packs.len()).is_empty());
+    // A member may come twice; one that is too long is named.
+    let packs = pack_in_windows(&[1, 1, 0], &[30, 9], 20, 0).unwrap();
+    assert_eq!(
+        (packs.len(), packs.get(0), &*packs.too_long),
+        (1, &[1u32, 1][..], &[0usize][..])
+    );
+    assert!(pack_in_windows(&[5], &[1], 20, 0).is_err());
+    assert!(pack_in_windows(&[0], &[1], 0, 0).is_err());
 }

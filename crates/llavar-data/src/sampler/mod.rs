@@ -1,8 +1,10 @@
 //! The order in which an epoch visits its samples, and where in it a run stands.
 
 mod grouped;
+mod mixture;
 
 pub use grouped::{GroupingVariant, group_by_modality_length};
+pub use mixture::Mixture;
 
 use crate::error::Error;
 use rand::{RngCore, SeedableRng};

@@ -3,6 +3,7 @@
 //! The file is read through a fixed buffer; only the sample at hand is in memory, and each is
 //! checked to be valid JSON, so a broken file is known before training starts.
 
+use super::index::Entry;
 use crate::error::{Error, Place};
 use serde::de::IgnoredAny;
 use std::io::{BufRead, BufReader, Read};
@@ -11,19 +12,14 @@ use std::path::Path;
 /// No sample of real data comes near this; a missing quote or bracket makes one that does.
 pub(crate) const MAX_SAMPLE_BYTES: usize = 64 << 20;
 
-/// Where one sample lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// Byte offset from the start of the file.
-    pub(crate) offset: u64,
-    /// Length in bytes (at most [`MAX_SAMPLE_BYTES`]).
-    pub(crate) len: u32,
-    /// Line on which it starts, from 1.
-    pub(crate) line: u32,
-}
-
-/// Finds all samples of a JSON array or JSONL file; the form is told by the first byte.
-pub(crate) fn scan<R: Read>(reader: R, path: &Path, limit: usize) -> Result<Vec<Entry>, Error> {
+/// Finds all samples of a JSON array or JSONL file and hands each to `sink`; the form is told by the first
+/// byte. A sample has at most `limit` bytes.
+pub(crate) fn scan<R: Read>(
+    reader: R,
+    path: &Path,
+    limit: usize,
+    sink: &mut dyn FnMut(Entry),
+) -> Result<(), Error> {
     let mut scanner = Scanner {
         reader: BufReader::with_capacity(1 << 18, reader),
         path,
@@ -32,7 +28,8 @@ pub(crate) fn scan<R: Read>(reader: R, path: &Path, limit: usize) -> Result<Vec<
         line: 1,
         element: Vec::new(),
         start: (0, 1),
-        entries: Vec::new(),
+        count: 0,
+        sink,
     };
     scanner.skip_bom()?;
     match scanner.skip_whitespace()? {
@@ -48,12 +45,12 @@ pub(crate) fn scan<R: Read>(reader: R, path: &Path, limit: usize) -> Result<Vec<
             });
         }
     }
-    if scanner.entries.is_empty() {
+    if scanner.count == 0 {
         return Err(Error::NoSamples {
             path: path.to_path_buf(),
         });
     }
-    Ok(scanner.entries)
+    Ok(())
 }
 
 struct Scanner<'a, R> {
@@ -66,7 +63,9 @@ struct Scanner<'a, R> {
     element: Vec<u8>,
     /// Offset and line where it starts.
     start: (u64, u64),
-    entries: Vec<Entry>,
+    /// Samples found.
+    count: usize,
+    sink: &'a mut dyn FnMut(Entry),
 }
 
 impl<R: Read> Scanner<'_, R> {
@@ -230,11 +229,12 @@ impl<R: Read> Scanner<'_, R> {
             what: "index",
             reason: format!("{what} is too large in {}", self.path.display()),
         };
-        self.entries.push(Entry {
+        (self.sink)(Entry {
             offset: self.start.0,
             len: u32::try_from(self.element.len()).map_err(|_| position("sample"))?,
             line: u32::try_from(self.start.1).map_err(|_| position("line count"))?,
         });
+        self.count += 1;
         Ok(())
     }
 
@@ -302,7 +302,7 @@ impl<R: Read> Scanner<'_, R> {
             path: self.path.to_path_buf(),
             line,
             byte,
-            index: self.entries.len(),
+            index: self.count,
             id,
         })
     }
@@ -351,7 +351,7 @@ mod tests {
         );
         let lines = text.trim_matches(['[', ']']);
         for text in [&text, lines] {
-            match scan(text.as_bytes(), Path::new("f"), 1000) {
+            match scan(text.as_bytes(), Path::new("f"), 1000, &mut |_| ()) {
                 Err(Error::SampleTooLarge { at, limit: 1000 }) => {
                     assert_eq!((at.id.as_deref(), at.line), (Some("big"), 1));
                 }
@@ -365,7 +365,7 @@ mod tests {
         // The bracket is missing: the rest of the file is swallowed up to the limit.
         let rest = ",\n{\"id\": 1}".repeat(1000);
         let text = format!("[{{\"id\": \"bad\", \"k\": [1}}{rest}]");
-        match scan(text.as_bytes(), Path::new("f"), 1000) {
+        match scan(text.as_bytes(), Path::new("f"), 1000, &mut |_| ()) {
             Err(Error::Syntax { at, .. }) => assert_eq!((at.line, at.byte), (1, 22)),
             other => panic!("{other:?}"),
         }
