@@ -143,6 +143,18 @@ pub enum TrainError {
         /// The last one.
         source: Box<SampleFault>,
     },
+    /// So many samples in a row were bad that something else must be wrong.
+    #[error(
+        "{count} samples in a row cannot be used, allowed are {limit} (data.max_consecutive_bad_samples): is the image folder still there? the last: {source}"
+    )]
+    BadSamplesInARow {
+        /// Bad samples one after the other.
+        count: usize,
+        /// The limit.
+        limit: usize,
+        /// The last one.
+        source: Box<SampleFault>,
+    },
     /// The GPU's memory does not suffice.
     #[error("{source}; the plan was: {plan}")]
     OutOfMemory {

@@ -43,7 +43,7 @@ mod trainer;
 
 pub use error::{SampleFault, TrainError};
 pub use memory_plan::MemoryPlan;
-pub use observer::{Observer, RunInfo, Silent, StepReport};
+pub use observer::{Observer, PackingReport, RunInfo, Silent, StepReport};
 pub(crate) use recipe::recipe_list;
 pub use recipe::{NAMED_RECIPES, NamedRecipe, Recipe};
 pub use trainer::{Outcome, Resume, Trainer};

@@ -15,7 +15,7 @@ pub struct RunInfo {
     pub first_step: u64,
     /// Steps that warm up.
     pub warmup_steps: u64,
-    /// Samples of an epoch.
+    /// Samples of an epoch; packs, where they are planned.
     pub samples: usize,
     /// Weights of the model, elements.
     pub parameters: usize,
@@ -27,10 +27,29 @@ pub struct RunInfo {
     pub device_note: Option<String>,
     /// Estimated memory.
     pub memory: MemoryPlan,
+    /// What was planned, for a run on packs.
+    pub packing: Option<PackingReport>,
     /// The checkpoint from which the run goes on.
     pub resumed_from: Option<PathBuf>,
     /// What was noticed while the run was made ready.
     pub warnings: Vec<String>,
+}
+
+/// The plan of a run on packs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PackingReport {
+    /// Samples in packs.
+    pub samples: usize,
+    /// Samples that cannot be used; they are in `quarantine.jsonl`.
+    pub unusable: usize,
+    /// Packs.
+    pub packs: usize,
+    /// Most tokens of a pack.
+    pub pack_tokens: usize,
+    /// Tokens of all packs, images counted in full.
+    pub tokens: u64,
+    /// Share of the packs' room that is filled, 0 to 1.
+    pub utilisation: f64,
 }
 
 /// One optimizer step; one line of `train.jsonl` (where `loss` is the mean since the last line).

@@ -14,6 +14,7 @@ use crate::error::{EncodeError, Error};
 use crate::{IMAGE_TAG, IMAGE_TOKEN_INDEX};
 use serde_json::Value;
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 /// One token with the bytes of the text that it covers.
@@ -43,6 +44,7 @@ pub struct Tokenizer {
     word_start: Option<u32>,
     vocab_len: usize,
     slow_llama: bool,
+    identity: u64,
 }
 
 const METASPACE: &str = "\u{2581}";
@@ -132,6 +134,7 @@ impl Tokenizer {
             word_start,
             vocab_len,
             slow_llama: false,
+            identity: identity(json, config),
         })
     }
 
@@ -161,6 +164,7 @@ impl Tokenizer {
         Ok(Self {
             inner: parse(&json.to_string())?,
             slow_llama: true,
+            identity: self.identity.wrapping_add(1),
             ..self.clone()
         })
     }
@@ -189,6 +193,12 @@ impl Tokenizer {
     /// One past the largest id, added tokens included. A model may have more rows.
     pub fn vocab_len(&self) -> usize {
         self.vocab_len
+    }
+
+    /// Equal for tokenizers made from equal files (by the same build of this program): what is known of
+    /// texts and one tokenizer does not hold for another.
+    pub fn identity(&self) -> u64 {
+        self.identity
     }
 
     /// Id of an exact token, e.g. `<|end|>`.
@@ -294,6 +304,12 @@ impl Tokenizer {
     pub fn decode_stream(&self, skip_special: bool) -> DecodeStream<'_> {
         DecodeStream::new(self, skip_special)
     }
+}
+
+fn identity(json: &str, config: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (json, config.to_string()).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Builds the tokenizer and tokenizes one text with it.

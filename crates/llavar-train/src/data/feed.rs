@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Batch, Loader, Prepared, SampleSource, split_by_tokens};
+use super::{Batch, Loader, Prepared, SampleSource, cuts, split_by_tokens};
 use crate::{TrainError, error::SampleFault, recipe::Layout, schedule::StepPlan};
 
 /// What the step thread receives, in order: the head of a step, then its micro-batches.
@@ -29,6 +29,8 @@ pub(crate) enum Item {
 pub(crate) struct StepHead {
     /// Samples that could not be used and for which others stand in.
     pub(crate) faults: Vec<SampleFault>,
+    /// Samples that were cut to fit.
+    pub(crate) cuts: Vec<cuts::Cut>,
     /// Why the step cannot be done, where a place of it has no usable sample.
     pub(crate) failed: Option<TrainError>,
     /// Tokens of the whole step whose prediction counts.
@@ -40,11 +42,11 @@ pub(crate) struct StepHead {
 /// How samples become micro-batches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cut {
-    /// Which samples each step takes.
+    /// Which units (samples or packs) each step takes.
     pub(crate) plan: StepPlan,
     /// How they lie in memory.
     pub(crate) layout: Layout,
-    /// Most tokens of a micro-batch; 0: the plan's number of samples.
+    /// Most tokens of a micro-batch; 0: the plan's number of units.
     pub(crate) max_tokens: usize,
     /// Positions of a picture.
     pub(crate) image_tokens: usize,
@@ -181,14 +183,18 @@ impl Producer {
         }
         let counts = self.cut.plan.micro_batches(self.step);
         let wanted: usize = counts.iter().sum();
-        let (mut samples, mut faults, mut failed) = (Vec::with_capacity(wanted), Vec::new(), None);
-        while samples.len() < wanted {
+        let (mut units, mut faults, mut failed) = (Vec::with_capacity(wanted), Vec::new(), None);
+        let mut cuts = Vec::new();
+        while units.len() < wanted {
             let Some(loaded) = self.loader.next(stop)? else {
                 return Ok(None);
             };
             faults.extend(loaded.skipped);
-            match loaded.sample {
-                Ok(sample) => samples.push(sample),
+            match loaded.samples {
+                Ok(mut unit) => {
+                    cuts.extend(unit.iter_mut().filter_map(|sample| sample.cut.take()));
+                    units.push(unit);
+                }
                 Err(error) => {
                     failed = Some(error);
                     break;
@@ -196,31 +202,33 @@ impl Producer {
             }
         }
         self.step += 1;
-        let supervised = samples.iter().map(Prepared::supervised).sum();
+        let supervised = units.iter().flatten().map(Prepared::supervised).sum();
         if failed.is_none() {
-            self.parts = self.split(samples, &counts);
+            self.parts = self.split(units, &counts);
         }
         Ok(Some(Item::Step(StepHead {
             faults,
+            cuts,
             failed,
             supervised,
             parts: self.parts.len(),
         })))
     }
 
-    /// Cuts the samples of a step into micro-batches.
-    fn split(&self, samples: Vec<Prepared>, counts: &[usize]) -> VecDeque<Vec<Prepared>> {
-        let by_tokens = (self.cut.max_tokens > 0).then(|| {
-            let length = |s: &Prepared| s.encoded.expanded_len(self.cut.image_tokens);
-            let lengths: Vec<usize> = samples.iter().map(length).collect();
-            split_by_tokens(&lengths, self.cut.max_tokens)
-        });
+    /// Cuts the units of a step into micro-batches.
+    fn split(&self, units: Vec<Vec<Prepared>>, counts: &[usize]) -> VecDeque<Vec<Prepared>> {
+        if self.cut.max_tokens == 0 {
+            let mut rest = units.into_iter();
+            let part = |&count| rest.by_ref().take(count).flatten().collect();
+            return counts.iter().map(part).collect();
+        }
+        let samples: Vec<Prepared> = units.into_iter().flatten().collect();
+        let length = |s: &Prepared| s.encoded.expanded_len(self.cut.image_tokens);
+        let lengths: Vec<usize> = samples.iter().map(length).collect();
         let mut rest = samples.into_iter();
-        by_tokens
-            .as_deref()
-            .unwrap_or(counts)
-            .iter()
-            .map(|count| rest.by_ref().take(*count).collect())
+        split_by_tokens(&lengths, self.cut.max_tokens)
+            .into_iter()
+            .map(|count| rest.by_ref().take(count).collect())
             .collect()
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -17,9 +16,10 @@ use crate::{TrainError, error::SampleFault};
 /// How often a waiting consumer looks at the stop flag.
 const STOP_CHECK: Duration = Duration::from_millis(50);
 
-/// One place of the stream: its sample, or why none could stand in, and what was skipped for it.
+/// One place of the stream: the samples of its unit, or why none could stand in, and what was skipped for
+/// them.
 pub(crate) struct Loaded {
-    pub(crate) sample: Result<Prepared, TrainError>,
+    pub(crate) samples: Result<Vec<Prepared>, TrainError>,
     pub(crate) skipped: Vec<SampleFault>,
 }
 
@@ -27,7 +27,7 @@ struct Shared {
     source: Arc<SampleSource>,
     orders: Arc<Orders>,
     /// Bad samples in a row before a place is given up; 0: the first one stops the run.
-    tries: usize,
+    most_in_a_row: usize,
     prefetch_bytes: usize,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -45,7 +45,7 @@ struct Queue {
     closed: bool,
 }
 
-/// Prepares the samples of a range of places, `epoch * samples + position`, ahead of time.
+/// Prepares the units of a range of places, `epoch * units + position`, ahead of time.
 ///
 /// At most `prefetch_bytes` are held, plus what the workers are at; the sample that the consumer waits
 /// for is always let through, however large it is.
@@ -62,12 +62,12 @@ impl Loader {
         places: std::ops::Range<u64>,
         workers: usize,
         prefetch_bytes: usize,
-        tries: usize,
+        most_in_a_row: usize,
     ) -> Result<Self, TrainError> {
         let shared = Arc::new(Shared {
             source,
             orders,
-            tries,
+            most_in_a_row,
             prefetch_bytes,
             queue: Mutex::new(Queue {
                 next_job: places.start,
@@ -142,7 +142,8 @@ impl Drop for Loader {
 
 impl Loaded {
     fn bytes(&self) -> usize {
-        self.sample.as_ref().map_or(0, Prepared::bytes)
+        let samples = self.samples.as_deref().unwrap_or_default();
+        samples.iter().map(Prepared::bytes).sum()
     }
 }
 
@@ -177,48 +178,65 @@ impl Shared {
         }
     }
 
-    /// The sample of a place, or the next usable one of the same epoch's order.
+    /// The samples of a place. For one that cannot be used the next usable one of the same epoch's order
+    /// stands in; in a pack, the next that fits.
     fn prepare(&self, place: u64) -> Loaded {
         let mut skipped = Vec::new();
-        let sample = self.try_prepare(place, &mut skipped);
-        Loaded { sample, skipped }
+        let samples = self.try_prepare(place, &mut skipped);
+        Loaded { samples, skipped }
     }
 
     fn try_prepare(
         &self,
         place: u64,
         skipped: &mut Vec<SampleFault>,
-    ) -> Result<Prepared, TrainError> {
+    ) -> Result<Vec<Prepared>, TrainError> {
         let len = self.orders.epoch_len() as u64;
         let order = self.orders.epoch(place / len)?;
         let position = (place % len) as usize;
-        let mut index = order.iter().cycle().skip(position).take(order.len());
-        loop {
-            let Some(&index) = index.next() else {
-                return Err(match skipped.pop() {
-                    Some(fault) => TrainError::BadSample {
-                        source: Box::new(fault),
-                    },
-                    None => TrainError::Workers,
-                });
-            };
-            let fault = match catch_unwind(AssertUnwindSafe(|| self.source.prepare(index))) {
-                Ok(Ok(sample)) => return Ok(sample),
-                Ok(Err(fault)) => fault,
-                Err(_) => SampleFault {
-                    index,
-                    id: "?".into(),
-                    path: None,
-                    phase: "read",
-                    reason: "reading it failed in an unforeseen way".into(),
-                },
-            };
-            if skipped.len() >= self.tries {
-                return Err(TrainError::BadSample {
-                    source: Box::new(fault),
-                });
+        let own = order.get(position).map(|&unit| self.orders.samples(unit));
+        let following = || {
+            let places = order.iter().cycle().skip(position + 1);
+            let units = places.take(order.len().saturating_sub(1));
+            units.flat_map(|&unit| self.orders.samples(unit))
+        };
+        let mut samples = Vec::new();
+        for index in own.unwrap_or_default() {
+            let mut in_a_row = 0;
+            let others = following().filter(|&other| self.orders.may_replace(index, other));
+            let mut last = None;
+            for candidate in std::iter::once(index).chain(others) {
+                match self.source.prepare(candidate) {
+                    Ok(sample) => {
+                        samples.push(sample);
+                        skipped.extend(last.take());
+                        break;
+                    }
+                    Err(fault) => {
+                        skipped.extend(last.replace(fault));
+                        in_a_row += 1;
+                    }
+                }
+                if in_a_row > self.most_in_a_row {
+                    break;
+                }
             }
-            skipped.push(fault);
+            let Some(fault) = last else {
+                continue;
+            };
+            let source = Box::new(fault);
+            return Err(match self.most_in_a_row {
+                limit if limit > 0 && in_a_row > limit => TrainError::BadSamplesInARow {
+                    count: in_a_row,
+                    limit,
+                    source,
+                },
+                _ => TrainError::BadSample { source },
+            });
         }
+        if samples.is_empty() {
+            return Err(TrainError::Workers);
+        }
+        Ok(samples)
     }
 }

@@ -1,14 +1,17 @@
 //! `SampleSource`: reads, tokenizes and decodes one sample by its number.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use llavar_data::{Dataset, Encoded, MaskMode, Sample, Template, Tokenizer};
-use llavar_image::{DecodeLimits, ImageProcessor, RgbImage, decode_file};
+use llavar_data::{
+    Dataset, Encoded, ImageSource, MaskMode, Sample, Template, Tokenizer, dataset::Stamp,
+};
+use llavar_image::{DecodeLimits, ImageProcessor, RgbImage, decode_bytes, decode_file};
 
-use super::cache::ImageCache;
+use super::{cache::ImageCache, cuts::Cut, files};
 use crate::{
     Recipe, TrainError,
     error::{SampleFault, chain},
@@ -21,6 +24,19 @@ pub(crate) struct Prepared {
     pub(crate) encoded: Encoded,
     /// Its pictures, square, in the order of their tags. Bytes take a quarter of the room of floats.
     pub(crate) images: Vec<Arc<RgbImage>>,
+    /// What was cut off its end, if anything.
+    pub(crate) cut: Option<Cut>,
+}
+
+/// The text side of a sample: all that is known without its pictures.
+#[derive(Debug)]
+pub(crate) struct Text<'a> {
+    /// The file that it is from, and its number there.
+    pub(crate) set: &'a Dataset,
+    pub(crate) local: usize,
+    pub(crate) sample: Sample,
+    pub(crate) encoded: Encoded,
+    pub(crate) cut: Option<Cut>,
 }
 
 impl Prepared {
@@ -40,39 +56,43 @@ impl Prepared {
 #[derive(Debug)]
 pub(crate) struct SampleSource {
     sets: Vec<Dataset>,
+    /// Passes over each of them in an epoch.
+    weights: Vec<f64>,
     tokenizer: Tokenizer,
     template: Template,
     mask: MaskMode,
     max_length: usize,
+    /// Most tokens with images counted in full; 0: any number.
+    pack_tokens: usize,
+    image_tokens: usize,
     processor: Option<ImageProcessor>,
     limits: DecodeLimits,
     cache: ImageCache,
 }
 
 impl SampleSource {
-    /// Opens the files of a recipe. `image_size` is the side of the model's input, `None` for a model
-    /// that takes no images.
+    /// Opens the files of a recipe. `image` is the side of the model's input and the tokens that an image
+    /// takes, `None` for a model that takes no images.
     pub(crate) fn open(
         recipe: &Recipe,
         tokenizer: Tokenizer,
-        image_size: Option<usize>,
+        image: Option<(usize, usize)>,
     ) -> Result<Self, TrainError> {
-        let files = recipe.data.data_path.list();
         let folders = recipe.data.image_folder.list();
-        if files.is_empty() {
+        let (mut sets, mut weights) = (Vec::new(), Vec::new());
+        for (i, entry) in recipe.data.data_path.list().iter().enumerate() {
+            let folder = folders.get(i).or(folders.first()).map(|f| Path::new(*f));
+            for file in files::expand(entry)? {
+                sets.push(Dataset::open(&file, folder)?);
+                weights.push(recipe.data.weights.get(i).copied().unwrap_or(1.0));
+            }
+        }
+        if sets.is_empty() {
             return Err(TrainError::Setting {
                 key: "data.data_path",
-                reason: "not given; name a LLaVA JSON or JSONL file".into(),
+                reason: "not given; name a LLaVA JSON, JSONL, Parquet or tar file".into(),
             });
         }
-        let sets = files
-            .iter()
-            .enumerate()
-            .map(|(i, file)| {
-                let folder = folders.get(i).or(folders.first()).map(|f| Path::new(*f));
-                Dataset::open(Path::new(file), folder)
-            })
-            .collect::<Result<_, _>>()?;
         let aspect = recipe
             .data
             .image_aspect_ratio
@@ -83,11 +103,14 @@ impl SampleSource {
             })?;
         Ok(Self {
             sets,
+            weights,
             tokenizer,
             template: Template::new(recipe.model.version.parse()?),
             mask: recipe.data.mask_compat.parse()?,
             max_length: recipe.train.model_max_length,
-            processor: image_size.map(|size| ImageProcessor::new(size, aspect)),
+            pack_tokens: recipe.train.pack_tokens,
+            image_tokens: image.map_or(0, |(_, tokens)| tokens),
+            processor: image.map(|(size, _)| ImageProcessor::new(size, aspect)),
             limits: DecodeLimits::default(),
             cache: ImageCache::new(recipe.data.image_cache_bytes),
         })
@@ -96,6 +119,39 @@ impl SampleSource {
     /// Number of samples.
     pub(crate) fn len(&self) -> usize {
         self.sets.iter().map(Dataset::len).sum()
+    }
+
+    /// The files.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.sets.iter().map(Dataset::path)
+    }
+
+    /// Samples of each file, with its weight.
+    pub(crate) fn weighted(&self) -> Vec<(usize, f64)> {
+        let lens = self.sets.iter().map(Dataset::len);
+        lens.zip(self.weights.iter().copied()).collect()
+    }
+
+    /// Positions that an image takes.
+    pub(crate) fn image_tokens(&self) -> usize {
+        self.image_tokens
+    }
+
+    /// Everything that decides the text side of all samples, in words.
+    pub(crate) fn identity(&self) -> String {
+        let stamps: Vec<_> = self
+            .paths()
+            .map(|path| (path, std::fs::metadata(path).map(|m| Stamp::of(&m)).ok()))
+            .collect();
+        format!(
+            "{stamps:?} {:016x} {:?} {:?} {} {} {}",
+            self.tokenizer.identity(),
+            self.template.name(),
+            self.mask,
+            self.max_length,
+            self.pack_tokens,
+            self.image_tokens
+        )
     }
 
     /// Size in words of each sample, negative without image, as the length-grouping order takes it.
@@ -135,8 +191,32 @@ impl SampleSource {
         self.processor.as_ref()
     }
 
-    /// Reads sample `index`.
+    /// Reads sample `index` with its pictures.
     pub(crate) fn prepare(&self, index: usize) -> Result<Prepared, SampleFault> {
+        guarded(index, || {
+            let text = self.read_text(index)?;
+            // Tags stand in the order of the images, and cutting removes from the end.
+            let wanted = text.encoded.images();
+            let mut images = Vec::with_capacity(wanted);
+            for nth in 0..wanted {
+                let source = text.image(index, nth)?;
+                let image = self.image(&source, text.local, nth);
+                images.push(image.map_err(|reason| text.image_fault(index, &source, reason))?);
+            }
+            Ok(Prepared {
+                encoded: text.encoded,
+                images,
+                cut: text.cut,
+            })
+        })
+    }
+
+    /// Reads and tokenizes sample `index`, and cuts it to the longest allowed; no picture is touched.
+    pub(crate) fn text(&self, index: usize) -> Result<Text<'_>, SampleFault> {
+        guarded(index, || self.read_text(index))
+    }
+
+    fn read_text(&self, index: usize) -> Result<Text<'_>, SampleFault> {
         let mut local = index;
         let mut found = None;
         for set in &self.sets {
@@ -169,43 +249,109 @@ impl SampleSource {
             .template
             .encode_sample(&self.tokenizer, &sample, self.mask)
             .map_err(|error| fault(&id, file(), "encode", chain(&error)))?;
+        let (tokens, images, supervised) =
+            (encoded.ids.len(), encoded.images(), encoded.supervised());
         // The reference cuts the text before the image features are inserted: an image counts as one.
-        encoded
-            .truncate(self.max_length, 1)
-            .map_err(|error| fault(&id, file(), "encode", chain(&error)))?;
-        let prepared = Prepared {
-            encoded,
-            images: Vec::new(),
-        };
-        if prepared.supervised() == 0 {
+        let mut dropped = encoded.truncate(self.max_length, 1);
+        if self.pack_tokens > 0 && dropped.is_ok() {
+            dropped = encoded.truncate(self.pack_tokens, self.image_tokens);
+        }
+        dropped.map_err(|error| fault(&id, file(), "encode", chain(&error)))?;
+        let cut = (encoded.ids.len() < tokens).then(|| Cut {
+            index,
+            id: id.clone(),
+            tokens_before: tokens,
+            tokens_cut: tokens - encoded.ids.len(),
+            images_dropped: images - encoded.images(),
+            supervised_cut: supervised - encoded.supervised(),
+        });
+        // Nothing stands before the first token, so it is never predicted.
+        let labels = encoded.labels.iter().skip(1);
+        if labels.clone().all(|&l| l == llavar_data::IGNORE_INDEX) {
             let reason = "no supervised token has another token before it".into();
             return Err(fault(&id, file(), "encode", reason));
         }
-        // Tags stand in the order of the images, and cutting removes from the end.
-        let wanted = prepared.encoded.images();
-        let mut images = Vec::with_capacity(wanted);
-        for name in sample.images.iter().take(wanted) {
-            let path = set
-                .image_path(name)
-                .map_err(|error| fault(&id, Some(name.into()), "image path", chain(&error)))?;
-            images.push(
-                self.image(&path)
-                    .map_err(|reason| fault(&id, Some(path.clone()), "image", reason))?,
-            );
-        }
-        Ok(Prepared { images, ..prepared })
+        Ok(Text {
+            set,
+            local,
+            sample,
+            encoded,
+            cut,
+        })
     }
 
-    fn image(&self, path: &Path) -> Result<Arc<RgbImage>, String> {
+    fn image(
+        &self,
+        source: &ImageSource,
+        local: usize,
+        nth: usize,
+    ) -> Result<Arc<RgbImage>, String> {
         let Some(processor) = &self.processor else {
             return Err("the model takes no images".into());
         };
-        if let Some(image) = self.cache.get(path) {
+        // Names within a container need not differ.
+        let key = match source {
+            ImageSource::File(path) => path.clone(),
+            ImageSource::Bytes { name, .. } => name.join(format!("{local}.{nth}")),
+        };
+        if let Some(image) = self.cache.get(&key) {
             return Ok(image);
         }
-        let image = decode_file(path, &self.limits).map_err(|error| chain(&error))?;
+        let image = match source {
+            ImageSource::File(path) => decode_file(path, &self.limits),
+            ImageSource::Bytes { name, bytes } => decode_bytes(bytes, name, &self.limits),
+        };
+        let image = image.map_err(|error| chain(&error))?;
         let image = Arc::new(processor.to_square(&image).map_err(|error| chain(&error))?);
-        self.cache.put(path, &image);
+        self.cache.put(&key, &image);
         Ok(image)
     }
+}
+
+impl Text<'_> {
+    /// Where image `nth` is; `index` is the sample's number over all files, for the error.
+    pub(crate) fn image(&self, index: usize, nth: usize) -> Result<ImageSource, SampleFault> {
+        self.set
+            .image(self.local, &self.sample, nth)
+            .map_err(|error| SampleFault {
+                index,
+                id: self.sample.id.to_string(),
+                path: self.sample.images.get(nth).map(PathBuf::from),
+                phase: "image path",
+                reason: chain(&error),
+            })
+    }
+
+    /// The fault of an image that was found and cannot be used.
+    pub(crate) fn image_fault(
+        &self,
+        index: usize,
+        source: &ImageSource,
+        reason: String,
+    ) -> SampleFault {
+        let (ImageSource::File(path) | ImageSource::Bytes { name: path, .. }) = source;
+        SampleFault {
+            index,
+            id: self.sample.id.to_string(),
+            path: Some(path.clone()),
+            phase: "image",
+            reason,
+        }
+    }
+}
+
+/// Whatever a sample does to its readers is its own fault.
+fn guarded<T>(
+    index: usize,
+    read: impl FnOnce() -> Result<T, SampleFault>,
+) -> Result<T, SampleFault> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(SampleFault {
+            index,
+            id: "?".into(),
+            path: None,
+            phase: "read",
+            reason: "reading it failed in an unforeseen way".into(),
+        })
+    })
 }

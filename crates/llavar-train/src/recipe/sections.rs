@@ -80,9 +80,13 @@ pub enum OnBadSample {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
-    /// LLaVA JSON or JSONL; a list is trained on as one set.
+    /// LLaVA JSON or JSONL, Parquet, WebDataset tar; a folder or `dir/part-*.parquet` stands for all of
+    /// its files. A list is trained on as one set.
     #[serde(skip_serializing_if = "is_none")]
     pub data_path: Paths,
+    /// Passes over each entry of `data_path` in one epoch: 1 takes every sample once, 0.5 half of them
+    /// (the other half in the next epoch), 2 twice. None given: 1 for all.
+    pub weights: Vec<f64>,
     /// Folder below which the images lie; one for all files, or one a file.
     #[serde(skip_serializing_if = "is_none")]
     pub image_folder: Paths,
@@ -102,6 +106,9 @@ pub struct DataSection {
     pub on_bad_sample: OnBadSample,
     /// With `skip`: the run stops once more samples than this were bad.
     pub max_bad_samples: usize,
+    /// With `skip`: the run stops when more samples than this are bad one after the other, as when a disk
+    /// is gone.
+    pub max_consecutive_bad_samples: usize,
 }
 
 fn is_none(paths: &Paths) -> bool {
@@ -112,6 +119,7 @@ impl Default for DataSection {
     fn default() -> Self {
         Self {
             data_path: Paths::None,
+            weights: Vec::new(),
             image_folder: Paths::None,
             image_aspect_ratio: "square".into(),
             mask_compat: "exact".into(),
@@ -121,6 +129,7 @@ impl Default for DataSection {
             image_cache_bytes: 0,
             on_bad_sample: OnBadSample::Stop,
             max_bad_samples: 100,
+            max_consecutive_bad_samples: 20,
         }
     }
 }
@@ -277,6 +286,10 @@ pub struct TrainSection {
     /// Packed layout only: the samples of a step are cut into micro-batches of at most this many
     /// tokens instead of a fixed number of samples; 0 keeps the fixed number.
     pub max_tokens_per_micro_batch: usize,
+    /// Above 0: samples are planned into packs of at most this many tokens, images counted in full, before
+    /// the run begins, and `per_device_train_batch_size` counts packs. A sample that is longer is cut; an
+    /// image is never cut, it stays or goes.
+    pub pack_tokens: usize,
     /// Share of the steps that warm up.
     pub warmup_ratio: f64,
     /// Steps that warm up; above 0 it replaces `warmup_ratio`.
@@ -338,6 +351,7 @@ impl Default for TrainSection {
             per_device_train_batch_size: 8,
             gradient_accumulation_steps: 1,
             max_tokens_per_micro_batch: 0,
+            pack_tokens: 0,
             warmup_ratio: 0.03,
             warmup_steps: 0,
             weight_decay: 0.0,

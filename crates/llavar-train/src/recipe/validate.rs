@@ -142,6 +142,21 @@ impl Recipe {
             "0 with layout = \"padded\"",
         );
         check(
+            t.pack_tokens == 0
+                || (t.layout == super::Layout::Packed
+                    && !t.group_by_modality_length
+                    && t.max_tokens_per_micro_batch == 0),
+            "train.pack_tokens",
+            &t.pack_tokens,
+            "0 with layout = \"padded\", group_by_modality_length or max_tokens_per_micro_batch",
+        );
+        check(
+            t.pack_tokens <= 1 << 24,
+            "train.pack_tokens",
+            &t.pack_tokens,
+            "0 (off) to 2^24",
+        );
+        check(
             t.lr_scheduler_type != LrSchedulerType::Constant || t.warmup_steps == 0,
             "train.warmup_steps",
             &t.warmup_steps,
@@ -196,6 +211,26 @@ impl Recipe {
             "data.image_folder",
             &format!("{folders} folders"),
             &format!("one for all files, or one for each of the {files} of data.data_path"),
+        );
+        check(
+            d.weights.is_empty() || d.weights.len() == files,
+            "data.weights",
+            &format!("{} weights", d.weights.len()),
+            &format!("one for each of the {files} entries of data.data_path"),
+        );
+        for weight in &d.weights {
+            check(
+                weight.is_finite() && *weight > 0.0 && *weight <= 1e6,
+                "data.weights",
+                weight,
+                "passes over the set in an epoch: above 0, at most 1000000",
+            );
+        }
+        check(
+            d.max_consecutive_bad_samples > 0,
+            "data.max_consecutive_bad_samples",
+            &d.max_consecutive_bad_samples,
+            "1 or above",
         );
         check(
             self.log.logging_steps > 0,

@@ -174,6 +174,11 @@ fn logits(llm: &LlmConfig, size: usize) -> usize {
 fn micro_batch(model: &LlavaModel, train: &TrainSection, samples: usize) -> MicroBatch {
     let image_tokens = model.tokens_per_image().unwrap_or(0);
     let samples = train.per_device_train_batch_size.min(samples);
+    if train.pack_tokens > 0 {
+        let tokens = samples * train.pack_tokens;
+        let images = tokens.checked_div(image_tokens).unwrap_or(0);
+        return MicroBatch { tokens, images };
+    }
     let tokens = match train.max_tokens_per_micro_batch {
         0 => samples * (image_tokens + train.model_max_length / 4),
         budget => budget,

@@ -24,7 +24,7 @@ use step::Pipeline;
 use crate::{
     Observer, Recipe, RunInfo, TrainError,
     checkpoint::{Store, TrainState},
-    data::{Cut, Feed, Loader, Orders, Quarantine, SampleSource},
+    data::{Cut, CutLog, Feed, Loader, Orders, Quarantine, SampleSource},
     optimizer::Optimizer,
     run_log::RunLog,
     schedule::{Schedule, StepPlan},
@@ -82,6 +82,7 @@ pub struct Trainer {
     schedule: Schedule,
     state: TrainState,
     quarantine: Quarantine,
+    cuts: CutLog,
     resumed_from: Option<PathBuf>,
     warnings: Vec<String>,
     /// Held for the life of the run; the system lets go of it however the process ends.
@@ -144,6 +145,7 @@ impl Trainer {
             device: self.place.describe(),
             device_note: self.place.note.clone(),
             memory: self.memory_plan(),
+            packing: self.orders.packing(),
             resumed_from: self.resumed_from.clone(),
             warnings: self.warnings.clone(),
         }
@@ -154,8 +156,8 @@ impl Trainer {
     /// last whole step: once its cause is gone (a full disk, say), calling this again goes on from there.
     ///
     /// # Errors
-    /// [`TrainError::BadSample`] and [`TrainError::TooManyBadSamples`], [`TrainError::Save`], and what
-    /// the model says.
+    /// [`TrainError::BadSample`], [`TrainError::TooManyBadSamples`] and [`TrainError::BadSamplesInARow`],
+    /// [`TrainError::Save`], and what the model says.
     pub fn run(
         &mut self,
         observer: &mut dyn Observer,
@@ -204,6 +206,9 @@ impl Trainer {
                 }
             }
             self.settle(&mut pipe, observer)?;
+            if let Some(summary) = self.cuts.summary() {
+                observer.on_warning(&summary);
+            }
         }
         let model = self.finish(observer)?;
         Ok(Outcome::Finished {
@@ -229,10 +234,12 @@ impl Trainer {
         let data = &self.recipe.data;
         let places = self.plan.first_sample(self.state.step)
             ..self.plan.first_sample(self.plan.total_steps());
-        let tries = match data.on_bad_sample {
+        let most_in_a_row = match data.on_bad_sample {
             crate::recipe::OnBadSample::Stop => 0,
-            // One more than is allowed, so that the limit itself is what stops the run.
-            crate::recipe::OnBadSample::Skip => data.max_bad_samples + 1,
+            // One more than is allowed in all, so that that limit itself is what stops the run.
+            crate::recipe::OnBadSample::Skip => data
+                .max_consecutive_bad_samples
+                .min(data.max_bad_samples + 1),
         };
         Loader::start(
             Arc::clone(&self.source),
@@ -240,7 +247,7 @@ impl Trainer {
             places,
             data.dataloader_num_workers,
             data.prefetch_bytes,
-            tries,
+            most_in_a_row,
         )
     }
 }

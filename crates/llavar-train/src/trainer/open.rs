@@ -6,16 +6,16 @@ use std::{
     sync::Arc,
 };
 
-use llavar_data::Tokenizer;
+use llavar_data::{Cache, Tokenizer};
 use llavar_model::{LlavaModel, config::LlmFamily};
 
 use super::{Resume, Trainer, device::Place, model};
 use crate::{
     Recipe, TrainError,
     checkpoint::{FORMAT, Store, TrainState, verify},
-    data::{Orders, Quarantine, SampleSource},
+    data::{CutLog, Orders, Quarantine, SampleSource, lengths},
     optimizer::Optimizer,
-    recipe::PrecisionName,
+    recipe::{OnBadSample, PrecisionName},
     schedule::{Schedule, StepPlan},
     stage::select_trainable,
 };
@@ -103,9 +103,22 @@ impl Trainer {
                 ),
             });
         }
-        let source = SampleSource::open(&recipe, tokenizer, model.image_size())?;
-        let orders = Orders::new(&recipe, &source)?;
-        let plan = StepPlan::new(&recipe.train, source.len());
+        let image = model.image_size().zip(model.tokens_per_image());
+        let source = SampleSource::open(&recipe, tokenizer, image)?;
+        let packed = recipe.train.pack_tokens > 0;
+        let lengths = packed.then(|| lengths::measure(&source, &Cache::of_user()));
+        let unusable: Vec<usize> = (0..source.len())
+            .filter(|&i| lengths.as_ref().is_some_and(|l| l.get(i) == Some(&0)))
+            .collect();
+        if recipe.data.on_bad_sample == OnBadSample::Stop
+            && let Some(fault) = unusable.first().and_then(|&i| source.text(i).err())
+        {
+            return Err(TrainError::BadSample {
+                source: Box::new(fault),
+            });
+        }
+        let orders = Orders::new(&recipe, &source, lengths)?;
+        let plan = StepPlan::new(&recipe.train, orders.epoch_len());
         let schedule = Schedule::new(&recipe.train, plan.total_steps());
 
         let state = match &checkpoint {
@@ -122,11 +135,14 @@ impl Trainer {
                 ..TrainState::default()
             },
         };
-        let quarantine = Quarantine::new(
+        let mut quarantine = Quarantine::new(
             &run_dir.join("quarantine.jsonl"),
             recipe.data.max_bad_samples,
             state.bad_samples.iter().copied(),
         );
+        for fault in unusable.into_iter().filter_map(|i| source.text(i).err()) {
+            quarantine.add(fault)?;
+        }
         let updates = state.updates;
         let text = recipe.to_toml()?;
         let path = run_dir.join("recipe.toml");
@@ -145,6 +161,7 @@ impl Trainer {
             schedule,
             state,
             quarantine,
+            cuts: CutLog::open(&run_dir.join("truncated.jsonl")),
             resumed_from: checkpoint,
             warnings,
             _lock: lock,

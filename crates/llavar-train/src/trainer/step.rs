@@ -132,6 +132,9 @@ impl Trainer {
             }
             self.quarantine.add(fault)?;
         }
+        for cut in head.cuts {
+            self.cuts.add(cut, observer)?;
+        }
         if let Some(error) = head.failed {
             return Err(error);
         }

@@ -154,14 +154,29 @@ impl TrainView {
 impl Observer for TrainView {
     fn on_start(&mut self, info: &RunInfo) {
         note(format!(
-            "{}: {:.1} M parameters ({:.1} M train), {} samples, {} steps",
+            "{}: {:.1} M parameters ({:.1} M train), {} {}, {} steps",
             self.name,
             info.parameters as f64 / 1e6,
             info.trainable_parameters as f64 / 1e6,
             info.samples,
+            if info.packing.is_some() {
+                "packs"
+            } else {
+                "samples"
+            },
             info.total_steps,
         ));
         announce(&info.device, info.device_note.as_deref());
+        if let Some(p) = &info.packing {
+            note(format!(
+                "packing: {} samples in {} packs of {} tokens, {:.2} % filled; {} samples cannot be used",
+                p.samples,
+                p.packs,
+                p.pack_tokens,
+                100.0 * p.utilisation,
+                p.unusable
+            ));
+        }
         note(format!("memory plan: {}", info.memory));
         if !info.memory.fits() {
             note("warning: the plan is larger than the memory of the device");
