@@ -30,6 +30,7 @@
 
 pub mod checkpoint;
 mod data;
+pub mod doctor;
 mod error;
 mod lazy;
 mod memory_plan;

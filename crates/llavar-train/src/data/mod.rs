@@ -1,7 +1,7 @@
 //! From data files to micro-batches, in an order that depends on the seed alone.
 
 mod batch;
-mod blocks;
+pub(crate) mod blocks;
 mod cache;
 mod cuts;
 mod feed;
@@ -18,4 +18,4 @@ pub(crate) use feed::{Cut, Feed, Item};
 pub(crate) use loader::Loader;
 pub(crate) use order::Orders;
 pub(crate) use quarantine::Quarantine;
-pub(crate) use source::{Prepared, SampleSource};
+pub(crate) use source::{Prepared, Record, SampleSource};

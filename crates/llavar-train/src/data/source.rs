@@ -31,10 +31,7 @@ pub(crate) struct Prepared {
 /// The text side of a sample: all that is known without its pictures.
 #[derive(Debug)]
 pub(crate) struct Text<'a> {
-    /// The file that it is from, and its number there.
-    pub(crate) set: &'a Dataset,
-    pub(crate) local: usize,
-    pub(crate) sample: Sample,
+    pub(crate) record: Record<'a>,
     pub(crate) encoded: Encoded,
     pub(crate) cut: Option<Cut>,
 }
@@ -50,6 +47,17 @@ impl Prepared {
     pub(crate) fn bytes(&self) -> usize {
         self.encoded.ids.len() * 16 + self.images.iter().map(|i| i.data.len()).sum::<usize>()
     }
+}
+
+/// A record and where it is from.
+#[derive(Debug)]
+pub(crate) struct Record<'a> {
+    /// The file, and the sample's number there.
+    pub(crate) set: &'a Dataset,
+    pub(crate) local: usize,
+    /// Its number over all files.
+    pub(crate) index: usize,
+    pub(crate) sample: Sample,
 }
 
 /// All data files of a run as one numbered set.
@@ -132,6 +140,18 @@ impl SampleSource {
         lens.zip(self.weights.iter().copied()).collect()
     }
 
+    /// Whether pictures can be found: every file has a folder for them or holds them itself.
+    pub(crate) fn finds_images(&self) -> bool {
+        self.sets
+            .iter()
+            .all(|set| set.is_container() || set.image_folder().is_some())
+    }
+
+    /// Whether pictures lie in Parquet or tar files.
+    pub(crate) fn has_container(&self) -> bool {
+        self.sets.iter().any(Dataset::is_container)
+    }
+
     /// Positions that an image takes.
     pub(crate) fn image_tokens(&self) -> usize {
         self.image_tokens
@@ -199,9 +219,9 @@ impl SampleSource {
             let wanted = text.encoded.images();
             let mut images = Vec::with_capacity(wanted);
             for nth in 0..wanted {
-                let source = text.image(index, nth)?;
-                let image = self.image(&source, text.local, nth);
-                images.push(image.map_err(|reason| text.image_fault(index, &source, reason))?);
+                let source = text.record.image(nth)?;
+                let image = self.image(&source, text.record.local, nth);
+                images.push(image.map_err(|reason| text.record.image_fault(&source, reason))?);
             }
             Ok(Prepared {
                 encoded: text.encoded,
@@ -216,7 +236,12 @@ impl SampleSource {
         guarded(index, || self.read_text(index))
     }
 
-    fn read_text(&self, index: usize) -> Result<Text<'_>, SampleFault> {
+    /// Reads the record of sample `index` and nothing else.
+    pub(crate) fn record(&self, index: usize) -> Result<Record<'_>, SampleFault> {
+        guarded(index, || self.read_record(index))
+    }
+
+    fn read_record(&self, index: usize) -> Result<Record<'_>, SampleFault> {
         let mut local = index;
         let mut found = None;
         for set in &self.sets {
@@ -226,29 +251,46 @@ impl SampleSource {
             }
             local -= set.len();
         }
-        let fault = |id: &str, path: Option<PathBuf>, phase, reason: String| SampleFault {
+        let fault = |id: &str, path: Option<PathBuf>, reason: String| SampleFault {
             index,
             id: id.to_owned(),
             path,
-            phase,
+            phase: "read",
             reason,
         };
         let Some(set) = found else {
-            return Err(fault("?", None, "read", "there is no such sample".into()));
+            return Err(fault("?", None, "there is no such sample".into()));
         };
-        let file = || Some(set.path().to_owned());
         let sample = set.get(local).map_err(|error| {
             let id = match &error {
                 llavar_data::Error::Sample { at, .. } => at.id.clone(),
                 _ => None,
             };
-            fault(id.as_deref().unwrap_or("?"), file(), "read", chain(&error))
+            let path = Some(set.path().to_owned());
+            fault(id.as_deref().unwrap_or("?"), path, chain(&error))
         })?;
-        let id = sample.id.to_string();
+        Ok(Record {
+            set,
+            local,
+            index,
+            sample,
+        })
+    }
+
+    fn read_text(&self, index: usize) -> Result<Text<'_>, SampleFault> {
+        let record = self.read_record(index)?;
+        let sample = &record.sample;
+        let fault = |reason: String| SampleFault {
+            index,
+            id: sample.id.to_string(),
+            path: Some(record.set.path().to_owned()),
+            phase: "encode",
+            reason,
+        };
         let mut encoded = self
             .template
-            .encode_sample(&self.tokenizer, &sample, self.mask)
-            .map_err(|error| fault(&id, file(), "encode", chain(&error)))?;
+            .encode_sample(&self.tokenizer, sample, self.mask)
+            .map_err(|error| fault(chain(&error)))?;
         let (tokens, images, supervised) =
             (encoded.ids.len(), encoded.images(), encoded.supervised());
         // The reference cuts the text before the image features are inserted: an image counts as one.
@@ -256,10 +298,10 @@ impl SampleSource {
         if self.pack_tokens > 0 && dropped.is_ok() {
             dropped = encoded.truncate(self.pack_tokens, self.image_tokens);
         }
-        dropped.map_err(|error| fault(&id, file(), "encode", chain(&error)))?;
+        dropped.map_err(|error| fault(chain(&error)))?;
         let cut = (encoded.ids.len() < tokens).then(|| Cut {
             index,
-            id: id.clone(),
+            id: sample.id.to_string(),
             tokens_before: tokens,
             tokens_cut: tokens - encoded.ids.len(),
             images_dropped: images - encoded.images(),
@@ -269,12 +311,10 @@ impl SampleSource {
         let labels = encoded.labels.iter().skip(1);
         if labels.clone().all(|&l| l == llavar_data::IGNORE_INDEX) {
             let reason = "no supervised token has another token before it".into();
-            return Err(fault(&id, file(), "encode", reason));
+            return Err(fault(reason));
         }
         Ok(Text {
-            set,
-            local,
-            sample,
+            record,
             encoded,
             cut,
         })
@@ -308,13 +348,13 @@ impl SampleSource {
     }
 }
 
-impl Text<'_> {
-    /// Where image `nth` is; `index` is the sample's number over all files, for the error.
-    pub(crate) fn image(&self, index: usize, nth: usize) -> Result<ImageSource, SampleFault> {
+impl Record<'_> {
+    /// Where image `nth` is.
+    pub(crate) fn image(&self, nth: usize) -> Result<ImageSource, SampleFault> {
         self.set
             .image(self.local, &self.sample, nth)
             .map_err(|error| SampleFault {
-                index,
+                index: self.index,
                 id: self.sample.id.to_string(),
                 path: self.sample.images.get(nth).map(PathBuf::from),
                 phase: "image path",
@@ -323,15 +363,10 @@ impl Text<'_> {
     }
 
     /// The fault of an image that was found and cannot be used.
-    pub(crate) fn image_fault(
-        &self,
-        index: usize,
-        source: &ImageSource,
-        reason: String,
-    ) -> SampleFault {
+    pub(crate) fn image_fault(&self, source: &ImageSource, reason: String) -> SampleFault {
         let (ImageSource::File(path) | ImageSource::Bytes { name: path, .. }) = source;
         SampleFault {
-            index,
+            index: self.index,
             id: self.sample.id.to_string(),
             path: Some(path.clone()),
             phase: "image",

@@ -80,8 +80,8 @@ pub enum OnBadSample {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
-    /// LLaVA JSON or JSONL, Parquet, WebDataset tar; a folder or `dir/part-*.parquet` stands for all of
-    /// its files. A list is trained on as one set.
+    /// LLaVA JSON or JSONL, Parquet, WebDataset tar; `dir/part-*.parquet` stands for all files that fit. A
+    /// list is trained on as one set.
     #[serde(skip_serializing_if = "is_none")]
     pub data_path: Paths,
     /// Passes over each entry of `data_path` in one epoch: 1 takes every sample once, 0.5 half of them

@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// Count turns, images, words and tokens of a data set.
     Stats(StatsArgs),
+    /// Look at every sample as training will: lengths, copies, broken pictures; write a clean copy.
+    Doctor(super::doctor::Args),
 }
 
 /// Runs the command.
@@ -35,6 +37,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Synth(args) => synth(args),
         Command::Import(args) => import(args),
         Command::Stats(args) => stats(args),
+        Command::Doctor(args) => super::doctor::run(args),
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod ask;
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod data;
+pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod quickstart;
 pub(crate) mod select;
