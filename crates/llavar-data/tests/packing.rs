@@ -1,6 +1,8 @@
 //! Packing plans and batches.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use llavar_data::packing::{PackedBatch, PaddedBatch, pack, pack_in_windows};
 use llavar_data::{Encoded, IGNORE_INDEX, IMAGE_TOKEN_INDEX};
 use proptest::prelude::*;
@@ -146,4 +148,95 @@ fn windows_take_every_sample_once_and_keep_the_budget() {
     );
     assert!(pack_in_windows(&[5], &[1], 20, 0).is_err());
     assert!(pack_in_windows(&[0], &[1], 0, 0).is_err());
+}
+
+/// Tokens of real conversations, as training has them: phi-3's tokenizer and template, 576 positions an
+/// image.
+fn real_lengths(shared: &std::path::Path) -> Vec<(&'static str, Vec<u32>)> {
+    use llavar_data::import::sroie::{AnswerForm, import};
+    use llavar_data::{MaskMode, Sample, Template, TemplateName, Tokenizer};
+    let tokenizer = Tokenizer::from_folder(&shared.join("tokenizers/phi3.5")).unwrap();
+    let template = Template::new(TemplateName::Phi3Instruct);
+    let length = |sample: &Sample| {
+        let encoded = template.encode_sample(&tokenizer, sample, MaskMode::Exact);
+        encoded.unwrap().expanded_len(576) as u32
+    };
+    let root = shared.join("data/SROIE2019");
+    let of = |split, form| -> Vec<u32> {
+        let imported = import(&root, split, form).unwrap();
+        imported.samples.iter().map(length).collect()
+    };
+    // One question about one picture; and the same without picture.
+    let (mut single, mut text) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(shared.join("data/protocol")).unwrap() {
+        let file = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in file.lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let (question, answer) = (row["question"].as_str(), row["answers"][0].as_str());
+            let (Some(question), Some(answer)) = (question, answer) else {
+                continue;
+            };
+            for (tag, lengths) in [("<image>\n", &mut single), ("", &mut text)] {
+                let mut record = serde_json::json!({"id": 1, "conversations": [
+                    {"from": "human", "value": format!("{tag}{question}")},
+                    {"from": "gpt", "value": answer}]});
+                if !tag.is_empty() {
+                    record["image"] = "x.jpg".into();
+                }
+                if let Ok(sample) = Sample::from_json(record) {
+                    lengths.push(length(&sample));
+                }
+            }
+        }
+    }
+    let (duos, short) = (of("test", AnswerForm::Duo), of("train", AnswerForm::Short));
+    let mixed = [&duos[..], &short, &single, &text].concat();
+    vec![
+        ("receipts, short answers", short),
+        ("receipts, duos", duos),
+        ("one question a picture", single),
+        ("text alone", text),
+        ("all mixed", mixed),
+    ]
+}
+
+#[test]
+fn packs_of_real_lengths_are_full() {
+    let Some(shared) = common::shared("packs_of_real_lengths_are_full") else {
+        return;
+    };
+    for (name, lengths) in real_lengths(&shared) {
+        let members: Vec<u32> = (0..lengths.len() as u32).collect();
+        let mean = lengths.iter().sum::<u32>() as f64 / lengths.len() as f64;
+        let used = [4096, 8192, 16384].map(|budget| {
+            let packs = pack_in_windows(&members, &lengths, budget, 1).unwrap();
+            assert!(packs.too_long.is_empty());
+            packs.utilisation()
+        });
+        eprintln!(
+            "{name}: {} samples of {mean:.0} tokens; filled {:.2} / {:.2} / {:.2} % of 4096 / 8192 / 16384",
+            lengths.len(),
+            100.0 * used[0],
+            100.0 * used[1],
+            100.0 * used[2]
+        );
+        if name == "all mixed" {
+            // Six pictures of 576 tokens leave a rest of 4096 that few samples fit.
+            assert!(
+                used[0] >= 0.95 && used[1] >= 0.98 && used[2] >= 0.98,
+                "{used:?}"
+            );
+            // As a set of real size of these lengths.
+            let many: Vec<u32> = lengths.iter().copied().cycle().take(100_000).collect();
+            let members: Vec<u32> = (0..100_000).collect();
+            let start = std::time::Instant::now();
+            let packs = pack_in_windows(&members, &many, 8192, 1).unwrap();
+            eprintln!(
+                "100000 samples of these lengths: {:.2} % of 8192 in {:.2} s",
+                100.0 * packs.utilisation(),
+                start.elapsed().as_secs_f64()
+            );
+            assert!(packs.utilisation() >= 0.98, "{}", packs.utilisation());
+        }
+    }
 }

@@ -96,6 +96,11 @@ fn every_fault_is_counted_and_named_and_the_copy_trains() {
     assert!(report.supervised_tokens.unwrap() < report.lengths.total);
     assert!(report.lengths.min < report.lengths.median && report.lengths.max <= 512 + 16);
     assert!(!report.is_usable());
+    let packs = &report.packing[1];
+    assert!(
+        packs.pack_tokens == 4096 && packs.utilisation > 0.9,
+        "{packs:?}"
+    );
     // The report does not depend on the threads; pixels find what headers do not show.
     let text = |r: &Report| serde_json::to_string(r).unwrap();
     assert_eq!(

@@ -4,6 +4,7 @@
 
 mod batch;
 mod plan;
+mod sums;
 mod windows;
 
 pub use batch::{ImageSlot, PackedBatch, PaddedBatch};

@@ -1,11 +1,14 @@
-//! Packing of large sets: first-fit-decreasing in windows of a random order.
+//! Packing of large sets: window by window of a random order, in the better of two ways.
 
-use super::pack;
+use super::{pack, sums::pack_by_sums};
 use crate::error::Error;
 use crate::sampler::epoch_permutation;
 
 /// Samples that are packed together: enough for packs that are full, few enough for little memory.
 pub const PACK_WINDOW: usize = 1 << 15;
+
+/// Beyond this budget packs hold so many samples that first-fit-decreasing fills them.
+const MOST_SUMS: usize = 1 << 16;
 
 /// Packs of a whole set, flat.
 ///
@@ -35,7 +38,7 @@ impl Packs {
         self.len() == 0
     }
 
-    /// Numbers of the samples of a pack, longest first; empty beyond the end.
+    /// Numbers of the samples of a pack; empty beyond the end.
     pub fn get(&self, pack: usize) -> &[u32] {
         match self.starts.get(pack..).unwrap_or_default() {
             [start, end, ..] => &self.members[*start as usize..*end as usize],
@@ -55,7 +58,8 @@ impl Packs {
 /// Packs `members` (sample numbers) by `lengths[member]` (tokens, images expanded) into packs of at most
 /// `budget` tokens. A length of 0 leaves a sample out. Samples, and so images, are never split.
 ///
-/// The members are brought into a random order and packed window by window, so that a pack holds samples
+/// The members are brought into a random order and packed window by window, first-fit-decreasing or by
+/// subset sums, whichever needs fewer packs, so that a pack holds samples
 /// from anywhere in the set and time and memory stay in proportion to the set.
 ///
 /// # Errors
@@ -101,7 +105,18 @@ pub fn pack_in_windows(
         let too_long = plan.too_long.iter().map(|&i| present[i] as usize);
         packs.too_long.extend(too_long);
         packs.tokens += plan.tokens as u64;
-        for pack in &plan.packs {
+        let mut chosen = plan.packs;
+        // Where nothing can be won, nothing is tried.
+        if budget <= MOST_SUMS && plan.tokens.div_ceil(budget) < chosen.len() {
+            let fits: Vec<usize> = (0..sizes.len()).filter(|&i| sizes[i] <= budget).collect();
+            let fitting: Vec<usize> = fits.iter().map(|&i| sizes[i]).collect();
+            let other = pack_by_sums(&fitting, budget);
+            if other.len() < chosen.len() {
+                chosen = other;
+                chosen.iter_mut().flatten().for_each(|i| *i = fits[*i]);
+            }
+        }
+        for pack in &chosen {
             packs.members.extend(pack.iter().map(|&i| present[i]));
             packs.starts.push(packs.members.len() as u32);
         }

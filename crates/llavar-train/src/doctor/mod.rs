@@ -19,7 +19,7 @@ use crate::{
 
 use check::Checker;
 use copy::CleanCopy;
-pub use report::{Duplicate, Finding, LengthStats, Report};
+pub use report::{Duplicate, Finding, LengthStats, Packing, Report};
 
 /// What is looked at.
 #[derive(Debug, Clone, Default)]
@@ -146,7 +146,7 @@ impl Doctor {
         if let Some(copy) = copy {
             copy.publish()?;
         }
-        report.finish();
+        report.finish()?;
         Ok(Some(report))
     }
 }

@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use llavar_data::packing::pack_in_windows;
 use serde::Serialize;
 
 use super::check::Checked;
@@ -55,6 +56,19 @@ pub struct LengthStats {
     pub total: u64,
 }
 
+/// How full packs of the good samples would be.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Packing {
+    /// Most tokens of a pack (`train.pack_tokens`).
+    pub pack_tokens: usize,
+    /// Packs.
+    pub packs: usize,
+    /// Share of their room that is filled, 0 to 1.
+    pub utilisation: f64,
+    /// Samples longer than that, which would be cut.
+    pub too_long: usize,
+}
+
 /// Numbers and faults of one data set.
 ///
 /// # Units
@@ -83,6 +97,8 @@ pub struct Report {
     pub unit: &'static str,
     /// Lengths of good samples.
     pub lengths: LengthStats,
+    /// How full packs of several sizes would be; empty where words are counted.
+    pub packing: Vec<Packing>,
     /// Tokens that count in the loss.
     pub supervised_tokens: Option<u64>,
     /// Samples that are cut to fit.
@@ -129,6 +145,7 @@ impl Report {
             dropped_turns: 0,
             unit: if tokenizes { "tokens" } else { "words" },
             lengths: LengthStats::default(),
+            packing: Vec::new(),
             supervised_tokens: tokenizes.then_some(0),
             cut_samples: 0,
             cut_tokens: 0,
@@ -238,7 +255,19 @@ impl Report {
         }
     }
 
-    pub(super) fn finish(&mut self) {
+    pub(super) fn finish(&mut self) -> Result<(), llavar_data::Error> {
+        if self.supervised_tokens.is_some() && !self.all_lengths.is_empty() {
+            let members: Vec<u32> = (0..self.all_lengths.len() as u32).collect();
+            for pack_tokens in [2048, 4096, 8192, 16384, 32768] {
+                let packs = pack_in_windows(&members, &self.all_lengths, pack_tokens, 0)?;
+                self.packing.push(Packing {
+                    pack_tokens,
+                    packs: packs.len(),
+                    utilisation: packs.utilisation(),
+                    too_long: packs.too_long.len(),
+                });
+            }
+        }
         self.all_lengths.sort_unstable();
         let all = &self.all_lengths;
         let at = |share: f64| {
@@ -253,6 +282,7 @@ impl Report {
             max: at(1.0),
             total: all.iter().map(|&l| u64::from(l)).sum(),
         };
+        Ok(())
     }
 }
 
@@ -291,6 +321,19 @@ impl std::fmt::Display for Report {
             "lengths, {}: min {}, median {}, 90 % {}, 99 % {}, max {}",
             self.unit, l.min, l.median, l.p90, l.p99, l.max
         )?;
+        for p in &self.packing {
+            let long = match p.too_long {
+                0 => String::new(),
+                count => format!(", {count} samples are longer"),
+            };
+            writeln!(
+                f,
+                "packs of {:>5} tokens: {:>8}, {:.2} % filled{long}",
+                p.pack_tokens,
+                p.packs,
+                100.0 * p.utilisation
+            )?;
+        }
         match (self.smallest_image, self.largest_image) {
             (Some((w, h)), Some((wide, high))) => {
                 writeln!(
