@@ -11,6 +11,16 @@ cargo fmt --all --check
 step "lints"
 cargo clippy --release --workspace --all-targets -- -D warnings
 
+if ! command -v mpirun >/dev/null; then
+  step "OpenMPI, for the tests on several ranks"
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends openmpi-bin; } >/dev/null 2>&1 ||
+      echo "SKIPPED tests on several ranks: openmpi-bin cannot be installed"
+  else
+    echo "SKIPPED tests on several ranks: install OpenMPI (Debian: openmpi-bin)"
+  fi
+fi
+
 step "tests (those on reference data skip by name where LLAVAR_SHARED, default ../shared, is absent)"
 cargo test --release --workspace
 

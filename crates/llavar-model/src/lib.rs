@@ -22,6 +22,7 @@
 mod checkpointing;
 pub mod config;
 mod error;
+mod forward_order;
 pub mod generation;
 mod init;
 mod language_model;

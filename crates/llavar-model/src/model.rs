@@ -226,16 +226,12 @@ impl LlavaModel {
 
     /// Where its weights are.
     pub fn device(&self) -> Device {
-        self.params
-            .first()
-            .map_or(Device::Cpu, |p| p.value().device())
+        self.params.first().map_or(Device::Cpu, Param::device)
     }
 
     /// Element type of its weights.
     pub fn dtype(&self) -> DType {
-        self.params
-            .first()
-            .map_or(DType::F32, |p| p.value().dtype())
+        self.params.first().map_or(DType::F32, Param::dtype)
     }
 
     /// Element type of what it computes: that of the weights on a GPU, f32 on the CPU.

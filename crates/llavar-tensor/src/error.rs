@@ -83,6 +83,24 @@ pub enum Error {
         /// The library's words.
         reason: String,
     },
+    /// An operation between processes failed, or they cannot come together.
+    #[error("{op}: {reason}")]
+    Collective {
+        /// What was being done.
+        op: &'static str,
+        /// What was wrong, in the library's words where it has some.
+        reason: String,
+    },
+    /// Another process of the run is gone, so that the run cannot go on.
+    #[error("rank {rank} ({host}) is lost: {reason}")]
+    RankLost {
+        /// Its number.
+        rank: usize,
+        /// Its machine and process.
+        host: String,
+        /// How that was noticed, or what it said last.
+        reason: String,
+    },
     /// A gradient was asked of something that the tape did not record.
     #[error("{op}: the value was not recorded on this tape")]
     NotRecorded {

@@ -15,6 +15,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod collective;
 pub(crate) mod cpu;
 pub mod cuda;
 mod device;
@@ -34,7 +35,7 @@ pub use cuda::decode;
 pub use device::{Device, DeviceKind};
 pub use error::{Error, Result};
 pub use ops::{Activation, AttentionSpec, IGNORE_INDEX, Resample, RopeTable, TokenLoss};
-pub use param::Param;
+pub use param::{Gate, Param};
 pub use pixels::PixelLevels;
 pub use segments::Segments;
 pub use tape::{Grads, Tape, Var, VarId};

@@ -5,7 +5,19 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use crate::{DType, Device, Error, Result, Tensor};
+use crate::{DType, Device, Error, Result, Tensor, error::ensure_shape};
+
+/// Stands before weights whose values are not always there: told before one is read or receives a gradient.
+/// It answers by [`Param::set_value`]; a value that it does not give is missing, which operations report.
+pub trait Gate: Send + Sync + std::fmt::Debug {
+    /// The value of a weight of `bucket` is about to be read.
+    fn read(&self, bucket: usize);
+    /// A weight of `bucket` is about to receive a gradient.
+    ///
+    /// # Errors
+    /// When it cannot take one now.
+    fn accumulate(&self, bucket: usize) -> Result<()>;
+}
 
 /// A weight of a model. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -20,6 +32,10 @@ struct Inner {
     requires_grad: AtomicBool,
     /// Element type of the gradient on a GPU.
     grad_dtype: Mutex<DType>,
+    /// Who stands before it, and its bucket there.
+    gate: RwLock<Option<(Arc<dyn Gate>, usize)>>,
+    /// Device and element type of a value that is not there now.
+    home: Mutex<Option<(Device, DType)>>,
 }
 
 /// The buffer outlives the step, so that accumulation never allocates after the first backward pass.
@@ -39,6 +55,8 @@ impl Param {
             grad: Mutex::default(),
             requires_grad: AtomicBool::new(false),
             grad_dtype: Mutex::new(DType::F32),
+            gate: RwLock::default(),
+            home: Mutex::default(),
         }))
     }
 
@@ -59,6 +77,14 @@ impl Param {
 
     /// The present value (shared, not copied).
     pub fn value(&self) -> Tensor {
+        if let Some((gate, bucket)) = self.gate() {
+            gate.read(bucket);
+        }
+        self.present()
+    }
+
+    /// The value as it is, whoever stands before it.
+    fn present(&self) -> Tensor {
         self.0
             .value
             .read()
@@ -79,7 +105,52 @@ impl Param {
             });
         }
         *self.0.value.write().unwrap_or_else(PoisonError::into_inner) = value;
+        *lock(&self.0.home) = None;
         Ok(())
+    }
+
+    /// Lets go of the value, whose memory is free once nobody else shares it. Until the next
+    /// [`Param::set_value`] whoever reads it meets an error.
+    pub fn release(&self) {
+        let mut value = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
+        let mut home = lock(&self.0.home);
+        if home.is_none() {
+            *home = Some((value.device(), value.dtype()));
+            *value = Tensor::hollow(&self.0.shape);
+        }
+    }
+
+    /// As [`Param::release`] for a weight whose values will come on another device in another type; `grad` is
+    /// the element type that gradients accumulate in there, as in [`Param::to_device`].
+    pub fn release_to(&self, device: &Device, dtype: DType, grad: DType) {
+        self.release();
+        *self.grad_slot() = Grad::default();
+        *lock(&self.0.grad_dtype) = if device.is_cuda() { grad } else { DType::F32 };
+        *lock(&self.0.home) = Some((device.clone(), dtype));
+    }
+
+    /// Puts a gate before the weight, or takes it away.
+    pub fn set_gate(&self, gate: Option<(Arc<dyn Gate>, usize)>) {
+        *self.0.gate.write().unwrap_or_else(PoisonError::into_inner) = gate;
+    }
+
+    fn gate(&self) -> Option<(Arc<dyn Gate>, usize)> {
+        let gate = self.0.gate.read();
+        gate.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where its value lives, or will when it is there.
+    pub fn device(&self) -> Device {
+        let home = lock(&self.0.home)
+            .as_ref()
+            .map(|(device, _)| device.clone());
+        home.unwrap_or_else(|| self.present().device())
+    }
+
+    /// Element type of its value.
+    pub fn dtype(&self) -> DType {
+        let home = lock(&self.0.home).as_ref().map(|(_, dtype)| *dtype);
+        home.unwrap_or_else(|| self.present().dtype())
     }
 
     /// Whether backward passes accumulate a gradient for it.
@@ -104,6 +175,34 @@ impl Param {
     /// Forgets the gradient, keeps its memory.
     pub fn zero_grad(&self) {
         self.grad_slot().filled = false;
+    }
+
+    /// Gives the gradient away, with its memory.
+    pub fn take_grad(&self) -> Option<Tensor> {
+        let mut slot = self.grad_slot();
+        let filled = std::mem::take(&mut slot.filled);
+        slot.buffer.take().filter(|_| filled)
+    }
+
+    /// Adds a gradient that came from elsewhere; the first one is taken as it is.
+    ///
+    /// # Errors
+    /// When shape, type or device are not those of an earlier one.
+    pub fn add_grad(&self, grad: Tensor) -> Result<()> {
+        ensure_shape(
+            "add_grad",
+            grad.shape() == self.shape(),
+            || format!("{:?} of `{}`", self.shape(), self.name()),
+            grad.shape(),
+        )?;
+        let mut slot = self.grad_slot();
+        let filled = slot.filled;
+        match slot.buffer.as_mut().filter(|_| filled) {
+            Some(sum) => sum.add_assign(&grad)?,
+            None => slot.buffer = Some(grad),
+        }
+        slot.filled = true;
+        Ok(())
     }
 
     /// Moves the value to a device in an element type and forgets the gradient. `grad` is the element type
@@ -154,12 +253,15 @@ impl Param {
         &self,
         f: impl FnOnce(&mut Tensor, f32) -> Result<()>,
     ) -> Result<()> {
+        if let Some((gate, bucket)) = self.gate() {
+            gate.accumulate(bucket)?;
+        }
         let mut slot = self.grad_slot();
         let beta = if slot.filled { 1.0 } else { 0.0 };
         let buffer = match &mut slot.buffer {
             Some(buffer) => buffer,
             none => {
-                let new = match self.value().cuda() {
+                let new = match self.device().as_cuda() {
                     None => Tensor::zeros(&self.0.shape),
                     Some(cuda) => cuda.zeros(&self.0.shape, *lock(&self.0.grad_dtype))?,
                 };

@@ -97,10 +97,7 @@ impl Grads {
                 } else {
                     (grad, old)
                 };
-                match from.cuda() {
-                    Some(cuda) => cuda::ops::add_assign(cuda, &mut into, &from)?,
-                    None => cpu::add_assign(into.data_mut::<f32>()?, from.data::<f32>()?),
-                }
+                add_assign(&mut into, &from)?;
                 into
             }
         });
@@ -116,6 +113,15 @@ impl Grads {
     fn take(&mut self, id: VarId) -> Option<Tensor> {
         self.slots.get_mut(id.0)?.take()
     }
+}
+
+/// Adds `from` to `into` where they live.
+pub(crate) fn add_assign(into: &mut Tensor, from: &Tensor) -> Result<()> {
+    match from.cuda() {
+        Some(cuda) => cuda::ops::add_assign(cuda, into, from)?,
+        None => cpu::add_assign(into.data_mut::<f32>()?, from.data::<f32>()?),
+    }
+    Ok(())
 }
 
 /// Records operations for one forward pass.

@@ -441,6 +441,20 @@ impl Tensor {
         })
     }
 
+    /// Adds another tensor of the same shape, type and device to this one, in place where nobody shares its memory.
+    ///
+    /// # Errors
+    /// When they differ.
+    pub fn add_assign(&mut self, other: &Self) -> Result<()> {
+        ensure_shape(
+            "add_assign",
+            self.shape == other.shape,
+            || format!("{:?}", self.shape),
+            &other.shape,
+        )?;
+        crate::tape::add_assign(self, other)
+    }
+
     /// The only element of a one-element tensor, as f32.
     ///
     /// # Errors

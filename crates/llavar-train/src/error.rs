@@ -165,6 +165,14 @@ pub enum TrainError {
         /// What could not be had.
         source: llavar_tensor::Error,
     },
+    /// Another rank of the run could not go on, so that this one stops with it.
+    #[error("rank {rank} stopped the run: {reason}")]
+    Peer {
+        /// Its number.
+        rank: usize,
+        /// What it said.
+        reason: String,
+    },
     /// A worker thread ended without a result.
     #[error("the data worker threads ended early; this is a bug of the program")]
     Workers,

@@ -21,6 +21,12 @@ pub struct RunInfo {
     pub parameters: usize,
     /// Weights that train, elements.
     pub trainable_parameters: usize,
+    /// Processes that train together.
+    pub ranks: usize,
+    /// What their tensors go through: `single`, `mpi` or `nccl`.
+    pub backend: &'static str,
+    /// ZeRO's stage; 0 on one rank.
+    pub zero_stage: u8,
     /// Where it trains, and in which element types: `cuda:0 (NAME, 140 GiB), bf16`.
     pub device: String,
     /// Why no GPU is used, where one was looked for; or why not in bf16.

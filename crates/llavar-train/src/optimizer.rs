@@ -1,16 +1,22 @@
 //! AdamW over the trainable weights in their groups, and its state on disk.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use half::bf16;
 use llavar_tensor::{
     DType, Device, Param, Tensor,
+    collective::Group,
     mapped::MappedFile,
     optim::{AdamW, Moments, Precision, StepReadback, StepState},
 };
 use safetensors::{Dtype, SafeTensors};
 
-use crate::{TrainError, lazy::write_tensors, recipe::TrainSection, stage::Group};
+use crate::{TrainError, lazy::write_tensors, parallel::Piece, recipe::TrainSection, stage};
 
 /// The optimizer of a run.
 #[derive(Debug)]
@@ -21,12 +27,29 @@ pub(crate) struct Optimizer {
     precision: Precision,
     entries: Vec<Entry>,
     state: StepState,
+    /// Where the weights are pieces: the ranks that hold the others.
+    shared: Option<Shared>,
+    /// Names of all weights that train, on all ranks.
+    trained: HashSet<String>,
+}
+
+/// What an optimizer over pieces needs.
+#[derive(Debug)]
+struct Shared {
+    group: Arc<Group>,
+    /// Measures the norm of this rank's gradients.
+    own: StepState,
+    /// A weight whose gradient is the norms of all ranks: its norm is that of all gradients.
+    norms: Param,
 }
 
 #[derive(Debug)]
 struct Entry {
     param: Param,
-    group: Group,
+    /// Shape of the weight and first element in it, where the entry is a piece.
+    whole: Vec<usize>,
+    start: usize,
+    group: stage::Group,
     /// Made with the first gradient: weights that the forward pass does not use never get any.
     moments: Option<Moments>,
     /// The weight in f32 as it was before it was rounded, until `moments` takes it over.
@@ -50,12 +73,45 @@ impl Optimizer {
         phi3: bool,
         precision: Precision,
     ) -> Result<Self, TrainError> {
-        let entries = params
+        let params = params.into_iter().filter(Param::requires_grad);
+        let pieces: Vec<Piece> = params.map(Piece::all).collect();
+        let trained = pieces.iter().map(|p| p.param.name().to_owned()).collect();
+        Self::build(pieces, trained, None, train, phi3, precision)
+    }
+
+    /// An optimizer over this rank's pieces of the weights `trained`; the other ranks have the others.
+    pub(crate) fn sharded(
+        pieces: Vec<Piece>,
+        trained: &[String],
+        group: Arc<Group>,
+        train: &TrainSection,
+        phi3: bool,
+        precision: Precision,
+    ) -> Result<Self, TrainError> {
+        let shared = Shared {
+            own: StepState::new(&Device::Cpu, 0, &AdamW::default())?,
+            norms: Param::new("norms of the ranks", Tensor::zeros(&[group.size()])),
+            group,
+        };
+        let trained = trained.iter().cloned().collect();
+        Self::build(pieces, trained, Some(shared), train, phi3, precision)
+    }
+
+    fn build(
+        pieces: Vec<Piece>,
+        trained: HashSet<String>,
+        shared: Option<Shared>,
+        train: &TrainSection,
+        phi3: bool,
+        precision: Precision,
+    ) -> Result<Self, TrainError> {
+        let entries = pieces
             .into_iter()
-            .filter(Param::requires_grad)
-            .map(|param| Entry {
-                group: Group::of(param.name(), phi3),
-                param,
+            .map(|piece| Entry {
+                group: stage::Group::of(piece.param.name(), phi3),
+                param: piece.param,
+                whole: piece.whole,
+                start: piece.start,
                 moments: None,
                 master: None,
             })
@@ -73,10 +129,12 @@ impl Optimizer {
             precision,
             entries,
             state: StepState::new(&Device::Cpu, 0, &adamw)?,
+            shared,
+            trained,
         })
     }
 
-    /// Elements that train.
+    /// Elements that this rank updates.
     pub(crate) fn numel(&self) -> usize {
         self.entries.iter().map(|e| e.param.numel()).sum()
     }
@@ -86,6 +144,10 @@ impl Optimizer {
     /// been done so far.
     pub(crate) fn place_on(&mut self, device: &Device, updates: u64) -> Result<(), TrainError> {
         self.state = StepState::new(device, updates, &self.adamw)?;
+        if let Some(shared) = &mut self.shared {
+            shared.own = StepState::new(device, 0, &AdamW::default())?;
+            shared.norms.to_device(device, DType::F32, DType::F32)?;
+        }
         for entry in &mut self.entries {
             let master = match self.precision.has_master() {
                 true => Some(entry.param.value().cast(DType::F32)?.to_device(device)?),
@@ -119,7 +181,17 @@ impl Optimizer {
             }
         }
         let params = self.entries.iter().map(|e| &e.param);
-        self.state.begin(params, self.max_grad_norm)?;
+        match &mut self.shared {
+            None => self.state.begin(params, self.max_grad_norm)?,
+            Some(shared) => {
+                shared.own.begin(params, 0.0)?;
+                // Where one rank's is not finite, none of them updates.
+                let norms = shared.group.collective().all_gather(&shared.own.norm()?)?;
+                shared.norms.zero_grad();
+                shared.norms.add_grad(norms.wait()?)?;
+                self.state.begin([&shared.norms], self.max_grad_norm)?;
+            }
+        }
         for entry in &mut self.entries {
             let Some(moments) = &mut entry.moments else {
                 continue;
@@ -153,8 +225,20 @@ impl Optimizer {
             .collect()
     }
 
-    /// Writes the moments as `NAME.exp_avg` and `NAME.exp_avg_sq` in their element type.
-    pub(crate) fn save(&self, path: &Path) -> Result<(), TrainError> {
+    /// Writes the moments as `NAME.exp_avg` and `NAME.exp_avg_sq` in their element type, into
+    /// `optimizer.safetensors` of a checkpoint. Where ranks hold pieces, each writes its own file, and the
+    /// parts of a tensor follow each other in the order of the ranks.
+    pub(crate) fn save(&self, checkpoint: &Path) -> Result<(), TrainError> {
+        let name = match &self.shared {
+            None => "optimizer.safetensors".to_owned(),
+            Some(Shared { group, .. }) => {
+                format!(
+                    "optimizer-{:05}-of-{:05}.safetensors",
+                    group.rank(),
+                    group.size()
+                )
+            }
+        };
         let tensors = self
             .entries
             .iter()
@@ -166,43 +250,41 @@ impl Optimizer {
                 ]
             })
             .collect();
-        write_tensors(path, tensors)
+        write_tensors(&checkpoint.join(name), tensors)
     }
 
-    /// Reads what [`Optimizer::save`] wrote, into main memory. Moments of another precision are converted.
-    pub(crate) fn load(&mut self, path: &Path) -> Result<(), TrainError> {
-        let bad = |reason: String| TrainError::Checkpoint {
-            path: path.to_owned(),
-            reason,
-        };
-        let file = MappedFile::open(path).map_err(TrainError::io(path))?;
-        let tensors = SafeTensors::deserialize(&file).map_err(|e| bad(e.to_string()))?;
-        let mut used = 0;
+    /// Reads what any number of ranks wrote with [`Optimizer::save`], into main memory. Moments of another
+    /// precision are converted.
+    pub(crate) fn load(&mut self, checkpoint: &Path) -> Result<(), TrainError> {
+        let paths = state_files(checkpoint)?;
+        let maps = paths
+            .iter()
+            .map(|path| MappedFile::open(path).map_err(TrainError::io(path)));
+        let maps: Vec<MappedFile> = maps.collect::<Result<_, _>>()?;
+        let mut files = Vec::with_capacity(maps.len());
+        for (path, map) in paths.iter().zip(&maps) {
+            let file = SafeTensors::deserialize(map).map_err(|e| bad(path, e.to_string()))?;
+            for name in file.names() {
+                let weight = name
+                    .rsplit_once(".exp_avg")
+                    .map_or("", |(weight, _)| weight);
+                if !self.trained.contains(weight) {
+                    let reason = format!("its tensor `{name}` belongs to no weight that trains");
+                    return Err(bad(path, reason));
+                }
+            }
+            files.push(file);
+        }
         for entry in &mut self.entries {
-            let mut read = |suffix: &str| -> Result<Option<Tensor>, TrainError> {
+            let read = |suffix: &str| -> Result<Option<Tensor>, TrainError> {
                 let name = format!("{}.{suffix}", entry.param.name());
-                let Ok(view) = tensors.tensor(&name) else {
+                let range = entry.start..entry.start + entry.param.numel();
+                let values = read_range(&files, &name, &entry.whole, range);
+                let values = values.map_err(|reason| bad(checkpoint, reason))?;
+                let Some(values) = values else {
                     return Ok(None);
                 };
-                let known = matches!(view.dtype(), Dtype::F32 | Dtype::BF16);
-                if !known || view.shape() != entry.param.shape() {
-                    return Err(bad(format!(
-                        "`{name}` has another type or shape than its weight"
-                    )));
-                }
-                used += 1;
-                let tensor = match view.dtype() {
-                    Dtype::BF16 => {
-                        let values = view.data().chunks_exact(2);
-                        let values = values.map(|b| bf16::from_le_bytes([b[0], b[1]]));
-                        Tensor::from_vec(values.collect(), view.shape())?
-                    }
-                    _ => {
-                        let values = view.data().chunks_exact(4);
-                        let values = values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-                        Tensor::from_vec(values.collect(), view.shape())?
-                    }
-                };
+                let tensor = Tensor::from_vec(values, entry.param.shape())?;
                 Ok(Some(tensor.cast(self.precision.states())?))
             };
             entry.moments = match (read("exp_avg")?, read("exp_avg_sq")?) {
@@ -214,19 +296,72 @@ impl Optimizer {
                 (None, None) => None,
                 _ => {
                     let name = entry.param.name();
-                    return Err(bad(format!(
-                        "only one of the two moments of `{name}` is there"
-                    )));
+                    let reason = format!("only one of the two moments of `{name}` is there");
+                    return Err(bad(checkpoint, reason));
                 }
             };
         }
-        if used != tensors.len() {
-            return Err(bad(format!(
-                "{} of its {} tensors belong to no weight that trains",
-                tensors.len() - used,
-                tensors.len()
-            )));
-        }
         Ok(())
     }
+}
+
+fn bad(path: &Path, reason: String) -> TrainError {
+    TrainError::Checkpoint {
+        path: path.to_owned(),
+        reason,
+    }
+}
+
+/// The optimizer's files of a checkpoint, in the order of the ranks that wrote them.
+fn state_files(checkpoint: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(checkpoint).map_err(TrainError::io(checkpoint))? {
+        let path = entry.map_err(TrainError::io(checkpoint))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("optimizer") && name.ends_with(".safetensors") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    match files.is_empty() {
+        true => Err(bad(checkpoint, "it has no optimizer state".into())),
+        false => Ok(files),
+    }
+}
+
+/// Elements of a tensor whose parts follow each other in `files`; `None` where it is in none of them.
+fn read_range(
+    files: &[SafeTensors<'_>],
+    name: &str,
+    whole: &[usize],
+    range: std::ops::Range<usize>,
+) -> Result<Option<Vec<f32>>, String> {
+    let (mut values, mut at, mut found) = (Vec::with_capacity(range.len()), 0, false);
+    for view in files.iter().filter_map(|file| file.tensor(name).ok()) {
+        found = true;
+        let len: usize = view.shape().iter().product();
+        let from = range.start.clamp(at, at + len) - at;
+        let to = range.end.clamp(at, at + len) - at;
+        match view.dtype() {
+            Dtype::F32 => {
+                let parts = view.data()[4 * from..4 * to].chunks_exact(4);
+                values.extend(parts.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            }
+            Dtype::BF16 => {
+                let parts = view.data()[2 * from..2 * to].chunks_exact(2);
+                values.extend(parts.map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()));
+            }
+            _ => return Err(format!("`{name}` has another type than moments have")),
+        }
+        at += len;
+        if view.shape().len() > 1 && view.shape() != whole {
+            return Err(format!("`{name}` has another shape than its weight"));
+        }
+    }
+    if found && at != whole.iter().product::<usize>() {
+        return Err(format!(
+            "`{name}` has {at} elements, its weight has another number"
+        ));
+    }
+    Ok(found.then_some(values))
 }

@@ -72,10 +72,15 @@ pub struct StepPlan {
 }
 
 impl StepPlan {
-    /// The plan of a recipe over `samples` samples.
+    /// The plan of a recipe over `samples` samples, on one rank.
     pub fn new(train: &TrainSection, samples: usize) -> Self {
+        Self::with_micro_batches(train, samples, train.gradient_accumulation_steps)
+    }
+
+    /// As [`StepPlan::new`] with `accumulation` micro-batches in a step, those of all ranks together.
+    pub fn with_micro_batches(train: &TrainSection, samples: usize, accumulation: usize) -> Self {
         let batch = train.per_device_train_batch_size.max(1);
-        let accumulation = train.gradient_accumulation_steps.max(1);
+        let accumulation = accumulation.max(1);
         let batches = samples.div_ceil(batch);
         let per_epoch = (batches / accumulation).max(1) as u64;
         let total = if train.max_steps > 0 {
@@ -89,6 +94,21 @@ impl StepPlan {
             accumulation,
             total,
         }
+    }
+
+    /// Micro-batches that a step asks for; an epoch with fewer has steps with fewer.
+    pub fn accumulation(&self) -> usize {
+        self.accumulation
+    }
+
+    /// In which micro-batch of its step, from 0, the sample at `place` in the stream of all epochs is.
+    pub fn part_of(&self, place: u64) -> u64 {
+        let (epoch, within) = (
+            place / self.samples.max(1) as u64,
+            place % self.samples.max(1) as u64,
+        );
+        let micro = epoch * self.batches() + within / self.batch as u64;
+        micro % self.per_step().max(1)
     }
 
     /// Optimizer steps of the run.
@@ -203,8 +223,10 @@ mod tests {
             let mut next = 0;
             for step in 0..plan.total_steps() {
                 assert_eq!(plan.first_sample(step), next);
-                for len in plan.micro_batches(step) {
+                for (part, len) in plan.micro_batches(step).into_iter().enumerate() {
                     assert!(len > 0 && len <= batch);
+                    assert_eq!(plan.part_of(next), part as u64);
+                    assert_eq!(plan.part_of(next + len as u64 - 1), part as u64);
                     // A micro-batch never joins samples of two epochs.
                     let (first, last) = (next, next + len as u64 - 1);
                     assert_eq!(first / samples as u64, last / samples as u64);

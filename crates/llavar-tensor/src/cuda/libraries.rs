@@ -42,6 +42,11 @@ const CUDNN: Wanted = Wanted {
     files: &["libcudnn.so", "libcudnn.so.9"],
     purpose: "without it attention runs on our own slower kernels; `pip install nvidia-cudnn-cu13`",
 };
+const NCCL: Wanted = Wanted {
+    name: "NCCL (libnccl)",
+    files: &["libnccl.so.2", "libnccl.so"],
+    purpose: "it is needed to train on several GPUs: `pip install nvidia-nccl-cu13`, or the package libnccl2",
+};
 
 /// Loads what every GPU operation needs.
 ///
@@ -75,13 +80,30 @@ pub(super) fn cudnn() -> bool {
     *FOUND.get_or_init(|| load(&CUDNN))
 }
 
-/// Whether a library stands ready under one of its names. It stays loaded for good.
-fn load(wanted: &Wanted) -> bool {
+/// NCCL's library.
+///
+/// # Errors
+/// [`Error::Collective`] that says where it comes from.
+pub(super) fn nccl() -> Result<Library> {
+    let found = places(&NCCL).find_map(|path| open(&path));
+    found.ok_or_else(|| Error::Collective {
+        op: "NCCL",
+        reason: format!("{} was not found: {}", NCCL.name, NCCL.purpose),
+    })
+}
+
+/// Where a library may be: anywhere under its names, then in the folders beyond the loader's path.
+fn places(wanted: &Wanted) -> impl Iterator<Item = PathBuf> {
     let by_name = wanted.files.iter().map(PathBuf::from);
     let by_path = folders()
         .iter()
         .flat_map(|folder| wanted.files.iter().map(move |file| folder.join(file)));
-    for path in by_name.chain(by_path) {
+    by_name.chain(by_path)
+}
+
+/// Whether a library stands ready under one of its names. It stays loaded for good.
+fn load(wanted: &Wanted) -> bool {
+    for path in places(wanted) {
         if path.is_absolute() && !path.exists() {
             continue;
         }

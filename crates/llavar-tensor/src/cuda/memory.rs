@@ -451,6 +451,27 @@ impl Cuda {
         check(done, "copy on the device")
     }
 
+    /// As [`crate::collective::flatten`], with tensors of this device that fit.
+    pub(crate) fn flatten(
+        self: &Arc<Self>,
+        parts: &[(usize, Tensor)],
+        len: usize,
+        dtype: DType,
+    ) -> Result<Tensor> {
+        let mut run = self.zeros(&[len], dtype)?;
+        let target = run.cuda_address_mut()?;
+        for (offset, part) in parts.iter().filter(|(_, part)| part.numel() > 0) {
+            let (at, bytes) = (offset * dtype.size(), part.numel() * dtype.size());
+            let source = part.cuda_address()?;
+            // SAFETY: the caller has checked that the part fits behind its offset; both are of this device.
+            let done = unsafe {
+                cu::cuMemcpyDtoDAsync_v2(target + at as u64, source, bytes, self.stream())
+            };
+            check(done, "copy on the device")?;
+        }
+        Ok(run)
+    }
+
     /// Starts copying a small f32 tensor to the host without waiting.
     ///
     /// # Errors

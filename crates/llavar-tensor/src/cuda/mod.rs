@@ -10,6 +10,7 @@
 //! - `kernel`: our kernels (`kernels/*.cu`), compiled by NVRTC for f32 and bf16, kept on disk.
 //! - `gemm`: cuBLASLt products, plans cached by shape.
 //! - `cudnn`: cuDNN's flash attention.
+//! - `nccl`: collective operations between GPUs.
 //! - `graph`: work that is recorded once and queued again with one call.
 //! - [`decode`]: the decoding step of a language model.
 //! - `ops`: the operations, one file each as in [`crate::ops`], where their formulas stand.
@@ -23,6 +24,7 @@ mod kernel;
 mod libraries;
 mod measure;
 mod memory;
+mod nccl;
 pub(crate) mod ops;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -33,3 +35,4 @@ pub(crate) use kernel::{Arg, Grid, Kernel, Source, args};
 pub use measure::Share;
 pub(crate) use memory::DeviceBuffer;
 pub use memory::{DeviceMemory, Readback};
+pub(crate) use nccl::NcclCollective;

@@ -2,7 +2,7 @@
 
 use super::{AdamW, clip::norm_on_cpu, clip_factor};
 use crate::{
-    Device, Error, Param, Result,
+    Device, Error, Param, Result, Tensor,
     cuda::{Readback, ops::DeviceStep},
 };
 
@@ -114,6 +114,17 @@ impl StepState {
             }),
             Place::Cuda(step) => Pending::Coming(step.read_back()?),
         }))
+    }
+
+    /// The norm of the present step where it was measured, `[1]`, f32.
+    ///
+    /// # Errors
+    /// None that a step which has begun can give.
+    pub fn norm(&self) -> Result<Tensor> {
+        match &self.place {
+            Place::Cpu(step) => Tensor::from_vec(vec![step.norm], &[1]),
+            Place::Cuda(step) => step.norm(),
+        }
     }
 
     /// The scalars, for an update.

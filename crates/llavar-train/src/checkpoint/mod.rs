@@ -3,7 +3,8 @@
 //! ```text
 //! RUN/checkpoints/step-00000500/
 //!   model/                 HF folder, f32: the master weights of a run that computes with rounded ones
-//!   optimizer.safetensors  moments, in the element type that they have in the run
+//!   optimizer.safetensors  moments, in the element type that they have in the run; with ZeRO one
+//!                          optimizer-RANK-of-RANKS.safetensors a rank, each tensor in consecutive parts
 //!   state.json             position of the run
 //!   recipe.toml            resolved recipe
 //!   manifest.json          length and checksum of every file
@@ -59,6 +60,10 @@ pub struct TrainState {
     pub images: u64,
     /// Seconds of training.
     pub seconds: f64,
+    /// Micro-batches of a step over all ranks, set when the run began: it stays when a run goes on with
+    /// another number of ranks. 0 in files of one rank from before there were several.
+    #[serde(default)]
+    pub micro_batches: usize,
 }
 
 /// Layout version of `state.json`.

@@ -22,8 +22,6 @@ pub(crate) struct Batch {
     pub(crate) pictures: Option<Pictures>,
     /// Tokens whose prediction counts.
     pub(crate) supervised: usize,
-    /// Tokens without padding.
-    pub(crate) tokens: usize,
 }
 
 impl Batch {
@@ -36,7 +34,6 @@ impl Batch {
         processor: Option<&ImageProcessor>,
     ) -> Result<Self, TrainError> {
         let encoded: Vec<&Encoded> = samples.iter().map(|s| &s.encoded).collect();
-        let tokens = encoded.iter().map(|e| e.expanded_len(image_tokens)).sum();
         let (ids, mut labels, segments) = match layout {
             Layout::Packed => {
                 let batch = PackedBatch::new(&encoded, image_tokens)?;
@@ -63,13 +60,7 @@ impl Batch {
             segments,
             pictures: processor.and_then(|processor| Pictures::new(samples, processor)),
             supervised,
-            tokens,
         })
-    }
-
-    /// Pictures in it.
-    pub(crate) fn images(&self) -> usize {
-        self.pictures.as_ref().map_or(0, |p| p.count)
     }
 }
 

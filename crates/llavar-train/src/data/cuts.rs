@@ -7,10 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Observer, TrainError};
 
 /// What was cut off the end of one sample.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cut {
     /// Its number over all data files, from 0.
     pub(crate) index: usize,

@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{Batch, Loader, Prepared, SampleSource, cuts, split_by_tokens};
-use crate::{TrainError, error::SampleFault, recipe::Layout, schedule::StepPlan};
+use crate::{TrainError, error::SampleFault, parallel::Share, recipe::Layout, schedule::StepPlan};
 
 /// What the step thread receives, in order: the head of a step, then its micro-batches.
 pub(crate) enum Item {
@@ -33,10 +33,14 @@ pub(crate) struct StepHead {
     pub(crate) cuts: Vec<cuts::Cut>,
     /// Why the step cannot be done, where a place of it has no usable sample.
     pub(crate) failed: Option<TrainError>,
-    /// Tokens of the whole step whose prediction counts.
+    /// Tokens of this rank's part of the step whose prediction counts.
     pub(crate) supervised: usize,
-    /// Micro-batches that follow.
-    pub(crate) parts: usize,
+    /// Tokens of it, images counted in full.
+    pub(crate) tokens: usize,
+    /// Pictures of it.
+    pub(crate) images: usize,
+    /// For each micro-batch that follows, whether there are pictures in it.
+    pub(crate) with_images: Vec<bool>,
 }
 
 /// How samples become micro-batches.
@@ -44,6 +48,8 @@ pub(crate) struct StepHead {
 pub(crate) struct Cut {
     /// Which units (samples or packs) each step takes.
     pub(crate) plan: StepPlan,
+    /// Which of its micro-batches are this rank's.
+    pub(crate) share: Share,
     /// How they lie in memory.
     pub(crate) layout: Layout,
     /// Most tokens of a micro-batch; 0: the plan's number of units.
@@ -181,7 +187,10 @@ impl Producer {
             let batch = Batch::new(&part, layout, image_tokens, tokenizer, processor)?;
             return Ok(Some(Item::Micro(Box::new(batch))));
         }
-        let counts = self.cut.plan.micro_batches(self.step);
+        let counts: Vec<usize> = (0..)
+            .zip(self.cut.plan.micro_batches(self.step))
+            .filter_map(|(part, count)| self.cut.share.has(part).then_some(count))
+            .collect();
         let wanted: usize = counts.iter().sum();
         let (mut units, mut faults, mut failed) = (Vec::with_capacity(wanted), Vec::new(), None);
         let mut cuts = Vec::new();
@@ -202,7 +211,11 @@ impl Producer {
             }
         }
         self.step += 1;
-        let supervised = units.iter().flatten().map(Prepared::supervised).sum();
+        let samples = || units.iter().flatten();
+        let supervised = samples().map(Prepared::supervised).sum();
+        let length = |s: &Prepared| s.encoded.expanded_len(self.cut.image_tokens);
+        let tokens = samples().map(length).sum();
+        let images = samples().map(|s| s.images.len()).sum();
         if failed.is_none() {
             self.parts = self.split(units, &counts);
         }
@@ -211,7 +224,13 @@ impl Producer {
             cuts,
             failed,
             supervised,
-            parts: self.parts.len(),
+            tokens,
+            images,
+            with_images: self
+                .parts
+                .iter()
+                .map(|part| part.iter().any(|s| !s.images.is_empty()))
+                .collect(),
         })))
     }
 

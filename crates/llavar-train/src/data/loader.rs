@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{Orders, Prepared, SampleSource};
-use crate::{TrainError, error::SampleFault};
+use crate::{TrainError, error::SampleFault, parallel::Share, schedule::StepPlan};
 
 /// How often a waiting consumer looks at the stop flag.
 const STOP_CHECK: Duration = Duration::from_millis(50);
@@ -29,6 +29,8 @@ struct Shared {
     /// Bad samples in a row before a place is given up; 0: the first one stops the run.
     most_in_a_row: usize,
     prefetch_bytes: usize,
+    /// Which places are this rank's.
+    share: (Share, StepPlan),
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -55,7 +57,8 @@ pub(crate) struct Loader {
 }
 
 impl Loader {
-    /// Starts `workers` threads (0: samples are prepared when they are asked for) over `places`.
+    /// Starts `workers` threads (0: samples are prepared when they are asked for) over those of `places` that
+    /// are in a micro-batch of `share`.
     pub(crate) fn start(
         source: Arc<SampleSource>,
         orders: Arc<Orders>,
@@ -63,15 +66,18 @@ impl Loader {
         workers: usize,
         prefetch_bytes: usize,
         most_in_a_row: usize,
+        (share, plan): (Share, StepPlan),
     ) -> Result<Self, TrainError> {
+        let first = own_place((share, plan), places.start, places.end);
         let shared = Arc::new(Shared {
             source,
             orders,
             most_in_a_row,
             prefetch_bytes,
+            share: (share, plan),
             queue: Mutex::new(Queue {
-                next_job: places.start,
-                wanted: places.start,
+                next_job: first,
+                wanted: first,
                 end: places.end,
                 ready: BTreeMap::new(),
                 bytes: 0,
@@ -102,13 +108,13 @@ impl Loader {
         let mut queue = self.shared.lock();
         let place = queue.wanted;
         if self.workers.is_empty() {
-            queue.wanted += 1;
+            queue.wanted = own_place(self.shared.share, place + 1, queue.end);
             drop(queue);
             return Ok(Some(self.shared.prepare(place)));
         }
         loop {
             if let Some(loaded) = queue.ready.remove(&place) {
-                queue.wanted += 1;
+                queue.wanted = own_place(self.shared.share, place + 1, queue.end);
                 queue.bytes -= loaded.bytes();
                 self.shared.changed.notify_all();
                 return Ok(Some(loaded));
@@ -140,6 +146,12 @@ impl Drop for Loader {
     }
 }
 
+/// The first place of a share from `place` on; `end` where there is none before it.
+fn own_place((share, plan): (Share, StepPlan), place: u64, end: u64) -> u64 {
+    let mut places = place..end;
+    places.find(|p| share.has(plan.part_of(*p))).unwrap_or(end)
+}
+
 impl Loaded {
     fn bytes(&self) -> usize {
         let samples = self.samples.as_deref().unwrap_or_default();
@@ -167,7 +179,7 @@ impl Shared {
                     .wait(queue)
                     .unwrap_or_else(PoisonError::into_inner);
             };
-            queue.next_job += 1;
+            queue.next_job = own_place(self.share, place + 1, queue.end);
             drop(queue);
             let loaded = self.prepare(place);
             let mut queue = self.lock();

@@ -3,7 +3,7 @@
 mod batch;
 pub(crate) mod blocks;
 mod cache;
-mod cuts;
+pub(crate) mod cuts;
 mod feed;
 mod files;
 pub(crate) mod lengths;

@@ -36,18 +36,19 @@ enum Units {
 }
 
 impl Orders {
-    /// The orders of a recipe. Reads every record when it groups by length; with packs, `lengths` has the
-    /// tokens of every sample.
+    /// The orders of a recipe whose steps have so many micro-batches over all ranks. Reads every record when it
+    /// groups by length; with packs, `lengths` has the tokens of every sample.
     pub(crate) fn new(
         recipe: &Recipe,
         source: &SampleSource,
         lengths: Option<Vec<u32>>,
+        micro_batches: usize,
     ) -> Result<Self, TrainError> {
         let train = &recipe.train;
         let kind = if train.group_by_modality_length {
             SampleOrder::ModalityGrouped {
                 batch: train.per_device_train_batch_size,
-                chunks: train.gradient_accumulation_steps,
+                chunks: micro_batches,
                 variant: GroupingVariant::Llava,
             }
         } else if recipe.data.shuffle {

@@ -13,15 +13,24 @@ use crate::{TrainError, error::SampleFault};
 #[derive(Debug)]
 pub(crate) struct Quarantine {
     path: PathBuf,
+    /// Whether this rank writes the list.
+    writes: bool,
     limit: usize,
     bad: BTreeSet<usize>,
 }
 
 impl Quarantine {
     /// A list in `path` that already holds `bad`.
-    pub(crate) fn new(path: &Path, limit: usize, bad: impl IntoIterator<Item = usize>) -> Self {
+    /// Without `writes` another rank does that.
+    pub(crate) fn new(
+        path: &Path,
+        writes: bool,
+        limit: usize,
+        bad: impl IntoIterator<Item = usize>,
+    ) -> Self {
         Self {
             path: path.to_owned(),
+            writes,
             limit,
             bad: bad.into_iter().collect(),
         }
@@ -44,12 +53,14 @@ impl Quarantine {
             "phase": fault.phase,
             "error": fault.reason,
         });
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.path)
-            .and_then(|mut file| writeln!(file, "{line}"))
-            .map_err(TrainError::io(&self.path))?;
+        if self.writes {
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&self.path)
+                .and_then(|mut file| writeln!(file, "{line}"))
+                .map_err(TrainError::io(&self.path))?;
+        }
         // The one too many is not taken in: a run that is resumed under the same limit stops there again.
         if self.bad.len() >= self.limit {
             return Err(TrainError::TooManyBadSamples {

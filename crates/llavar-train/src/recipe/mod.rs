@@ -118,7 +118,7 @@ impl Recipe {
     /// hold, which the checkpoint checks itself.
     pub(crate) fn changed_keys(&self, other: &Self) -> Vec<String> {
         /// Keys that do not change what is computed.
-        const FREE: [&str; 13] = [
+        const FREE: [&str; 14] = [
             "model.model_name_or_path",
             "model.pretrain_mm_mlp_adapter",
             "data.data_path",
@@ -127,6 +127,7 @@ impl Recipe {
             "data.prefetch_bytes",
             "data.image_cache_bytes",
             "train.device",
+            "train.zero_stage",
             "train.save_steps",
             "train.save_total_limit",
             "train.on_save_error",

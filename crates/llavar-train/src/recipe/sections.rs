@@ -323,6 +323,9 @@ pub struct TrainSection {
     /// `f32`, `bf16` (with f32 gradients, moments and master weights) or `bf16-pure`; None: `bf16` on a GPU,
     /// `f32` on the CPU, which has nothing else.
     pub precision: Option<PrecisionName>,
+    /// ZeRO stage of a run on several ranks: 0 keeps everything on each, 1 shards moments and master weights,
+    /// 2 gradients too, 3 weights too.
+    pub zero_stage: u8,
     /// Steps between checkpoints; 0 saves only at the end and when interrupted.
     pub save_steps: u64,
     /// Checkpoints kept; 0 keeps all.
@@ -367,6 +370,7 @@ impl Default for TrainSection {
             gradient_checkpointing: GradientCheckpointing::Switch(true),
             device: "auto".into(),
             precision: None,
+            zero_stage: 0,
             save_steps: 500,
             save_total_limit: 2,
             on_save_error: OnSaveError::Stop,

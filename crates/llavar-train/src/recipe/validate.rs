@@ -168,6 +168,12 @@ impl Recipe {
             &t.device,
             "auto, cpu, cuda, cuda:N",
         );
+        check(
+            t.zero_stage <= 3,
+            "train.zero_stage",
+            &t.zero_stage,
+            "0 to 3",
+        );
         let m = &self.model;
         let template: Result<llavar_data::TemplateName, _> = m.version.parse();
         check(

@@ -108,12 +108,13 @@ impl Trainer {
             Device::Cpu => 2 * 4 * 256 * self.model.config.llm.vocab_size,
             Device::Cuda(_) => PRODUCTS + logits(&self.model.config.llm, size),
         };
+        let (weights, gradients) = self.zero.held(elements, self.trainable());
         let mut plan = MemoryPlan {
             device: self.place.device.to_string(),
             precision,
             capacity: self.place.capacity(),
-            weights: size * elements,
-            gradients: precision.grads().size() * trainable,
+            weights: size * weights,
+            gradients: precision.grads().size() * gradients,
             optimizer_states: (2 * precision.states().size()
                 + if precision.has_master() { 4 } else { 0 })
                 * trainable,
@@ -129,6 +130,7 @@ impl Trainer {
             blocks: activations.blocks(),
         };
         plan.kept_blocks = match train.gradient_checkpointing {
+            _ if self.zero.recomputes_all() => 0,
             GradientCheckpointing::Switch(true) => 0,
             GradientCheckpointing::Switch(false) => plan.blocks,
             GradientCheckpointing::Keep(count) => count.min(plan.blocks),
@@ -147,6 +149,7 @@ impl Trainer {
     /// Which blocks compute their activations again.
     pub(super) fn checkpointing(&self) -> Checkpointing {
         match self.recipe.train.gradient_checkpointing {
+            _ if self.zero.recomputes_all() => Checkpointing::ALL,
             GradientCheckpointing::Switch(on) => on.into(),
             _ => Checkpointing::keeping(self.memory_plan().kept_blocks),
         }

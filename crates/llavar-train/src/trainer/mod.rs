@@ -5,20 +5,19 @@ mod model;
 mod open;
 #[cfg(test)]
 mod parity;
+mod ranks;
 mod save;
 mod step;
 
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use device::Place;
 use llavar_model::LlavaModel;
+use llavar_tensor::collective::Group;
 use step::Pipeline;
 
 use crate::{
@@ -26,6 +25,7 @@ use crate::{
     checkpoint::{Store, TrainState},
     data::{Cut, CutLog, Feed, Loader, Orders, Quarantine, SampleSource},
     optimizer::Optimizer,
+    parallel::{Share, Zero},
     run_log::RunLog,
     schedule::{Schedule, StepPlan},
 };
@@ -77,6 +77,11 @@ pub struct Trainer {
     source: Arc<SampleSource>,
     orders: Arc<Orders>,
     optimizer: Optimizer,
+    /// All ranks of the run.
+    group: Arc<Group>,
+    zero: Zero,
+    /// Whether an error at this point is the same on all ranks, so that they can still work together.
+    agreed: bool,
     place: Place,
     plan: StepPlan,
     schedule: Schedule,
@@ -86,7 +91,7 @@ pub struct Trainer {
     resumed_from: Option<PathBuf>,
     warnings: Vec<String>,
     /// Held for the life of the run; the system lets go of it however the process ends.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Trainer {
@@ -95,7 +100,24 @@ impl Trainer {
     /// # Errors
     /// Everything that can be found wrong before the first step.
     pub fn new(recipe: Recipe, run_dir: &Path, resume: Resume) -> Result<Self, TrainError> {
-        Self::open(recipe, None, run_dir, resume)
+        Self::open(recipe, None, run_dir, resume, Arc::new(Group::single()))
+    }
+
+    /// As [`Trainer::new`] on one of several ranks ([`crate::join_ranks`]), all of which call it with the same
+    /// arguments. Rank 0 reads and writes the run folder, which all of them see; with ZeRO every rank writes its
+    /// part of a checkpoint. A checkpoint resumes on any number of ranks: steps keep their samples, so that losses
+    /// differ by rounding alone; on the number that it was saved on the bits are those of an unbroken run. After an
+    /// error the group has been left with it; after [`Trainer::run`] the caller leaves it.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`], and [`llavar_tensor::Error::RankLost`] in [`TrainError::Tensor`].
+    pub fn on_ranks(
+        recipe: Recipe,
+        run_dir: &Path,
+        resume: Resume,
+        group: Arc<Group>,
+    ) -> Result<Self, TrainError> {
+        Self::open(recipe, None, run_dir, resume, group)
     }
 
     /// As [`Trainer::new`] with a model that is there already; `tokenizer_folder` holds its
@@ -110,7 +132,8 @@ impl Trainer {
         run_dir: &Path,
         resume: Resume,
     ) -> Result<Self, TrainError> {
-        Self::open(recipe, Some((model, tokenizer_folder)), run_dir, resume)
+        let given = Some((model, tokenizer_folder));
+        Self::open(recipe, given, run_dir, resume, Arc::new(Group::single()))
     }
 
     /// The model, as trained so far.
@@ -141,7 +164,10 @@ impl Trainer {
             warmup_steps: self.schedule.warmup(),
             samples: self.orders.epoch_len(),
             parameters: self.model.params().iter().map(|p| p.numel()).sum(),
-            trainable_parameters: self.optimizer.numel(),
+            trainable_parameters: self.trainable(),
+            ranks: self.group.size(),
+            backend: self.group.collective().backend(),
+            zero_stage: self.zero.stage(),
             device: self.place.describe(),
             device_note: self.place.note.clone(),
             memory: self.memory_plan(),
@@ -151,14 +177,41 @@ impl Trainer {
         }
     }
 
+    /// Number of this process among those of the run; rank 0 logs and publishes.
+    pub fn rank(&self) -> usize {
+        self.group.rank()
+    }
+
+    /// Elements that train, over all ranks.
+    fn trainable(&self) -> usize {
+        let params = self.model.params().into_iter();
+        let trained = params.filter(llavar_tensor::Param::requires_grad);
+        trained.map(|p| p.numel()).sum()
+    }
+
     /// Trains to the end, or until `stop` is set. The flag is looked at before each micro-batch; then
     /// the state after the last whole step is saved. After an error the state in memory is that of the
     /// last whole step: once its cause is gone (a full disk, say), calling this again goes on from there.
     ///
     /// # Errors
     /// [`TrainError::BadSample`], [`TrainError::TooManyBadSamples`] and [`TrainError::BadSamplesInARow`],
-    /// [`TrainError::Save`], and what the model says.
+    /// [`TrainError::Save`], and what the model says. On several ranks an error of one ends all, each with an
+    /// error that names it; the steps up to there are saved where the ranks can still work together.
     pub fn run(
+        &mut self,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Outcome, TrainError> {
+        let outcome = self.run_steps(observer, stop);
+        outcome.map_err(|error| {
+            let error = self.zero.explained(error);
+            // Saying farewell after a failure cannot fail; one rank alone has nobody to say it to.
+            let _ = self.group.leave(Some(&crate::error::chain(&error)));
+            error
+        })
+    }
+
+    fn run_steps(
         &mut self,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
@@ -173,15 +226,17 @@ impl Trainer {
         }
         let total = self.plan.total_steps();
         if self.state.step < total {
-            let log = RunLog::open(&self.run_dir.join("train.jsonl"), self.state.step)?;
+            let log = match self.group.is_first() {
+                true => Some(RunLog::open(
+                    &self.run_dir.join("train.jsonl"),
+                    self.state.step,
+                )?),
+                false => None,
+            };
             let mut pipe = Pipeline::new(log, self.state.step, self.checkpointing());
             let mut feed = self.start_feed()?;
             while self.state.step < total {
-                let done = match stop.load(Relaxed) {
-                    true => Ok(false),
-                    false => self.step(&mut feed, &mut pipe, observer, stop),
-                };
-                match done {
+                match self.step(&mut feed, &mut pipe, observer, stop) {
                     Ok(true) => {}
                     Ok(false) => {
                         drop(feed);
@@ -195,7 +250,9 @@ impl Trainer {
                         if let Err(more) = self.settle(&mut pipe, observer) {
                             observer.on_warning(&crate::error::chain(&more));
                         }
-                        self.keep(observer);
+                        if self.agreed {
+                            self.keep(observer);
+                        }
                         return Err(self.explained(error));
                     }
                 }
@@ -221,6 +278,7 @@ impl Trainer {
         let (train, data) = (&self.recipe.train, &self.recipe.data);
         let cut = Cut {
             plan: self.plan,
+            share: self.share(),
             layout: train.layout,
             max_tokens: train.max_tokens_per_micro_batch,
             image_tokens: self.model.tokens_per_image().unwrap_or(0),
@@ -248,6 +306,18 @@ impl Trainer {
             data.dataloader_num_workers,
             data.prefetch_bytes,
             most_in_a_row,
+            (self.share(), self.plan),
         )
+    }
+
+    /// Which micro-batches of a step are this rank's.
+    fn share(&self) -> Share {
+        match self.group.size() {
+            1 => Share::ALL,
+            ranks => Share {
+                rank: self.group.rank() as u64,
+                ranks: ranks as u64,
+            },
+        }
     }
 }

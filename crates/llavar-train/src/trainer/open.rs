@@ -8,14 +8,17 @@ use std::{
 
 use llavar_data::{Cache, Tokenizer};
 use llavar_model::{LlavaModel, config::LlmFamily};
+use llavar_tensor::collective::Group;
 
 use super::{Resume, Trainer, device::Place, model};
 use crate::{
     Recipe, TrainError,
     checkpoint::{FORMAT, Store, TrainState, verify},
     data::{CutLog, Orders, Quarantine, SampleSource, lengths},
+    error::chain,
     optimizer::Optimizer,
-    recipe::{OnBadSample, PrecisionName},
+    parallel::{Sharding, Zero},
+    recipe::{GradientCheckpointing, OnBadSample, PrecisionName},
     schedule::{Schedule, StepPlan},
     stage::select_trainable,
 };
@@ -26,6 +29,7 @@ impl Trainer {
         given: Option<(LlavaModel, &Path)>,
         run_dir: &Path,
         resume: Resume,
+        group: Arc<Group>,
     ) -> Result<Self, TrainError> {
         let problems = recipe.validate();
         if !problems.is_empty() {
@@ -34,12 +38,41 @@ impl Trainer {
                 problems,
             });
         }
-        fs::create_dir_all(run_dir).map_err(TrainError::io(run_dir))?;
-        let lock = lock(run_dir)?;
+        if group.size() > 1 {
+            recipe.train.device = group.collective().device().to_string();
+        }
+        let opened = Self::open_in(Arc::clone(&group), recipe, given, run_dir, resume);
+        if let Err(error) = &opened {
+            // The others are told why; they end with it.
+            let _ = group.leave(Some(&chain(error)));
+        }
+        opened
+    }
+
+    fn open_in(
+        group: Arc<Group>,
+        mut recipe: Recipe,
+        given: Option<(LlavaModel, &Path)>,
+        run_dir: &Path,
+        resume: Resume,
+    ) -> Result<Self, TrainError> {
         let store = Store::new(run_dir);
-        store.clean()?;
         let mut warnings = Vec::new();
-        let checkpoint = find_checkpoint(&store, run_dir, &resume, &mut warnings)?;
+        let (mut lock, mut checkpoint) = (None, None);
+        if group.is_first() {
+            fs::create_dir_all(run_dir).map_err(TrainError::io(run_dir))?;
+            lock = Some(self::lock(run_dir)?);
+            store.clean()?;
+            checkpoint = find_checkpoint(&store, run_dir, &resume, &mut warnings)?;
+        }
+        if group.size() > 1 {
+            let said = checkpoint
+                .as_ref()
+                .map(|path| path.to_string_lossy().into_owned());
+            let all = group.exchange(said.unwrap_or_default().as_bytes())?;
+            let path = all.first().map(|p| String::from_utf8_lossy(p).into_owned());
+            checkpoint = path.filter(|p| !p.is_empty()).map(PathBuf::from);
+        }
         let before = match &checkpoint {
             Some(checkpoint) => Some(recipe_of(checkpoint)?),
             None => None,
@@ -89,7 +122,36 @@ impl Trainer {
         let params = model.params();
         select_trainable(&params, &recipe.train)?;
         let phi3 = model.config.llm.family == LlmFamily::Phi3;
-        let mut optimizer = Optimizer::new(params, &recipe.train, phi3, place.precision)?;
+        let sharding = Sharding(if group.size() > 1 {
+            recipe.train.zero_stage
+        } else {
+            0
+        });
+        let (train, precision) = (&recipe.train, place.precision);
+        let zero = Zero::new(
+            Arc::clone(&group),
+            sharding,
+            &model,
+            precision,
+            &place.device,
+        )?;
+        if group.is_first()
+            && zero.recomputes_all()
+            && recipe.train.gradient_checkpointing != GradientCheckpointing::Switch(true)
+        {
+            warnings.push(
+                "train.zero_stage=3 computes all activations again (gradient_checkpointing=true): what a block keeps \
+                 would hold its weights"
+                    .to_owned(),
+            );
+        }
+        let mut optimizer = match zero.pieces() {
+            None => Optimizer::new(params, train, phi3, precision)?,
+            Some(pieces) => {
+                let (trained, group) = (zero.trained(), Arc::clone(&group));
+                Optimizer::sharded(pieces, trained, group, train, phi3, precision)?
+            }
+        };
 
         let tokenizer = Tokenizer::from_folder(&tokenizer_folder)?;
         let rows = model.config.llm.vocab_size;
@@ -117,18 +179,31 @@ impl Trainer {
                 source: Box::new(fault),
             });
         }
-        let orders = Orders::new(&recipe, &source, lengths)?;
-        let plan = StepPlan::new(&recipe.train, orders.epoch_len());
+        let saved = checkpoint.as_deref().map(TrainState::read).transpose()?;
+        let own = recipe.train.gradient_accumulation_steps;
+        let micro_batches = match saved.as_ref().map(|state| state.micro_batches) {
+            None => own * group.size(),
+            Some(0) => own,
+            Some(all) => all,
+        };
+        if group.is_first() && micro_batches != own * group.size() {
+            warnings.push(format!(
+                "the run began with {micro_batches} micro-batches in a step, which are shared out to {} rank(s)",
+                group.size()
+            ));
+        }
+        let orders = Orders::new(&recipe, &source, lengths, micro_batches)?;
+        let plan = StepPlan::with_micro_batches(&recipe.train, orders.epoch_len(), micro_batches);
         let schedule = Schedule::new(&recipe.train, plan.total_steps());
 
-        let state = match &checkpoint {
-            Some(path) => {
-                optimizer.load(&path.join("optimizer.safetensors"))?;
-                let state = TrainState::read(path)?;
+        let state = match (&checkpoint, saved) {
+            (Some(path), Some(state)) => {
+                optimizer.load(path)?;
                 check_data(&state, &source, path, &recipe, &mut warnings)?;
                 state
             }
-            None => TrainState {
+            _ => TrainState {
+                micro_batches,
                 format: FORMAT,
                 seed: recipe.train.seed,
                 data: source.fingerprint(),
@@ -137,6 +212,7 @@ impl Trainer {
         };
         let mut quarantine = Quarantine::new(
             &run_dir.join("quarantine.jsonl"),
+            group.is_first(),
             recipe.data.max_bad_samples,
             state.bad_samples.iter().copied(),
         );
@@ -144,9 +220,11 @@ impl Trainer {
             quarantine.add(fault)?;
         }
         let updates = state.updates;
-        let text = recipe.to_toml()?;
-        let path = run_dir.join("recipe.toml");
-        fs::write(&path, text).map_err(|e| TrainError::save(&path, e))?;
+        if group.is_first() {
+            let text = recipe.to_toml()?;
+            let path = run_dir.join("recipe.toml");
+            fs::write(&path, text).map_err(|e| TrainError::save(&path, e))?;
+        }
         let mut trainer = Self {
             recipe,
             model,
@@ -156,6 +234,9 @@ impl Trainer {
             source: Arc::new(source),
             orders: Arc::new(orders),
             optimizer,
+            group,
+            zero,
+            agreed: true,
             place,
             plan,
             schedule,
@@ -178,8 +259,11 @@ impl Trainer {
             device, precision, ..
         } = &self.place;
         self.optimizer.place_on(device, updates)?;
-        let moved = self.model.to_device(device, *precision);
-        moved.map_err(|e| TrainError::model(None, e))
+        if self.zero.stage() < 3 {
+            let moved = self.model.to_device(device, *precision);
+            moved.map_err(|e| TrainError::model(None, e))?;
+        }
+        self.zero.take_over()
     }
 }
 

@@ -9,12 +9,13 @@ use llavar_model::{
     ModelError,
     weights::{Dtype, SaveError},
 };
-use llavar_tensor::{DType, Device, Param};
+use llavar_tensor::{DType, Device};
 
 use super::Trainer;
 use crate::{
     Observer, TrainError,
     checkpoint::{TrainState, replace_folder},
+    error::chain,
     lazy::write_tensors,
     recipe::{OnSaveError, Stage},
     stage::trains,
@@ -24,7 +25,7 @@ use crate::{
 const PROJECTOR_FILE: &str = "mm_projector.safetensors";
 
 impl Trainer {
-    /// Saves the present state; then old checkpoints go.
+    /// Saves the present state; then old checkpoints go. All ranks call it.
     pub(super) fn save_checkpoint(
         &mut self,
         observer: &mut dyn Observer,
@@ -33,21 +34,98 @@ impl Trainer {
             bad_samples: self.quarantine.bad().iter().copied().collect(),
             ..self.state.clone()
         };
-        let path = self.store.publish(state.step, |dir| {
-            self.save_model(&dir.join("model"))?;
-            self.optimizer.save(&dir.join("optimizer.safetensors"))?;
-            let text = serde_json::to_vec_pretty(&state).map_err(|e| TrainError::save(dir, e))?;
-            write(&dir.join("state.json"), &text)?;
-            write(&dir.join("recipe.toml"), self.recipe.to_toml()?.as_bytes())
-        })?;
+        let path = match self.group.is_first() {
+            true => self.publish(&state)?,
+            false => self.publish_with_first(&state)?,
+        };
         // The folder copied from until now may be a checkpoint that is deleted next.
         self.tokenizer_folder = path.join("model");
         observer.on_checkpoint(state.step, &path);
-        if let Err(error) = self.store.retain(self.recipe.train.save_total_limit) {
+        if self.group.is_first()
+            && let Err(error) = self.store.retain(self.recipe.train.save_total_limit)
+        {
             // The new checkpoint is safe; an old one too many is no reason to stop.
             observer.on_warning(&format!("old checkpoints could not be deleted: {error}"));
         }
         Ok(path)
+    }
+
+    /// Rank 0's part: the folder, and its place among the checkpoints.
+    fn publish(&self, state: &TrainState) -> Result<PathBuf, TrainError> {
+        let alone = self.group.size() == 1;
+        let mut asked = alone;
+        let published = self.store.publish(state.step, |dir| {
+            if !alone {
+                asked = true;
+                self.group.exchange(dir.to_string_lossy().as_bytes())?;
+            }
+            self.write_checkpoint(dir, state)
+        });
+        if alone {
+            return published;
+        }
+        if !asked {
+            self.group.exchange(&[])?;
+        }
+        let said = match &published {
+            Ok(path) => format!("+{}", path.display()),
+            Err(error) => format!("-{}", chain(error)),
+        };
+        self.group.exchange(said.as_bytes())?;
+        published
+    }
+
+    /// The part of every other rank.
+    fn publish_with_first(&self, state: &TrainState) -> Result<PathBuf, TrainError> {
+        let first = |all: Vec<Vec<u8>>| {
+            let words = all
+                .first()
+                .map(|words| String::from_utf8_lossy(words).into_owned());
+            words.unwrap_or_default()
+        };
+        let dir = first(self.group.exchange(&[])?);
+        let written = match dir.is_empty() {
+            true => Ok(()),
+            false => self.write_checkpoint(Path::new(&dir), state),
+        };
+        let said = first(self.group.exchange(&[])?);
+        written?;
+        match said.strip_prefix('+') {
+            Some(path) => Ok(path.into()),
+            None => Err(TrainError::Peer {
+                rank: 0,
+                reason: said.trim_start_matches('-').to_owned(),
+            }),
+        }
+    }
+
+    /// Writes this rank's files of a checkpoint; an error of any rank is one of all.
+    fn write_checkpoint(&self, dir: &Path, state: &TrainState) -> Result<(), TrainError> {
+        let first = self.group.is_first();
+        let mut written = self.save_model(&dir.join("model"));
+        if written.is_ok() && (first || self.zero.stage() > 0) {
+            written = self.optimizer.save(dir);
+        }
+        if written.is_ok() && first {
+            written = serde_json::to_vec_pretty(state)
+                .map_err(|e| TrainError::save(dir, e))
+                .and_then(|text| write(&dir.join("state.json"), &text))
+                .and_then(|()| write(&dir.join("recipe.toml"), self.recipe.to_toml()?.as_bytes()));
+        }
+        if self.group.size() == 1 {
+            return written;
+        }
+        let said = written.as_ref().err().map(|e| chain(e)).unwrap_or_default();
+        let all = self.group.exchange(said.as_bytes())?;
+        written?;
+        let mut failed = all.iter().enumerate().filter(|(_, said)| !said.is_empty());
+        match failed.next() {
+            None => Ok(()),
+            Some((rank, said)) => Err(TrainError::Peer {
+                rank,
+                reason: String::from_utf8_lossy(said).into_owned(),
+            }),
+        }
     }
 
     /// Saves steps that no checkpoint holds yet, before an error ends the run: a bad sample must not
@@ -57,7 +135,9 @@ impl Trainer {
             .store
             .list()
             .map(|all| all.last().map_or(0, |info| info.step));
-        if held.is_ok_and(|step| step >= self.state.step) {
+        let held = held.is_ok_and(|step| step >= self.state.step);
+        // A rank may see the folder later than rank 0, which therefore decides.
+        if self.first_says(held).unwrap_or(true) {
             return;
         }
         if let Err(error) = self.save_checkpoint(observer) {
@@ -84,16 +164,19 @@ impl Trainer {
             self.save_projector(&self.run_dir.join(PROJECTOR_FILE))?;
         }
         let model = self.run_dir.join("model");
-        replace_folder(&model, |dir| self.save_model(dir))?;
+        match self.group.is_first() {
+            true => replace_folder(&model, |dir| self.save_model(dir))?,
+            false => self.save_model(&model)?,
+        }
         Ok(model)
     }
 
+    /// Writes the model folder on rank 0, to which all ranks give what they keep.
     fn save_model(&self, folder: &Path) -> Result<(), TrainError> {
-        let masters = self.optimizer.masters();
-        let value = |param: &Param| masters.get(param.name()).cloned().unwrap_or(param.value());
-        self.model
-            .save_with(folder, Some(&self.tokenizer_folder), Dtype::F32, value)
-            .map_err(|e| {
+        self.zero.write_values(&self.optimizer.masters(), |value| {
+            let from = Some(self.tokenizer_folder.as_path());
+            let saved = self.model.save_with(folder, from, Dtype::F32, value);
+            saved.map_err(|e| {
                 let full = matches!(e, ModelError::Save(SaveError::DiskFull { .. }));
                 match TrainError::save(folder, e) {
                     TrainError::Save { path, source, .. } if full => TrainError::Save {
@@ -104,26 +187,27 @@ impl Trainer {
                     other => other,
                 }
             })
+        })
     }
 
     /// Projector and fusion under their published names, written aside and renamed.
     fn save_projector(&self, path: &Path) -> Result<(), TrainError> {
-        let masters = self.optimizer.masters();
-        let mut tensors = Vec::new();
-        for param in self.model.params() {
-            if trains(Stage::Pretrain, param.name()) {
-                let value = masters.get(param.name()).cloned().unwrap_or(param.value());
-                let value = value.to_device(&Device::Cpu)?.cast(DType::F32)?;
-                tensors.push((param.name().to_owned(), value));
+        self.zero.write_values(&self.optimizer.masters(), |value| {
+            let mut tensors = Vec::new();
+            for param in self.model.params() {
+                if trains(Stage::Pretrain, param.name()) {
+                    let value = value(&param).to_device(&Device::Cpu)?.cast(DType::F32)?;
+                    tensors.push((param.name().to_owned(), value));
+                }
             }
-        }
-        let aside = path.with_extension("partial");
-        let written = write_tensors(&aside, tensors)
-            .and_then(|()| fs::rename(&aside, path).map_err(|e| TrainError::save(path, e)));
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
-        }
-        written
+            let aside = path.with_extension("partial");
+            let written = write_tensors(&aside, tensors)
+                .and_then(|()| fs::rename(&aside, path).map_err(|e| TrainError::save(path, e)));
+            if written.is_err() {
+                let _ = fs::remove_file(&aside);
+            }
+            written
+        })
     }
 }
 

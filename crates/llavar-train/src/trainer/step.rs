@@ -11,7 +11,7 @@ use std::{
 use llavar_model::Checkpointing;
 use llavar_tensor::{DType, Tape, Tensor, cuda::Readback, memory, optim::StepReadback};
 
-use super::Trainer;
+use super::{Trainer, ranks::Losses};
 use crate::{
     Observer, StepReport, TrainError,
     data::{Batch, Feed, Item},
@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_millis(1);
 
 /// What goes on from one step to the next.
 pub(super) struct Pipeline {
-    log: RunLog,
+    /// Absent on ranks that do not log.
+    log: Option<RunLog>,
     checkpointing: Checkpointing,
     /// When this run began, and after which step.
     begun: (Instant, u64),
@@ -42,8 +43,8 @@ struct PendingStep {
     start: Instant,
     /// Seconds in which the device waited for data.
     waited: f64,
-    /// Summed loss of every micro-batch with its weight.
-    losses: Vec<(f64, LossValue)>,
+    /// Losses of the step's micro-batches.
+    losses: Losses,
     result: StepReadback,
     learning_rate: f64,
     supervised: usize,
@@ -52,14 +53,14 @@ struct PendingStep {
 }
 
 /// A loss that is known or on its way.
-enum LossValue {
+pub(super) enum LossValue {
     Known(f64),
     Coming(Readback),
 }
 
 impl LossValue {
     /// Asks for a scalar.
-    fn of(value: &Tensor) -> Result<Self, TrainError> {
+    pub(super) fn of(value: &Tensor) -> Result<Self, TrainError> {
         let value = value.cast(DType::F32)?;
         Ok(match value.device().as_cuda() {
             Some(cuda) => Self::Coming(cuda.read_back(&value)?),
@@ -74,7 +75,7 @@ impl LossValue {
         }
     }
 
-    fn wait(self) -> Result<f64, TrainError> {
+    pub(super) fn wait(self) -> Result<f64, TrainError> {
         Ok(match self {
             Self::Known(value) => value,
             Self::Coming(readback) => readback
@@ -88,7 +89,7 @@ impl LossValue {
 
 impl Pipeline {
     /// For a run that goes on after `step`.
-    pub(super) fn new(log: RunLog, step: u64, checkpointing: Checkpointing) -> Self {
+    pub(super) fn new(log: Option<RunLog>, step: u64, checkpointing: Checkpointing) -> Self {
         let now = Instant::now();
         Self {
             log,
@@ -120,51 +121,48 @@ impl Trainer {
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
         let start = Instant::now();
-        let Some((item, mut waited)) = self.next_item(feed, pipe, None, observer, stop)? else {
+        let Some((round, mut waited)) = self.next_round(feed, pipe, observer, stop)? else {
             return Ok(false);
         };
-        let Item::Step(head) = item else {
-            return Err(TrainError::Workers);
-        };
-        for fault in head.faults {
-            if !self.quarantine.bad().contains(&fault.index) {
-                observer.on_warning(&format!("{fault}; the next sample stands in"));
-            }
-            self.quarantine.add(fault)?;
-        }
-        for cut in head.cuts {
-            self.cuts.add(cut, observer)?;
-        }
-        if let Some(error) = head.failed {
-            return Err(error);
-        }
+        // Ranks stop together, before a step; one alone may stop between micro-batches too.
+        let never = AtomicBool::new(false);
+        let stop = if self.group.size() > 1 { &never } else { stop };
 
         // A step that failed half-way may have left some.
-        self.optimizer.zero_grad();
-        let (mut losses, mut tokens, mut images) = (Vec::with_capacity(head.parts), 0, 0);
-        for _ in 0..head.parts {
-            let newest = losses.last().map(|(_, loss)| loss);
-            let next = match stop.load(Relaxed) {
-                true => None,
-                false => self.next_item(feed, pipe, newest, observer, stop)?,
-            };
-            let Some((item, seconds)) = next else {
-                self.optimizer.zero_grad();
-                return Ok(false);
-            };
-            let Item::Micro(batch) = item else {
-                return Err(TrainError::Workers);
-            };
-            waited += seconds;
-            let weight = match self.recipe.train.loss_weighting {
-                LossWeighting::Token => 1.0 / head.supervised.max(1) as f64,
-                LossWeighting::MicroBatch => 1.0 / (batch.supervised.max(1) * head.parts) as f64,
-            };
-            let loss = self.forward_backward(&batch, weight as f32, pipe.checkpointing)?;
-            losses.push((weight, loss));
-            tokens += batch.tokens;
-            images += batch.images();
+        self.forget_gradients();
+        let mut losses = Vec::with_capacity(round.own_parts);
+        for (part, images) in round.all.with_images.iter().enumerate() {
+            self.zero.begin_micro_batch(*images);
+            if part < round.own_parts {
+                let newest = losses.last().map(|(_, loss, _)| loss);
+                let next = match stop.load(Relaxed) {
+                    true => None,
+                    false => self.next_item(feed, pipe, newest, observer, stop)?,
+                };
+                let Some((item, seconds)) = next else {
+                    self.forget_gradients();
+                    return Ok(false);
+                };
+                let Item::Micro(batch) = item else {
+                    return Err(TrainError::Workers);
+                };
+                waited += seconds;
+                let weight = match self.recipe.train.loss_weighting {
+                    LossWeighting::Token => 1.0 / round.all.supervised.max(1) as f64,
+                    LossWeighting::MicroBatch => {
+                        1.0 / (batch.supervised.max(1) * round.all.parts) as f64
+                    }
+                };
+                let loss = self.forward_backward(&batch, weight as f32, pipe.checkpointing);
+                let loss = loss.map_err(|error| self.zero.explained(error))?;
+                losses.push((weight, loss.0, loss.1));
+            }
+            self.zero.finish_micro_batch()?;
         }
+        let losses = self.losses_of_all(losses, round.all.with_images.len())?;
+        self.zero.finish_gradients()?;
+        let (tokens, images, supervised) =
+            (round.all.tokens, round.all.images, round.all.supervised);
 
         let factor = self.schedule.factor(self.state.step);
         let train = &self.recipe.train;
@@ -174,6 +172,7 @@ impl Trainer {
             projector_lr: factor * train.mm_projector_lr.unwrap_or(train.learning_rate),
         })?;
         self.optimizer.zero_grad();
+        self.zero.finish_update()?;
 
         let state = &mut self.state;
         state.step += 1;
@@ -181,7 +180,7 @@ impl Trainer {
         let samples = self.orders.epoch_len() as u64;
         (state.epoch, state.position) = (next / samples, next % samples);
         state.tokens += tokens as u64;
-        state.supervised_tokens += head.supervised as u64;
+        state.supervised_tokens += supervised as u64;
         state.images += images as u64;
         let pending = PendingStep {
             step: state.step,
@@ -190,7 +189,7 @@ impl Trainer {
             losses,
             result,
             learning_rate,
-            supervised: head.supervised,
+            supervised,
             tokens,
             images,
         };
@@ -211,10 +210,7 @@ impl Trainer {
         let Some(pending) = pipe.pending.take() else {
             return Ok(());
         };
-        let mut loss = 0.0;
-        for (weight, value) in pending.losses {
-            loss += weight * value.wait()?;
-        }
+        let loss = pending.losses.wait()?;
         let result = pending.result.wait()?;
         let now = Instant::now();
         // On a GPU a step begins when the one before it ends, not when it was queued.
@@ -258,17 +254,19 @@ impl Trainer {
             seconds,
             eta_seconds: pipe.begun.0.elapsed().as_secs_f64() / done * left,
         };
-        self.log(&mut pipe.log, &report)?;
+        self.log(pipe.log.as_mut(), &report)?;
         observer.on_step(&report);
         Ok(())
     }
 
     /// Writes the step to the log if its turn has come.
-    fn log(&mut self, log: &mut RunLog, report: &StepReport) -> Result<(), TrainError> {
+    fn log(&mut self, log: Option<&mut RunLog>, report: &StepReport) -> Result<(), TrainError> {
         let state = &mut self.state;
         let last = report.step == report.total_steps;
         if last || report.step.is_multiple_of(self.recipe.log.logging_steps) {
-            log.write(report, state.log_loss / state.log_steps.max(1) as f64)?;
+            if let Some(log) = log {
+                log.write(report, state.log_loss / state.log_steps.max(1) as f64)?;
+            }
             (state.log_loss, state.log_steps) = (0.0, 0);
         }
         Ok(())
@@ -276,7 +274,7 @@ impl Trainer {
 
     /// The next item of the feed, with the seconds in which the device had nothing to do for want of it;
     /// `None` when `stop` was set. A step that ends meanwhile is reported.
-    fn next_item(
+    pub(super) fn next_item(
         &mut self,
         feed: &mut Feed,
         pipe: &mut Pipeline,
@@ -307,13 +305,13 @@ impl Trainer {
         }
     }
 
-    /// Adds the gradient of `weight` times the batch's summed loss; gives the summed loss.
+    /// Adds the gradient of `weight` times the batch's summed loss; gives the summed loss, and where it is.
     fn forward_backward(
         &self,
         batch: &Batch,
         weight: f32,
         checkpointing: Checkpointing,
-    ) -> Result<LossValue, TrainError> {
+    ) -> Result<(LossValue, Tensor), TrainError> {
         let dtype = self.model.activation_dtype();
         let pixels = batch
             .pictures
@@ -338,6 +336,6 @@ impl Trainer {
             tape.backward(&loss.sum, weight)?;
         }
         // Asked for behind the backward pass, so that its arrival tells that the device has come so far.
-        LossValue::of(&sum)
+        Ok((LossValue::of(&sum)?, sum))
     }
 }

@@ -1,9 +1,14 @@
 //! `llavar train`: a stage by recipe.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use llavar_tensor::collective::Launch;
 use llavar_train::{
-    NAMED_RECIPES, Observer, Outcome as TrainOutcome, Recipe, Resume, RunInfo, StepReport, Trainer,
+    NAMED_RECIPES, Observer, Outcome as TrainOutcome, Recipe, Resume, RunInfo, Silent, StepReport,
+    Trainer, join_ranks,
 };
 
 use super::{no_pipe, no_pipe_in_model, print};
@@ -18,7 +23,9 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example: llavar train --recipe nano-sft --set model_name_or_path=models/nano \\\n  \
---set data_path=data/data.json --set image_folder=data --out runs/sft"
+--set data_path=data/data.json --set image_folder=data --out runs/sft\n\
+Several ranks: start the same command with torchrun --no-python, srun or mpirun; --set zero_stage=3 shards \
+weights, gradients and states over them."
 )]
 pub(crate) struct Args {
     /// Name of a built-in recipe (see --list) or a TOML file.
@@ -84,9 +91,24 @@ pub(crate) fn run(args: Args) -> Outcome {
         Some("auto") => Resume::Auto,
         Some(dir) => Resume::From(dir.into()),
     };
-    let mut trainer = Trainer::new(recipe, &out, resume)?;
+    let group = join_ranks(&recipe, &Launch::from_env()?)?;
+    let mut trainer = Trainer::on_ranks(recipe, &out, resume, Arc::clone(&group))?;
+    let stop = interrupt::stop_flag()?;
+    if !group.is_first() {
+        // Rank 0 speaks for all.
+        let outcome = trainer.run(&mut Silent, &stop)?;
+        group.leave(None)?;
+        return match outcome {
+            TrainOutcome::Finished { .. } => Ok(()),
+            TrainOutcome::Interrupted { checkpoint, step } => {
+                Err(interrupted(&out, &checkpoint, step))
+            }
+        };
+    }
     let mut view = TrainView::new("train", true);
-    match trainer.run(&mut view, &*interrupt::stop_flag()?)? {
+    let outcome = trainer.run(&mut view, &stop)?;
+    group.leave(None)?;
+    match outcome {
         TrainOutcome::Finished { model, step } => {
             view.finish();
             print(format!("{} after {step} steps\n", model.display()))
@@ -166,6 +188,12 @@ impl Observer for TrainView {
             },
             info.total_steps,
         ));
+        if info.ranks > 1 {
+            note(format!(
+                "{} ranks over {}, ZeRO stage {}",
+                info.ranks, info.backend, info.zero_stage
+            ));
+        }
         announce(&info.device, info.device_note.as_deref());
         if let Some(p) = &info.packing {
             note(format!(

@@ -100,6 +100,11 @@ impl DeviceStep {
         )
     }
 
+    /// The norm, `[1]`.
+    pub(crate) fn norm(&self) -> Result<Tensor> {
+        self.scalars.narrow(0, 1)
+    }
+
     /// Starts copying the scalars to the host.
     pub(crate) fn read_back(&self) -> Result<Readback> {
         self.cuda.read_back(&self.scalars)
