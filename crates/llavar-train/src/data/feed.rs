@@ -20,7 +20,7 @@ use crate::{TrainError, error::SampleFault, parallel::Share, recipe::Layout, sch
 /// What the step thread receives, in order: the head of a step, then its micro-batches.
 pub(crate) enum Item {
     /// A step begins.
-    Step(StepHead),
+    Step(Box<StepHead>),
     /// One of its micro-batches.
     Micro(Box<Batch>),
 }
@@ -219,7 +219,7 @@ impl Producer {
         if failed.is_none() {
             self.parts = self.split(units, &counts);
         }
-        Ok(Some(Item::Step(StepHead {
+        Ok(Some(Item::Step(Box::new(StepHead {
             faults,
             cuts,
             failed,
@@ -231,7 +231,7 @@ impl Producer {
                 .iter()
                 .map(|part| part.iter().any(|s| !s.images.is_empty()))
                 .collect(),
-        })))
+        }))))
     }
 
     /// Cuts the units of a step into micro-batches.
