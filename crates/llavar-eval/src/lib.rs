@@ -1,7 +1,6 @@
-//! Evaluation: benchmarks in their official layouts, answers files, metrics over answers, and pages a
-//! person can read.
+//! Evaluation: benchmarks in their official layouts, answers files, and metrics over answers.
 //!
-//! It calls `llavar-image` (headers, pictures in pages) and `llavar-data` (records, confined image
+//! It calls `llavar-image` (headers) and `llavar-data` (records, confined image
 //! paths). Tasks, metrics and scores know nothing of models: they judge answers, wherever these come
 //! from.
 //!
@@ -17,7 +16,6 @@ pub mod answer;
 pub mod compare;
 pub mod fingerprint;
 pub mod metrics;
-pub mod page;
 pub mod results;
 pub mod samples;
 pub mod score;
