@@ -1,0 +1,131 @@
+//! What a server has turned out to take: it is asked in the best form, and a refusal is remembered.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::JsonSchema;
+
+/// How the form of an answer is asked for, from strong to weak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerFormat {
+    /// `json_schema`: OpenAI, vLLM, llama.cpp.
+    #[default]
+    JsonSchema,
+    /// `json_object` with the schema beside it: llama-cpp-python and others.
+    JsonObject,
+    /// Nothing but the words of the prompt.
+    Free,
+}
+
+impl AnswerFormat {
+    pub(crate) fn to_json(self, schema: &JsonSchema) -> Option<Value> {
+        match self {
+            Self::JsonSchema => Some(json!({
+                "type": "json_schema",
+                "json_schema": {"name": schema.name, "strict": true, "schema": schema.schema},
+            })),
+            Self::JsonObject => Some(json!({"type": "json_object", "schema": schema.schema})),
+            Self::Free => None,
+        }
+    }
+}
+
+/// The form of requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Dialect {
+    pub(crate) format: AnswerFormat,
+    /// `max_tokens`, or `max_completion_tokens` of newer models.
+    newer_max_tokens: bool,
+    temperature: bool,
+    seed: bool,
+    /// vLLM's key beside OpenAI's `echo`.
+    pub(crate) prompt_logprobs: bool,
+}
+
+impl Default for Dialect {
+    fn default() -> Self {
+        Self {
+            format: AnswerFormat::JsonSchema,
+            newer_max_tokens: false,
+            temperature: true,
+            seed: true,
+            prompt_logprobs: true,
+        }
+    }
+}
+
+impl Dialect {
+    pub(crate) fn sampling(
+        &self,
+        body: &mut Map<String, Value>,
+        max_tokens: Option<u32>,
+        temperature: Option<f32>,
+        seed: Option<u64>,
+    ) {
+        let name = match self.newer_max_tokens {
+            true => "max_completion_tokens",
+            false => "max_tokens",
+        };
+        if let Some(n) = max_tokens {
+            body.insert(name.into(), json!(n));
+        }
+        if let (Some(t), true) = (temperature, self.temperature) {
+            body.insert("temperature".into(), json!(t));
+        }
+        if let (Some(seed), true) = (seed, self.seed) {
+            body.insert("seed".into(), json!(seed));
+        }
+    }
+
+    /// The next form to try after a refusal (400, 422) of a body; `None` where there is no other.
+    pub(crate) fn after_refusal(&self, message: &str, body: &Value) -> Option<Self> {
+        let message = message.to_lowercase();
+        let has = |key| body.get(key).is_some();
+        let mut next = self.clone();
+        if has("max_tokens") && message.contains("max_completion_tokens") {
+            next.newer_max_tokens = true;
+        } else if has("prompt_logprobs") {
+            next.prompt_logprobs = false;
+        } else if has("temperature") && message.contains("temperature") {
+            next.temperature = false;
+        } else if has("seed") && message.contains("seed") {
+            next.seed = false;
+        } else if has("response_format") {
+            // Servers word this in every way; a refused request costs nothing, so a weaker form is tried
+            // whatever they say.
+            next.format = match self.format {
+                AnswerFormat::JsonSchema => AnswerFormat::JsonObject,
+                _ => AnswerFormat::Free,
+            };
+        } else {
+            return None;
+        }
+        Some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_lead_to_weaker_forms_and_end() {
+        let mut dialect = Dialect::default();
+        let body = json!({"max_tokens": 3, "temperature": 0.1, "response_format": {}});
+        let wording = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.";
+        dialect = dialect.after_refusal(wording, &body).unwrap();
+        assert!(dialect.newer_max_tokens);
+        let body = json!({"max_completion_tokens": 3, "temperature": 0.1, "response_format": {}});
+        dialect = dialect
+            .after_refusal("'temperature' does not support 0.1", &body)
+            .unwrap();
+        assert!(!dialect.temperature);
+        let body = json!({"response_format": {}});
+        dialect = dialect.after_refusal("bad", &body).unwrap();
+        assert_eq!(dialect.format, AnswerFormat::JsonObject);
+        dialect = dialect.after_refusal("bad", &body).unwrap();
+        assert_eq!(dialect.format, AnswerFormat::Free);
+        assert_eq!(dialect.after_refusal("bad", &json!({})), None);
+    }
+}
