@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`decode_file`], [`decode_bytes`] | any JPEG, PNG, WebP, GIF, BMP or TIFF as RGB, as `Image.open(f).convert("RGB")` gives it |
 //! | [`probe_file`], [`probe_bytes`] | format and size from the header alone |
+//! | [`read_file`] | the bytes of a picture file, within limits |
 //! | [`DecodeLimits`] | what is refused before a pixel is allocated |
 //! | [`ImageProcessor`] | pad or square, resize, crop, normalise: the input of the vision tower |
 //! | [`resize`], [`thumbnail`] | PIL's bicubic resize |
@@ -52,3 +53,4 @@ pub use probe::{ImageInfo, probe_bytes, probe_file};
 pub use processor::{Aspect, CLIP_MEAN, CLIP_STD, ImageProcessor};
 pub use resize::{resize, thumbnail};
 pub use rgb::RgbImage;
+pub use source::read as read_file;

@@ -28,7 +28,11 @@ pub(crate) fn open(path: &Path, limits: &DecodeLimits) -> Result<(File, u64), Im
 }
 
 /// Reads the whole file, and no more than the limit even if it grows meanwhile.
-pub(crate) fn read(path: &Path, limits: &DecodeLimits) -> Result<Vec<u8>, ImageError> {
+///
+/// # Errors
+///
+/// Every [`ImageError`] of a file that cannot be opened or passes `limits`.
+pub fn read(path: &Path, limits: &DecodeLimits) -> Result<Vec<u8>, ImageError> {
     let (file, len) = open(path, limits)?;
     let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
     let most = limits.max_file_bytes.saturating_add(1);

@@ -1,0 +1,128 @@
+//! The JSON forms of OCR results.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use crate::{Line, line::Quad};
+
+/// Lines of one picture: an array, or an object with `lines`.
+///
+/// # Errors
+/// What is wrong, and with which line.
+pub fn parse_lines(text: &str) -> Result<Vec<Line>, String> {
+    lines_of(&serde_json::from_str(text).map_err(|e| e.to_string())?)
+}
+
+/// Lines of many pictures: an object by name, an array of records, or records in JSON Lines.
+pub(super) fn parse_many(text: &str) -> Result<HashMap<String, Vec<Line>>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(one)) if one.contains_key("image") => records(&[one.into()]),
+        Ok(Value::Object(map)) => map
+            .into_iter()
+            .map(|(name, value)| {
+                let lines = lines_of(&value).map_err(|e| format!("picture `{name}`: {e}"))?;
+                Ok((name, lines))
+            })
+            .collect(),
+        Ok(Value::Array(list)) => records(&list),
+        Ok(_) => Err("expected an object from picture names to lines".to_owned()),
+        Err(whole) => {
+            let rows = text
+                .lines()
+                .enumerate()
+                .filter(|(_, r)| !r.trim().is_empty());
+            let parsed: Result<Vec<Value>, String> = rows
+                .map(|(at, row)| {
+                    serde_json::from_str(row).map_err(|e| format!("line {}: {e}", at + 1))
+                })
+                .collect();
+            match parsed {
+                Ok(list) => records(&list),
+                // A single broken document is better told by its own error.
+                Err(error) => Err(match text.trim_start().starts_with("{\"image\"") {
+                    true => error,
+                    false => whole.to_string(),
+                }),
+            }
+        }
+    }
+}
+
+fn records(list: &[Value]) -> Result<HashMap<String, Vec<Line>>, String> {
+    let mut many = HashMap::with_capacity(list.len());
+    for (at, record) in list.iter().enumerate() {
+        let name = record.get("image").and_then(Value::as_str);
+        let name = name.ok_or_else(|| format!("record {}: no `image`", at + 1))?;
+        let lines = lines_of(record).map_err(|e| format!("record {}: {e}", at + 1))?;
+        many.insert(name.to_owned(), lines);
+    }
+    Ok(many)
+}
+
+fn lines_of(value: &Value) -> Result<Vec<Line>, String> {
+    let list = value.get("lines").unwrap_or(value);
+    // PaddleOCR gives `null` for a page without text.
+    if list.is_null() {
+        return Ok(Vec::new());
+    }
+    let list = list.as_array().ok_or("expected an array of lines")?;
+    list.iter()
+        .enumerate()
+        .map(|(at, line)| line_of(line).map_err(|e| format!("text line {}: {e}", at + 1)))
+        .collect()
+}
+
+fn line_of(value: &Value) -> Result<Line, String> {
+    let (place, text, score) = match value {
+        Value::Object(fields) => {
+            let place = ["quad", "box", "bbox", "points"]
+                .iter()
+                .find_map(|key| fields.get(*key));
+            let score = fields.get("score").or_else(|| fields.get("confidence"));
+            (place, fields.get("text"), score)
+        }
+        Value::Array(parts) => match parts.get(1) {
+            Some(Value::Array(read)) => (parts.first(), read.first(), read.get(1)),
+            text => (parts.first(), text, parts.get(2)),
+        },
+        _ => return Err("expected an object or an array".to_owned()),
+    };
+    let text = text.and_then(Value::as_str).ok_or("no `text`")?;
+    let score = match score {
+        None | Some(Value::Null) => 1.0,
+        // RapidOCR wrote scores as texts.
+        Some(Value::String(score)) => score.parse().map_err(|_| "`score` is no number")?,
+        Some(score) => score.as_f64().ok_or("`score` is no number")?,
+    };
+    Ok(Line {
+        quad: quad_of(place.ok_or("no `quad` and no `box`")?)?,
+        text: text.to_owned(),
+        score,
+    })
+}
+
+fn quad_of(value: &Value) -> Result<Quad, String> {
+    let wrong = || "a place is four corners [x, y], or [x1, y1, x2, y2], in px".to_owned();
+    let list = value.as_array().ok_or_else(wrong)?;
+    let number = |v: &Value| v.as_f64().filter(|x| x.is_finite()).ok_or_else(wrong);
+    if list.iter().all(Value::is_number) {
+        let sides = list.iter().map(number).collect::<Result<Vec<_>, _>>()?;
+        return match sides[..] {
+            [x1, y1, x2, y2] => Ok(Line::in_box([x1, y1, x2, y2], "", 0.0).quad),
+            [a, b, c, d, e, f, g, h] => Ok([[a, b], [c, d], [e, f], [g, h]]),
+            _ => Err(wrong()),
+        };
+    }
+    let mut quad = Quad::default();
+    if list.len() != quad.len() {
+        return Err(wrong());
+    }
+    for (corner, value) in quad.iter_mut().zip(list) {
+        match value.as_array().map(Vec::as_slice) {
+            Some([x, y]) => *corner = [number(x)?, number(y)?],
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(quad)
+}
