@@ -151,7 +151,7 @@ impl Render for Cards<'_> {
                         data-scores=(score_list(card, &columns)) {
                         (self.picture(card, &mut placed))
                         div.said {
-                            p.q { (Text(&card.question)) }
+                            (question(&card.question))
                             @for answer in &card.answers { (said(answer)) }
                             p.gold { span.tag { "gold" } (gold(&card.gold)) }
                             p.meta { (Text(&card.id))
@@ -194,6 +194,15 @@ fn score_list(card: &Card, columns: &[(&str, &str)]) -> String {
         score.map_or("-".to_owned(), |(_, score)| format!("{score}"))
     };
     columns.iter().map(score).collect::<Vec<_>>().join(" ")
+}
+
+/// A question; what is asked of every question alike (a suffix on lines of its own) is set apart.
+fn question(text: &str) -> Markup {
+    let (first, rest) = text.trim_end().split_once('\n').unwrap_or((text, ""));
+    html! {
+        p.q { (Text(first)) }
+        @if !rest.is_empty() { p.rest { (Text(rest)) } }
+    }
 }
 
 fn gold(references: &[String]) -> Markup {

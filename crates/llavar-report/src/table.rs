@@ -32,6 +32,16 @@ impl Cell {
         self
     }
 
+    /// [`Cell::note`] where there is something to say.
+    pub fn maybe_note(self, note: impl Into<String>) -> Self {
+        let note = note.into();
+        if note.is_empty() {
+            self
+        } else {
+            self.note(note)
+        }
+    }
+
     /// Marks the best of its column.
     pub fn best(mut self, best: bool) -> Self {
         self.best = best;
@@ -129,9 +139,12 @@ impl Render for Table {
     }
 }
 
+/// Texts up to this are not broken, bytes.
+const SHORT: usize = 24;
+
 fn cell(cell: &Cell, numeric: bool) -> Markup {
     html! {
-        td .n[numeric] .best[cell.best] .quiet[cell.quiet] data-v=[cell.number] {
+        td .n[numeric] .short[cell.text.len() <= SHORT] .best[cell.best] .quiet[cell.quiet] data-v=[cell.number] {
             (Text(&cell.text))
             @if let Some(note) = &cell.note { small { (Text(note)) } }
         }

@@ -5,9 +5,11 @@
 //! [`ScoredRow`] a question). The last two follow from the first two and the benchmark, and can be made
 //! again at any time.
 
+mod display;
 mod files;
 mod settings;
 
+pub use display::Unit;
 pub use files::{ResultsError, read_result, read_rows, read_settings, write_json, write_rows};
 pub use settings::{DecodeSettings, ModelInfo, OcrMode, PromptSettings, RunSettings};
 
