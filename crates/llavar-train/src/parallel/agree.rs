@@ -89,6 +89,7 @@ pub(crate) fn agree(group: &Group, voice: Voice) -> Result<Round, TrainError> {
                 None => round.with_images.push(images),
             }
         }
+        round.cuts.extend(voice.cuts);
         round
             .faults
             .extend(voice.faults.into_iter().map(Fault::back));
