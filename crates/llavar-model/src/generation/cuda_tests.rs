@@ -126,14 +126,22 @@ fn many_answers_are_those_of_one_by_one() {
     }
 }
 
-/// In bf16 an id may differ from that of a whole pass only where the two are as good as equal.
+/// How far the logit of `id` is below the best, as a share of all logits' range.
+fn below(logits: &[f32], id: usize) -> f32 {
+    let best = logits.iter().copied().fold(f32::MIN, f32::max);
+    let worst = logits.iter().copied().fold(f32::MAX, f32::min);
+    (best - logits[id]) / (best - worst)
+}
+
+/// In bf16 an id may differ from that of a whole pass only where rounding decides: seen from the logits in
+/// f32 the choices of decoding are as good as those of whole passes in bf16.
 #[test]
 #[ignore = "needs a GPU"]
-fn bf16_ids_are_the_best_of_whole_passes() {
+fn bf16_ids_are_as_good_as_those_of_whole_passes() {
     llavar_tensor::memory::set_poison(true);
     let prompts = many_prompts(6);
     for changes in variants() {
-        let gpu = on_gpu(&changes, DType::BF16);
+        let (gpu, exact) = (on_gpu(&changes, DType::BF16), on_gpu(&changes, DType::F32));
         let one_by_one: Vec<Generation> =
             prompts.iter().map(|p| run(&gpu, p, &greedy(20))).collect();
         let side_by_side = many(&gpu, &prompts, &greedy(20));
@@ -142,18 +150,24 @@ fn bf16_ids_are_the_best_of_whole_passes() {
             run(&gpu, &prompts[0], &greedy(20)),
             "twice the same"
         );
-        for answers in [one_by_one, side_by_side] {
+        for (way, answers) in [("one by one", one_by_one), ("side by side", side_by_side)] {
+            let (mut decoded, mut whole) = (0f32, 0f32);
             for (prompt, answer) in prompts.iter().zip(answers) {
                 let mut ids = prompt.clone();
                 for id in answer.ids {
-                    let logits = plain_logits(&gpu, &ids);
-                    let best = logits.iter().copied().fold(f32::MIN, f32::max);
-                    let worst = logits.iter().copied().fold(f32::MAX, f32::min);
-                    let below = (best - logits[id as usize]) / (best - worst);
-                    assert!(below < 0.02, "{changes}: {below} below the best");
+                    let truth = plain_logits(&exact, &ids);
+                    let pass = plain_logits(&gpu, &ids);
+                    let choice = (0..pass.len()).max_by(|&a, &b| pass[a].total_cmp(&pass[b]));
+                    decoded = decoded.max(below(&truth, id as usize));
+                    whole = whole.max(below(&truth, choice.unwrap()));
                     ids.push(id as i32);
                 }
             }
+            println!("{changes} {way}: at most {decoded} below the best, whole passes {whole}");
+            assert!(
+                decoded <= 0.02 + 1.5 * whole,
+                "{changes} {way}: {decoded} below the best, whole passes {whole}"
+            );
         }
     }
 }
