@@ -150,6 +150,7 @@ fn machine(cuda: &Arc<Cuda>) -> Result<Machine> {
     Ok(Machine {
         gpu: info.name.clone(),
         memory_gib: info.memory as f64 / f64::from(1 << 30),
+        driver: driver_version(),
         driver_cuda: format!("{}.{}", info.driver / 1000, info.driver % 1000 / 10),
         cublaslt: info.cublaslt,
         cudnn: info.cudnn,
@@ -262,4 +263,14 @@ fn noise(len: usize) -> Vec<f32> {
             f32::from((state >> 16) as i16) / 32768.0
         })
         .collect()
+}
+
+/// Version of the NVIDIA kernel module: the first number with a dot in its line.
+fn driver_version() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let words = text.lines().next()?.split_whitespace();
+    words
+        .filter(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))
+        .map(str::to_owned)
+        .next()
 }

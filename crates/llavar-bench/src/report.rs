@@ -26,6 +26,9 @@ pub struct Machine {
     pub memory_gib: f64,
     /// CUDA version that the driver speaks.
     pub driver_cuda: String,
+    /// Version of the driver's kernel module; absent where the system does not tell.
+    #[serde(default)]
+    pub driver: Option<String>,
     /// cuBLASLt's version number.
     pub cublaslt: usize,
     /// cuDNN's version number; absent where it is missing.
@@ -67,8 +70,13 @@ impl fmt::Display for Report {
         let cudnn = m.cudnn.map_or("none".to_owned(), |v| v.to_string());
         writeln!(
             f,
-            "{} ({:.0} GiB), CUDA {}, cuBLASLt {}, cuDNN {cudnn}, NVRTC {}",
-            m.gpu, m.memory_gib, m.driver_cuda, m.cublaslt, m.nvrtc
+            "{} ({:.0} GiB), driver {}, CUDA {}, cuBLASLt {}, cuDNN {cudnn}, NVRTC {}",
+            m.gpu,
+            m.memory_gib,
+            m.driver.as_deref().unwrap_or("unknown"),
+            m.driver_cuda,
+            m.cublaslt,
+            m.nvrtc
         )?;
         writeln!(
             f,

@@ -49,4 +49,4 @@ pub use observer::{Observer, PackingReport, RunInfo, Silent, StepReport};
 pub use parallel::join_ranks;
 pub(crate) use recipe::recipe_list;
 pub use recipe::{NAMED_RECIPES, NamedRecipe, Recipe};
-pub use trainer::{Outcome, Resume, Trainer};
+pub use trainer::{Outcome, Resume, TraceSummary, Trainer};

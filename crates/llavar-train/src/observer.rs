@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::MemoryPlan;
+use crate::{MemoryPlan, TraceSummary};
 
 /// What is known before the first step.
 #[derive(Debug, Clone)]
@@ -106,6 +106,8 @@ pub trait Observer {
     fn on_step(&mut self, _report: &StepReport) {}
     /// After a checkpoint was published.
     fn on_checkpoint(&mut self, _step: u64, _path: &Path) {}
+    /// After a traced step: the file that shows it, and what it says.
+    fn on_trace(&mut self, _path: &Path, _summary: &TraceSummary) {}
     /// Something that does not stop the run and that a person should know.
     fn on_warning(&mut self, _message: &str) {}
 }

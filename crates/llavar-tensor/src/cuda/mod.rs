@@ -32,7 +32,7 @@ pub(crate) mod testing;
 pub use context::{Cuda, DeviceInfo};
 pub(crate) use gemm::Epilogue;
 pub(crate) use kernel::{Arg, Grid, Kernel, Source, args};
-pub use measure::Share;
+pub use measure::{EXCHANGE_WAIT, Lane, Share, Span, Trace};
 pub(crate) use memory::DeviceBuffer;
 pub use memory::{DeviceMemory, Readback};
 pub(crate) use nccl::NcclCollective;

@@ -12,7 +12,7 @@ use std::{
 use cudarc::driver::sys::{self as cu};
 use libloading::Library;
 
-use super::{Cuda, context::check, libraries};
+use super::{Cuda, context::check, libraries, measure::EXCHANGE_WAIT};
 use crate::{
     DType, Device, Error, Result, Tensor,
     collective::{Collective, Fence, Launch, Pending, Watch},
@@ -229,7 +229,9 @@ impl NcclCollective {
         let before = Event::record(&self.cuda, self.cuda.stream())?;
         before.hold(self.stream.0)?;
         let nccl = &self.handle.nccl;
-        nccl.check(op, f(nccl, self.handle.address as Comm, self.stream.0))?;
+        self.cuda.mark_exchange(op, self.stream.0, || {
+            nccl.check(op, f(nccl, self.handle.address as Comm, self.stream.0))
+        })?;
         Ok(Box::new(Event::record(&self.cuda, self.stream.0)?))
     }
 
@@ -413,7 +415,8 @@ impl Event {
 impl Fence for Event {
     fn pass(&mut self) -> Result<()> {
         self.cuda.bind()?;
-        self.hold(self.cuda.stream())
+        self.hold(self.cuda.stream())?;
+        self.cuda.mark(|| EXCHANGE_WAIT.to_owned())
     }
 }
 

@@ -118,7 +118,7 @@ impl Recipe {
     /// hold, which the checkpoint checks itself.
     pub(crate) fn changed_keys(&self, other: &Self) -> Vec<String> {
         /// Keys that do not change what is computed.
-        const FREE: [&str; 14] = [
+        const FREE: [&str; 15] = [
             "model.model_name_or_path",
             "model.pretrain_mm_mlp_adapter",
             "data.data_path",
@@ -133,6 +133,7 @@ impl Recipe {
             "train.on_save_error",
             "train.allow_recipe_change",
             "log.logging_steps",
+            "log.trace_step",
         ];
         let other = other.keys();
         self.keys()

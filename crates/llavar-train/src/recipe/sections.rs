@@ -388,10 +388,16 @@ impl Default for TrainSection {
 pub struct LogSection {
     /// Steps between lines of `train.jsonl`.
     pub logging_steps: u64,
+    /// A step whose work on the GPU is written to `trace-STEP-rank-RANK.json`, with its exchanges between
+    /// ranks (0 for none). Open it with Perfetto.
+    pub trace_step: u64,
 }
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { logging_steps: 1 }
+        Self {
+            logging_steps: 1,
+            trace_step: 0,
+        }
     }
 }

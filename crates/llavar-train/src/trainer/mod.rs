@@ -8,6 +8,7 @@ mod parity;
 mod ranks;
 mod save;
 mod step;
+mod trace;
 
 use std::{
     fs::File,
@@ -19,6 +20,8 @@ use device::Place;
 use llavar_model::LlavaModel;
 use llavar_tensor::collective::Group;
 use step::Pipeline;
+
+pub use trace::TraceSummary;
 
 use crate::{
     Observer, Recipe, RunInfo, TrainError,
@@ -236,8 +239,13 @@ impl Trainer {
             let mut pipe = Pipeline::new(log, self.state.step, self.checkpointing());
             let mut feed = self.start_feed()?;
             while self.state.step < total {
+                let trace = self.begin_trace(observer)?;
                 match self.step(&mut feed, &mut pipe, observer, stop) {
-                    Ok(true) => {}
+                    Ok(true) => {
+                        if let Some(trace) = trace {
+                            self.finish_trace(trace, observer)?;
+                        }
+                    }
                     Ok(false) => {
                         drop(feed);
                         self.settle(&mut pipe, observer)?;

@@ -8,7 +8,7 @@ use std::{
 use llavar_tensor::collective::Launch;
 use llavar_train::{
     NAMED_RECIPES, Observer, Outcome as TrainOutcome, Recipe, Resume, RunInfo, Silent, StepReport,
-    Trainer, join_ranks,
+    TraceSummary, Trainer, join_ranks,
 };
 
 use super::{no_pipe, no_pipe_in_model, print};
@@ -247,6 +247,19 @@ impl Observer for TrainView {
         if let Some(bar) = &self.bar {
             bar.line(&format!("saved step {step} in {}", path.display()));
         }
+    }
+
+    fn on_trace(&mut self, path: &Path, summary: &TraceSummary) {
+        note(format!(
+            "trace of step {} in {}: {:.1} ms, exchanges between ranks {:.1} ms, of which {:.1} ms held the \
+             computation up ({:.0} % overlapped)",
+            summary.step,
+            path.display(),
+            summary.total_ms,
+            summary.exchange_ms,
+            summary.waited_ms,
+            summary.overlap_percent(),
+        ));
     }
 
     fn on_warning(&mut self, message: &str) {
