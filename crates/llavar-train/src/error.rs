@@ -155,6 +155,16 @@ pub enum TrainError {
         /// The last one.
         source: Box<SampleFault>,
     },
+    /// The run has gone back as often as it may, and there is a spike again.
+    #[error(
+        "step {step} is a spike again after {limit} rollback(s), allowed are {limit} (train.max_rollbacks); the newest checkpoint is the last good state"
+    )]
+    TooManyRollbacks {
+        /// The step of the spike.
+        step: u64,
+        /// How often a run may go back.
+        limit: u32,
+    },
     /// The GPU's memory does not suffice.
     #[error("{source}; the plan was: {plan}")]
     OutOfMemory {

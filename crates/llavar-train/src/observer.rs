@@ -29,6 +29,8 @@ pub struct RunInfo {
     pub zero_stage: u8,
     /// Where it trains, and in which element types: `cuda:0 (NAME, 140 GiB), bf16`.
     pub device: String,
+    /// Groups of the optimizer on this rank, in the order of the weights.
+    pub groups: Vec<ParamGroup>,
     /// Why no GPU is used, where one was looked for; or why not in bf16.
     pub device_note: Option<String>,
     /// Estimated memory.
@@ -39,6 +41,19 @@ pub struct RunInfo {
     pub resumed_from: Option<PathBuf>,
     /// What was noticed while the run was made ready.
     pub warnings: Vec<String>,
+}
+
+/// Weights that the optimizer treats alike.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct ParamGroup {
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Weights of it that this rank updates.
+    pub tensors: usize,
+    /// Their elements.
+    pub elements: usize,
 }
 
 /// The plan of a run on packs.
@@ -73,7 +88,13 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Norm of the gradient before clipping; absent (null) where it was not finite.
     pub grad_norm: Option<f32>,
-    /// Whether the update was skipped because the gradient was not finite.
+    /// Standard deviations of the loss above what was usual; null without guard or before its window is full.
+    pub loss_z: Option<f64>,
+    /// The same of the gradient norm.
+    pub grad_norm_z: Option<f64>,
+    /// Whether the guard took loss or norm for a spike.
+    pub spike: bool,
+    /// Whether the update was skipped: the gradient was not finite, or a spike.
     pub skipped: bool,
     /// Supervised tokens of this step.
     pub supervised_tokens: usize,
@@ -108,6 +129,9 @@ pub trait Observer {
     fn on_checkpoint(&mut self, _step: u64, _path: &Path) {}
     /// After a traced step: the file that shows it, and what it says.
     fn on_trace(&mut self, _path: &Path, _summary: &TraceSummary) {}
+    /// After the run went back to the checkpoint of step `to`, for a spike at step `spike`: the next step reported
+    /// is the one after `to`.
+    fn on_rollback(&mut self, _spike: u64, _to: u64) {}
     /// Something that does not stop the run and that a person should know.
     fn on_warning(&mut self, _message: &str) {}
 }

@@ -12,17 +12,19 @@ use llavar_tensor::{
     DType, Device, Param, Tensor,
     collective::Group,
     mapped::MappedFile,
-    optim::{AdamW, Moments, Precision, StepReadback, StepState},
+    optim::{AdamW, Moments, Precision, StepLimits, StepReadback, StepState},
 };
 use safetensors::{Dtype, SafeTensors};
 
-use crate::{TrainError, lazy::write_tensors, parallel::Piece, recipe::TrainSection, stage};
+use crate::{
+    ParamGroup, TrainError, lazy::write_tensors, learning_rates::LearningRates, parallel::Piece,
+    recipe::TrainSection, stage,
+};
 
 /// The optimizer of a run.
 #[derive(Debug)]
 pub(crate) struct Optimizer {
     adamw: AdamW,
-    weight_decay: f64,
     max_grad_norm: f32,
     precision: Precision,
     entries: Vec<Entry>,
@@ -49,20 +51,13 @@ struct Entry {
     /// Shape of the weight and first element in it, where the entry is a piece.
     whole: Vec<usize>,
     start: usize,
-    group: stage::Group,
+    /// Highest learning rate.
+    lr: f64,
+    weight_decay: f64,
     /// Made with the first gradient: weights that the forward pass does not use never get any.
     moments: Option<Moments>,
     /// The weight in f32 as it was before it was rounded, until `moments` takes it over.
     master: Option<Tensor>,
-}
-
-/// Rates of one update.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rates {
-    /// Learning rate.
-    pub(crate) lr: f64,
-    /// Learning rate of the projector.
-    pub(crate) projector_lr: f64,
 }
 
 impl Optimizer {
@@ -73,14 +68,17 @@ impl Optimizer {
         phi3: bool,
         precision: Precision,
     ) -> Result<Self, TrainError> {
+        let rates = LearningRates::new(train, params.iter().map(Param::name))?;
         let params = params.into_iter().filter(Param::requires_grad);
         let pieces: Vec<Piece> = params.map(Piece::all).collect();
         let trained = pieces.iter().map(|p| p.param.name().to_owned()).collect();
-        Self::build(pieces, trained, None, train, phi3, precision)
+        Self::build(pieces, trained, None, train, &rates, phi3, precision)
     }
 
-    /// An optimizer over this rank's pieces of the weights `trained`; the other ranks have the others.
+    /// An optimizer over this rank's pieces of the weights `trained`; the other ranks have the others. `params`
+    /// are all weights of the model.
     pub(crate) fn sharded(
+        params: &[Param],
         pieces: Vec<Piece>,
         trained: &[String],
         group: Arc<Group>,
@@ -94,7 +92,16 @@ impl Optimizer {
             group,
         };
         let trained = trained.iter().cloned().collect();
-        Self::build(pieces, trained, Some(shared), train, phi3, precision)
+        let rates = LearningRates::new(train, params.iter().map(Param::name))?;
+        Self::build(
+            pieces,
+            trained,
+            Some(shared),
+            train,
+            &rates,
+            phi3,
+            precision,
+        )
     }
 
     fn build(
@@ -102,13 +109,18 @@ impl Optimizer {
         trained: HashSet<String>,
         shared: Option<Shared>,
         train: &TrainSection,
+        rates: &LearningRates,
         phi3: bool,
         precision: Precision,
     ) -> Result<Self, TrainError> {
         let entries = pieces
             .into_iter()
             .map(|piece| Entry {
-                group: stage::Group::of(piece.param.name(), phi3),
+                lr: rates.of(piece.param.name()),
+                weight_decay: match stage::Group::of(piece.param.name(), phi3).decay {
+                    true => train.weight_decay,
+                    false => 0.0,
+                },
                 param: piece.param,
                 whole: piece.whole,
                 start: piece.start,
@@ -124,7 +136,6 @@ impl Optimizer {
         };
         Ok(Self {
             adamw,
-            weight_decay: train.weight_decay,
             max_grad_norm: train.max_grad_norm as f32,
             precision,
             entries,
@@ -170,8 +181,13 @@ impl Optimizer {
         self.entries.iter().for_each(|e| e.param.zero_grad());
     }
 
-    /// Updates every weight that has a gradient, unless their norm is not finite. On a GPU this is queued.
-    pub(crate) fn step(&mut self, rates: Rates) -> Result<StepReadback, TrainError> {
+    /// Updates every weight that has a gradient with `factor` times its highest learning rate, unless their norm
+    /// is not finite or `limits` say otherwise. On a GPU this is queued.
+    pub(crate) fn step(
+        &mut self,
+        factor: f64,
+        limits: Option<StepLimits<'_>>,
+    ) -> Result<StepReadback, TrainError> {
         // Everything that needs memory comes first: a step is done whole or not at all.
         for entry in &mut self.entries {
             if entry.moments.is_none() && entry.param.grad().is_some() {
@@ -182,35 +198,59 @@ impl Optimizer {
         }
         let params = self.entries.iter().map(|e| &e.param);
         match &mut self.shared {
-            None => self.state.begin(params, self.max_grad_norm)?,
+            None => self
+                .state
+                .begin_within(params, self.max_grad_norm, limits)?,
             Some(shared) => {
                 shared.own.begin(params, 0.0)?;
                 // Where one rank's is not finite, none of them updates.
                 let norms = shared.group.collective().all_gather(&shared.own.norm()?)?;
                 shared.norms.zero_grad();
                 shared.norms.add_grad(norms.wait()?)?;
-                self.state.begin([&shared.norms], self.max_grad_norm)?;
+                self.state
+                    .begin_within([&shared.norms], self.max_grad_norm, limits)?;
             }
         }
         for entry in &mut self.entries {
             let Some(moments) = &mut entry.moments else {
                 continue;
             };
-            let lr = if entry.group.projector {
-                rates.projector_lr
-            } else {
-                rates.lr
-            };
-            let decay = if entry.group.decay {
-                self.weight_decay
-            } else {
-                0.0
-            };
-            let (lr, decay) = (lr as f32, decay as f32);
+            let (lr, decay) = ((factor * entry.lr) as f32, entry.weight_decay as f32);
             self.adamw
                 .update(&entry.param, moments, lr, decay, &self.state)?;
         }
         Ok(self.state.read_back()?)
+    }
+
+    /// Lets go of everything that it holds, before another takes its place.
+    pub(crate) fn let_go(&mut self) {
+        self.entries.clear();
+    }
+
+    /// Learning rate and weight decay of every weight that this rank updates, with its elements.
+    pub(crate) fn groups(&self) -> Vec<ParamGroup> {
+        let mut groups: Vec<ParamGroup> = Vec::new();
+        for entry in &self.entries {
+            let (learning_rate, weight_decay) = (entry.lr, entry.weight_decay);
+            let same = |g: &&mut ParamGroup| {
+                (g.learning_rate, g.weight_decay) == (learning_rate, weight_decay)
+            };
+            let group = match groups.iter_mut().find(same) {
+                Some(group) => group,
+                None => {
+                    groups.push(ParamGroup {
+                        learning_rate,
+                        weight_decay,
+                        ..ParamGroup::default()
+                    });
+                    let last = groups.len() - 1;
+                    &mut groups[last]
+                }
+            };
+            group.tensors += 1;
+            group.elements += entry.param.numel();
+        }
+        groups
     }
 
     /// Master weights by name, which are what is saved of a model that computes with rounded ones.
@@ -364,4 +404,58 @@ fn read_range(
         ));
     }
     Ok(found.then_some(values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With a gradient of zero an update is weight decay alone: by the rate of each weight, and none for norms and
+    /// biases.
+    #[test]
+    fn every_weight_has_the_rate_and_the_decay_of_its_group() {
+        let names = [
+            ("model.layers.0.mlp.up_proj.weight", 1e-2, 0.5),
+            ("model.layers.0.input_layernorm.weight", 1e-2, 0.0),
+            ("model.mm_projector.0.weight", 2e-2, 0.5),
+            ("model.mm_projector.0.bias", 2e-2, 0.0),
+            (
+                "model.vision_tower.align_stages.0.fast_proj.weight",
+                3e-2,
+                0.5,
+            ),
+            ("lm_head.weight", 0.0, 0.5),
+        ];
+        let train = TrainSection {
+            learning_rate: 1e-2,
+            mm_projector_lr: Some(2e-2),
+            mm_vision_tower_lr: Some(3e-2),
+            learning_rates: [("lm_head.*".to_owned(), 0.0)].into(),
+            weight_decay: 0.5,
+            ..TrainSection::default()
+        };
+        let ones = || Tensor::from_vec(vec![1.0; 4], &[4]).unwrap();
+        let params: Vec<Param> = names.map(|(name, ..)| Param::new(name, ones())).into();
+        for param in &params {
+            param.set_requires_grad(true);
+            param.accumulate_zero().unwrap();
+        }
+        let mut optimizer = Optimizer::new(params.clone(), &train, false, Precision::F32).unwrap();
+        optimizer.step(0.5, None).unwrap();
+        for (param, (name, lr, decay)) in params.iter().zip(names) {
+            let got = param.value().to_f32_vec().unwrap()[0];
+            let want = (1.0 - 0.5 * lr * decay) as f32;
+            assert!((got - want).abs() < 1e-7, "{name}: {got} {want}");
+        }
+        let groups = optimizer.groups();
+        assert_eq!(groups.len(), 6, "{groups:?}");
+        assert_eq!(
+            (
+                groups[3].learning_rate,
+                groups[3].tensors,
+                groups[3].elements
+            ),
+            (2e-2, 1, 4)
+        );
+    }
 }

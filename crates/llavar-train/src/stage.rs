@@ -63,8 +63,6 @@ pub fn select_trainable(params: &[Param], train: &TrainSection) -> Result<(), Tr
 pub struct Group {
     /// Whether weight decay acts on it.
     pub decay: bool,
-    /// Whether it has the projector's learning rate (where the recipe sets one).
-    pub projector: bool,
 }
 
 impl Group {
@@ -89,7 +87,6 @@ impl Group {
         };
         Self {
             decay: !norm && !name.contains("bias"),
-            projector: name.contains("mm_projector"),
         }
     }
 }
@@ -201,7 +198,40 @@ mod tests {
             false
         ));
         assert!(decays("model.mm_projector.0.weight", false));
-        assert!(Group::of("model.mm_projector.0.bias", false).projector);
+        assert!(!decays("model.mm_projector.0.bias", false));
+    }
+
+    /// The rule by names against one by shapes, over every weight of the published models: a weight of one
+    /// dimension beside a bias is a `LayerNorm`'s, one without bias in the language model an RMS norm's.
+    #[test]
+    fn decay_groups_are_those_of_the_module_types() {
+        use llavar_model::config::{LlmFamily, PRESETS, parameters};
+        for preset in PRESETS {
+            let config = preset.config(Some(300)).unwrap();
+            let phi3 = config.llm.family == LlmFamily::Phi3;
+            let all = parameters(&config, true);
+            let names: std::collections::BTreeSet<&str> =
+                all.iter().map(|p| p.name.as_str()).collect();
+            let mut counts = [0, 0];
+            for parameter in &all {
+                let name = parameter.name.as_str();
+                let stem = name.strip_suffix(".weight");
+                let flat = stem.filter(|_| parameter.shape.len() == 1);
+                let with_bias = |stem: &str| names.contains(format!("{stem}.bias").as_str());
+                let layer_norm = flat.is_some_and(with_bias);
+                let language = !name.contains("vision_tower") && !name.contains("mm_projector");
+                let rms_norm = flat.is_some() && language && !phi3;
+                let want = !(layer_norm || rms_norm || name.ends_with("bias"));
+                assert_eq!(
+                    Group::of(name, phi3).decay,
+                    want,
+                    "{} {name}",
+                    preset.name()
+                );
+                counts[usize::from(want)] += 1;
+            }
+            assert!(counts[0] > 100 && counts[1] > 100, "{counts:?}");
+        }
     }
 
     #[test]

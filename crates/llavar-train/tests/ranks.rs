@@ -88,6 +88,7 @@ fn rank() {
                 assert_eq!(ranks, group.size());
                 let note = serde_json::json!({
                     "ranks": ranks, "peak": witness.peak, "updates": state.updates, "skipped": state.skipped_steps,
+                    "guard": state.guard,
                 });
                 let name = format!("rank-{}.json", group.rank());
                 fs::write(run.join(name), note.to_string()).unwrap();
@@ -391,6 +392,78 @@ fn a_gradient_that_is_not_finite_on_one_rank_is_skipped_by_all() {
             "{stage}: {}",
             notes[0]
         );
+    }
+}
+
+/// The whole of it: all ranks see the same spike, go back together, and learn what one rank learns.
+#[test]
+fn all_ranks_go_back_together() {
+    if !has_mpirun("all_ranks_go_back_together") {
+        return;
+    }
+    let world = World::new(3);
+    let records: Vec<_> = (0..60)
+        .map(|at| {
+            let odd = (28..30).contains(&at);
+            let answer = if odd {
+                "nine nine seven green"
+            } else {
+                "the total is red"
+            };
+            serde_json::json!({"id": format!("s{at}"), "conversations": [
+                {"from": "human", "value": "what is seven"}, {"from": "gpt", "value": answer},
+            ]})
+        })
+        .collect();
+    fs::write(
+        world.path("data.json"),
+        serde_json::to_string(&records).unwrap(),
+    )
+    .unwrap();
+    let common = [
+        "per_device_train_batch_size=1",
+        "shuffle=false",
+        "group_by_modality_length=false",
+        "max_steps=20",
+        "learning_rate=2e-2",
+        "lr_scheduler_type=constant",
+        "save_steps=10",
+        "spike_window=6",
+        "spike_z_loss=8",
+        "on_spike=rollback",
+    ];
+    let with = |more: &[&'static str]| [&common[..], more].concat();
+    let want = alone(
+        &world,
+        "alone",
+        &with(&["gradient_accumulation_steps=2"]),
+        Resume::No,
+    );
+    let stages = [
+        "zero_stage=0",
+        "zero_stage=1",
+        "zero_stage=2",
+        "zero_stage=3",
+    ];
+    let jobs: Vec<_> = stages
+        .iter()
+        .map(|stage| {
+            job(
+                stage,
+                &with(&["gradient_accumulation_steps=1", stage]),
+                None,
+            )
+        })
+        .collect();
+    run_on(&world, 2, &jobs);
+    for stage in stages {
+        let run = world.path(stage);
+        same_curve(&curve(&run), &want, stage);
+        for rank in 0..2 {
+            let guard = &note(&run, rank)["guard"];
+            assert_eq!(guard["rollbacks"], 1, "{stage}: {guard}");
+            assert_eq!(guard["passed_steps"], 5, "{stage}: {guard}");
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! One step of an optimizer: [`StepState::begin`] measures the gradients, then [`AdamW::update`] is called
 //! for each weight, and [`StepState::read_back`] tells afterwards what happened. On a GPU all of this is
-//! queued: norm, clip factor and the decision to skip a step whose gradient is not finite stay on the
-//! device, and the host waits only for what it reads back.
+//! queued: norm, clip factor and the decision to skip a step whose gradient is not finite, or whose loss or norm
+//! is beyond [`StepLimits`], stay on the device, and the host waits only for what it reads back.
 
 mod adamw;
 mod clip;
@@ -17,4 +17,4 @@ pub use adamw::{AdamW, Moments};
 pub(crate) use adamw::{Kind, RoundingKey};
 pub use clip::{clip_factor, global_grad_norm};
 pub use precision::Precision;
-pub use step::{StepReadback, StepResult, StepState};
+pub use step::{StepLimits, StepReadback, StepResult, StepState};

@@ -2,8 +2,9 @@
 
 use super::{AdamW, clip::norm_on_cpu, clip_factor};
 use crate::{
-    Device, Error, Param, Result, Tensor,
+    DType, Device, Error, Param, Result, Tensor,
     cuda::{Readback, ops::DeviceStep},
+    error::ensure_shape,
 };
 
 /// Norm, clip factor and bias corrections of the present step, and the number of updates so far, of one
@@ -29,8 +30,10 @@ pub(super) struct CpuStep {
     pub(super) updates: u64,
     /// Factor on the gradients, from clipping.
     pub(super) scale: f32,
-    /// Whether the gradient was not finite: nothing is updated.
+    /// Whether the gradient was not finite or beyond its limits: nothing is updated.
     pub(super) skipped: bool,
+    loss_spike: bool,
+    norm_spike: bool,
     /// `1 - beta1^updates`.
     pub(super) correction1: f64,
     /// `1 - beta2^updates`.
@@ -44,8 +47,26 @@ pub struct StepResult {
     pub norm: f32,
     /// Updates done so far, this one included unless it was skipped.
     pub updates: u64,
-    /// Whether the norm was not finite, so that weights and moments stayed as they were.
+    /// Whether weights and moments stayed as they were: the norm was not finite, or a limit said so.
     pub skipped: bool,
+    /// Whether the loss was beyond [`StepLimits::loss`]; false where the norm was not finite.
+    pub loss_spike: bool,
+    /// Whether the norm was beyond [`StepLimits::norm`]; false where it was not finite.
+    pub norm_spike: bool,
+}
+
+/// What loss and norm of a step must not exceed.
+#[derive(Debug, Clone, Copy)]
+pub struct StepLimits<'a> {
+    /// Pairs of a summed loss and its weight, f32 `[2 n]`, where the step is; the loss of the step is the sum of
+    /// the pairs' products.
+    pub losses: &'a Tensor,
+    /// Largest loss that is no spike; infinite where any is allowed.
+    pub loss: f32,
+    /// Largest norm that is no spike.
+    pub norm: f32,
+    /// Whether nothing is updated beyond a limit; else that is only told.
+    pub skip: bool,
 }
 
 /// A [`StepResult`] on its way to the host.
@@ -71,6 +92,8 @@ impl StepState {
                 updates,
                 scale: 1.0,
                 skipped: true,
+                loss_spike: false,
+                norm_spike: false,
                 correction1: 1.0,
                 correction2: 1.0,
             }),
@@ -93,9 +116,32 @@ impl StepState {
         params: impl IntoIterator<Item = &'a Param>,
         max_norm: f32,
     ) -> Result<()> {
+        self.begin_within(params, max_norm, None)
+    }
+
+    /// As [`StepState::begin`] with limits, which are looked at where the step is: nothing waits for them.
+    ///
+    /// # Errors
+    /// As [`StepState::begin`], and when the losses are not pairs of f32.
+    pub fn begin_within<'a>(
+        &mut self,
+        params: impl IntoIterator<Item = &'a Param>,
+        max_norm: f32,
+        limits: Option<StepLimits<'_>>,
+    ) -> Result<()> {
+        if let Some(limits) = limits {
+            let losses = limits.losses;
+            let pairs = losses.dtype() == DType::F32 && losses.numel().is_multiple_of(2);
+            ensure_shape(
+                "step limits",
+                pairs,
+                || "pairs of f32".into(),
+                losses.shape(),
+            )?;
+        }
         match &mut self.place {
-            Place::Cpu(step) => step.begin(norm_on_cpu(params)?, max_norm),
-            Place::Cuda(step) => step.begin(params, max_norm)?,
+            Place::Cpu(step) => step.begin(norm_on_cpu(params)?, max_norm, limits)?,
+            Place::Cuda(step) => step.begin(params, max_norm, limits)?,
         }
         self.begun = true;
         Ok(())
@@ -111,6 +157,8 @@ impl StepState {
                 norm: step.norm,
                 updates: step.updates,
                 skipped: step.skipped,
+                loss_spike: step.loss_spike,
+                norm_spike: step.norm_spike,
             }),
             Place::Cuda(step) => Pending::Coming(step.read_back()?),
         }))
@@ -141,11 +189,22 @@ impl StepState {
 }
 
 impl CpuStep {
-    fn begin(&mut self, norm: f32, max_norm: f32) {
+    fn begin(&mut self, norm: f32, max_norm: f32, limits: Option<StepLimits<'_>>) -> Result<()> {
         self.norm = norm;
         self.skipped = !norm.is_finite();
+        (self.loss_spike, self.norm_spike) = (false, false);
         if self.skipped {
-            return;
+            return Ok(());
+        }
+        if let Some(limits) = limits {
+            let pairs = limits.losses.data::<f32>()?.chunks_exact(2);
+            let products = pairs.map(|pair| f64::from(pair[0]) * f64::from(pair[1]));
+            self.loss_spike = products.sum::<f64>() > f64::from(limits.loss);
+            self.norm_spike = norm > limits.norm;
+            self.skipped = limits.skip && (self.loss_spike || self.norm_spike);
+            if self.skipped {
+                return Ok(());
+            }
         }
         self.updates += 1;
         self.scale = clip_factor(norm, max_norm);
@@ -153,6 +212,7 @@ impl CpuStep {
         let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.updates as f64);
         self.correction1 = correction(self.adamw.beta1);
         self.correction2 = correction(self.adamw.beta2);
+        Ok(())
     }
 }
 
@@ -184,5 +244,10 @@ mod tests {
     #[test]
     fn a_gradient_that_is_not_finite_changes_nothing_and_is_not_counted() {
         crate::optim::testing::bad_gradients_change_nothing(&Device::Cpu);
+    }
+
+    #[test]
+    fn steps_beyond_their_limits_are_told_or_skipped() {
+        crate::optim::testing::limits_are_kept(&Device::Cpu);
     }
 }

@@ -1,6 +1,6 @@
 //! Checks of the optimizer that hold on every device.
 
-use super::{AdamW, Moments, Precision, StepState};
+use super::{AdamW, Moments, Precision, StepLimits, StepState};
 use crate::{
     Device, Param, Tensor,
     ops::testing::{Rng, close},
@@ -223,4 +223,72 @@ pub(crate) fn bad_gradients_change_nothing(device: &Device) {
             assert_eq!(new[3], [0.0; 37], "no gradient, no update");
         }
     }
+}
+
+/// Loss and norm at, below and beyond their limits, with and without skipping.
+pub(crate) fn limits_are_kept(device: &Device) {
+    let adamw = AdamW::default();
+    let param = param("p", Tensor::zeros(&[9]), device, Precision::F32);
+    let mut moments = Moments::new(&param, Precision::F32).unwrap();
+    let mut state = StepState::new(device, 0, &adamw).unwrap();
+    // The loss is 0.5 * 4 + 0.25 * 8 = 4, the norm 3.
+    let losses = Tensor::from_vec(vec![4.0, 0.5, 8.0, 0.25], &[4]).unwrap();
+    let losses = losses.to_device(device).unwrap();
+    let any = f32::INFINITY;
+    let mut updates = 0;
+    for (loss, norm, skip, spikes) in [
+        (any, any, true, [false, false]),
+        (4.0, 3.0, true, [false, false]),
+        (3.99, any, true, [true, false]),
+        (any, 2.99, true, [false, true]),
+        (3.99, 2.99, false, [true, true]),
+        (3.99, 2.99, true, [true, true]),
+    ] {
+        let what = format!("limits {loss} and {norm}, skip {skip}");
+        set_grad(&param, &[1.0; 9]);
+        let before = param.value().to_f32_vec().unwrap();
+        let limits = StepLimits {
+            losses: &losses,
+            loss,
+            norm,
+            skip,
+        };
+        state.begin_within([&param], 1.0, Some(limits)).unwrap();
+        adamw
+            .update(&param, &mut moments, 0.1, 0.0, &state)
+            .unwrap();
+        let result = state.read_back().unwrap().wait().unwrap();
+        let skipped = skip && spikes != [false, false];
+        updates += u64::from(!skipped);
+        assert_eq!([result.loss_spike, result.norm_spike], spikes, "{what}");
+        assert_eq!(
+            (result.skipped, result.updates),
+            (skipped, updates),
+            "{what}"
+        );
+        let same = before == param.value().to_f32_vec().unwrap();
+        assert_eq!(same, skipped, "{what}");
+    }
+    // A gradient that is not finite is that and no spike.
+    set_grad(&param, &[f32::INFINITY; 9]);
+    let limits = StepLimits {
+        losses: &losses,
+        loss: 1.0,
+        norm: 1.0,
+        skip: false,
+    };
+    state.begin_within([&param], 1.0, Some(limits)).unwrap();
+    let result = state.read_back().unwrap().wait().unwrap();
+    assert!(result.skipped && !result.loss_spike && !result.norm_spike);
+    // Without limits nothing of them is left.
+    set_grad(&param, &[1.0; 9]);
+    state.begin([&param], 1.0).unwrap();
+    let result = state.read_back().unwrap().wait().unwrap();
+    assert!(!result.skipped && !result.loss_spike && !result.norm_spike);
+    let odd = Tensor::zeros(&[3]);
+    let limits = StepLimits {
+        losses: &odd,
+        ..limits
+    };
+    assert!(state.begin_within([&param], 1.0, Some(limits)).is_err());
 }

@@ -23,7 +23,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::TrainError;
+use crate::{GuardState, TrainError};
 
 /// Position of a run: with weights and moments, everything that decides how it goes on. The order of
 /// samples is a function of seed and step, so no generator state is needed.
@@ -34,9 +34,9 @@ pub struct TrainState {
     pub format: u32,
     /// Optimizer steps done, skipped ones included.
     pub step: u64,
-    /// Updates done: steps without those skipped for a gradient that was not finite.
+    /// Updates done: steps without those skipped.
     pub updates: u64,
-    /// Steps skipped for a gradient that was not finite.
+    /// Steps skipped for a gradient that was not finite, or for a spike.
     pub skipped_steps: u64,
     /// Epoch in which the next step begins, from 0.
     pub epoch: u64,
@@ -64,12 +64,20 @@ pub struct TrainState {
     /// another number of ranks. 0 in files of one rank from before there were several.
     #[serde(default)]
     pub micro_batches: usize,
+    /// What the guard against spikes remembers.
+    #[serde(default)]
+    pub guard: GuardState,
 }
 
 /// Layout version of `state.json`.
 pub(crate) const FORMAT: u32 = 1;
 
 impl TrainState {
+    /// Number of the step whose data come next: beyond `step` by those passed over.
+    pub(crate) fn data_step(&self) -> u64 {
+        self.step + self.guard.passed_steps
+    }
+
     /// Reads `state.json` of a checkpoint.
     ///
     /// # Errors

@@ -140,12 +140,32 @@ impl Store {
 
     /// Moves a damaged checkpoint out of the way, under a name that says so. It is not deleted.
     pub(crate) fn set_aside(&self, path: &Path) -> Result<(), TrainError> {
+        self.move_away(path, "damaged")
+    }
+
+    /// Moves those later than `path` out of the way: the run has gone back to it and takes another course.
+    pub(crate) fn abandon_after(&self, path: &Path) -> Result<(), TrainError> {
+        let all = self.list()?;
+        let step = all
+            .iter()
+            .find(|info| info.path == path)
+            .map(|info| info.step);
+        for info in all
+            .iter()
+            .filter(|info| step.is_none_or(|step| info.step > step))
+        {
+            self.move_away(&info.path, "abandoned")?;
+        }
+        Ok(())
+    }
+
+    fn move_away(&self, path: &Path, why: &str) -> Result<(), TrainError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let mut target = self.root.join(format!("damaged-{name}"));
+        let mut target = self.root.join(format!("{why}-{name}"));
         let mut number = 1;
         while target.exists() {
             number += 1;
-            target = self.root.join(format!("damaged-{name}-{number}"));
+            target = self.root.join(format!("{why}-{name}-{number}"));
         }
         fs::rename(path, &target).map_err(TrainError::io(path))
     }

@@ -258,6 +258,15 @@ impl Zero {
         }
     }
 
+    /// Lets go of what this rank keeps of weights and gradients, before another takes its place.
+    pub(crate) fn let_go(&self) {
+        for piece in self.buckets.iter().flat_map(Bucket::pieces) {
+            let (weights, grads) = (self.precision.weights(), self.precision.grads());
+            piece.param.release_to(&self.device, weights, grads);
+        }
+        self.drop_gradients();
+    }
+
     /// Elements of weights and of gradients that this rank holds at the same time, of `weights` in all.
     pub(crate) fn held(&self, weights: usize, trained: usize) -> (usize, usize) {
         let ranks = self.group.size();

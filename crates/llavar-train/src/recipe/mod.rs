@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use named::{NAMED_RECIPES, NamedRecipe};
 pub use sections::{
     DataSection, GradientCheckpointing, Layout, LogSection, LossWeighting, LrSchedulerType,
-    ModelSection, OnBadSample, OnSaveError, Paths, PrecisionName, Stage, TrainSection,
+    ModelSection, OnBadSample, OnSaveError, OnSpike, Paths, PrecisionName, Stage, TrainSection,
 };
 pub use validate::Problem;
 pub(crate) use validate::recipe_list;

@@ -1,6 +1,8 @@
 //! The sections of a recipe. Names are the flags of LLaVA and of the transformers' trainer where those
 //! have one; values are in their units.
 
+use std::collections::BTreeMap;
+
 use llavar_tensor::optim::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -178,6 +180,18 @@ pub enum OnSaveError {
     Continue,
 }
 
+/// What happens at a step whose loss or gradient norm is a spike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnSpike {
+    /// It is told and logged.
+    Warn,
+    /// Weights and moments stay as they are.
+    Skip,
+    /// The run goes back to its newest checkpoint and on with the data after those of the spike.
+    Rollback,
+}
+
 /// Which layers keep their activations from the forward to the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RawCheckpointing", into = "RawCheckpointing")]
@@ -275,6 +289,14 @@ pub struct TrainSection {
     pub learning_rate: f64,
     /// Own rate of the projector; None: the same.
     pub mm_projector_lr: Option<f64>,
+    /// Own rate of the vision tower with its adapters and fusion; None: the same.
+    pub mm_vision_tower_lr: Option<f64>,
+    /// Rates by pattern (`*`, `?`) of weight names; the longest that fits a weight wins over its module's rate.
+    pub learning_rates: BTreeMap<String, f64>,
+    /// Layer-wise decay of the rate in the language model: each block below another has this times its rate.
+    pub llm_layer_decay: f64,
+    /// The same in the towers, each counted from its own end.
+    pub vision_layer_decay: f64,
     /// Passes over the data.
     pub num_train_epochs: u64,
     /// Optimizer steps; above 0 it replaces `num_train_epochs`.
@@ -300,6 +322,16 @@ pub struct TrainSection {
     pub lr_scheduler_type: LrSchedulerType,
     /// Largest gradient norm; 0 never clips.
     pub max_grad_norm: f64,
+    /// Steps that say what is usual, for the two guards below; they end two steps before the one judged.
+    pub spike_window: usize,
+    /// Standard deviations above its mean from which on a loss is a spike; 0: none is.
+    pub spike_z_loss: f64,
+    /// The same for the gradient norm before clipping.
+    pub spike_z_grad_norm: f64,
+    /// `warn`, `skip` or `rollback`.
+    pub on_spike: OnSpike,
+    /// Times that a run may go back before it stops.
+    pub max_rollbacks: u32,
     /// Decay of AdamW's first moment.
     pub adam_beta1: f64,
     /// Decay of AdamW's second moment.
@@ -349,6 +381,10 @@ impl Default for TrainSection {
             stage: Stage::Sft,
             learning_rate: 2e-5,
             mm_projector_lr: None,
+            mm_vision_tower_lr: None,
+            learning_rates: BTreeMap::new(),
+            llm_layer_decay: 1.0,
+            vision_layer_decay: 1.0,
             num_train_epochs: 1,
             max_steps: 0,
             per_device_train_batch_size: 8,
@@ -360,6 +396,11 @@ impl Default for TrainSection {
             weight_decay: 0.0,
             lr_scheduler_type: LrSchedulerType::Cosine,
             max_grad_norm: 1.0,
+            spike_window: 128,
+            spike_z_loss: 0.0,
+            spike_z_grad_norm: 0.0,
+            on_spike: OnSpike::Warn,
+            max_rollbacks: 3,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,

@@ -65,12 +65,46 @@ impl Recipe {
             &t.learning_rate,
             "a finite number, 0 or above",
         );
-        if let Some(lr) = t.mm_projector_lr {
+        let modules = [
+            ("train.mm_projector_lr", t.mm_projector_lr),
+            ("train.mm_vision_tower_lr", t.mm_vision_tower_lr),
+        ];
+        let modules = modules.into_iter().filter_map(|(key, lr)| Some((key, lr?)));
+        let patterns = t.learning_rates.values();
+        for (key, lr) in modules.chain(patterns.map(|lr| ("train.learning_rates", *lr))) {
             check(
                 lr.is_finite() && lr >= 0.0,
-                "train.mm_projector_lr",
+                key,
                 &lr,
                 "a finite number, 0 or above",
+            );
+        }
+        for (key, decay) in [
+            ("train.llm_layer_decay", t.llm_layer_decay),
+            ("train.vision_layer_decay", t.vision_layer_decay),
+        ] {
+            check(
+                decay > 0.0 && decay <= 1.0,
+                key,
+                &decay,
+                "above 0, at most 1 (no decay)",
+            );
+        }
+        check(
+            (4..=100_000).contains(&t.spike_window),
+            "train.spike_window",
+            &t.spike_window,
+            "4 to 100000 steps",
+        );
+        for (key, z) in [
+            ("train.spike_z_loss", t.spike_z_loss),
+            ("train.spike_z_grad_norm", t.spike_z_grad_norm),
+        ] {
+            check(
+                z.is_finite() && z >= 0.0,
+                key,
+                &z,
+                "standard deviations above 0, or 0 for no guard",
             );
         }
         for (key, value) in [

@@ -6,6 +6,7 @@ mod open;
 #[cfg(test)]
 mod parity;
 mod ranks;
+mod rollback;
 mod save;
 mod step;
 mod trace;
@@ -27,6 +28,7 @@ use crate::{
     Observer, Recipe, RunInfo, TrainError,
     checkpoint::{Store, TrainState},
     data::{Cut, CutLog, Feed, Loader, Orders, Quarantine, SampleSource},
+    guard::SpikeGuard,
     optimizer::Optimizer,
     parallel::{Share, Zero},
     run_log::RunLog,
@@ -89,6 +91,9 @@ pub struct Trainer {
     plan: StepPlan,
     schedule: Schedule,
     state: TrainState,
+    guard: Option<SpikeGuard>,
+    /// A step whose spike asks to go back.
+    spiked: Option<u64>,
     quarantine: Quarantine,
     cuts: CutLog,
     resumed_from: Option<PathBuf>,
@@ -172,6 +177,7 @@ impl Trainer {
             backend: self.group.collective().backend(),
             zero_stage: self.zero.stage(),
             device: self.place.describe(),
+            groups: self.optimizer.groups(),
             device_note: self.place.note.clone(),
             memory: self.memory_plan(),
             packing: self.orders.packing(),
@@ -227,59 +233,79 @@ impl Trainer {
         for warning in self.warnings.drain(..) {
             observer.on_warning(&warning);
         }
-        let total = self.plan.total_steps();
-        if self.state.step < total {
-            let log = match self.group.is_first() {
-                true => Some(RunLog::open(
-                    &self.run_dir.join("train.jsonl"),
-                    self.state.step,
-                )?),
-                false => None,
-            };
-            let mut pipe = Pipeline::new(log, self.state.step, self.checkpointing());
-            let mut feed = self.start_feed()?;
-            while self.state.step < total {
-                let trace = self.begin_trace(observer)?;
-                match self.step(&mut feed, &mut pipe, observer, stop) {
-                    Ok(true) => {
-                        if let Some(trace) = trace {
-                            self.finish_trace(trace, observer)?;
-                        }
-                    }
-                    Ok(false) => {
-                        drop(feed);
-                        self.settle(&mut pipe, observer)?;
-                        let checkpoint = self.save_checkpoint(observer)?;
-                        let step = self.state.step;
-                        return Ok(Outcome::Interrupted { step, checkpoint });
-                    }
-                    Err(error) => {
-                        drop(feed);
-                        if let Err(more) = self.settle(&mut pipe, observer) {
-                            observer.on_warning(&crate::error::chain(&more));
-                        }
-                        if self.agreed {
-                            self.keep(observer);
-                        }
-                        return Err(self.explained(error));
-                    }
-                }
-                let every = self.recipe.train.save_steps;
-                if every > 0 && self.state.step.is_multiple_of(every) && self.state.step < total {
-                    self.settle(&mut pipe, observer)?;
-                    self.save_or_warn(observer)?;
-                }
+        while self.state.step < self.plan.total_steps() {
+            if let Some(outcome) = self.run_stretch(observer, stop)? {
+                return Ok(outcome);
             }
-            self.settle(&mut pipe, observer)?;
-            if let Some(summary) = self.cuts.summary() {
-                observer.on_warning(&summary);
-            }
+        }
+        if let Some(summary) = self.cuts.summary() {
+            observer.on_warning(&summary);
         }
         let model = self.finish(observer)?;
         Ok(Outcome::Finished {
             step: self.state.step,
             model,
         })
+    }
+
+    /// Steps up to the end of the run, or up to a spike after which the run goes back. The outcome where `stop`
+    /// was set.
+    fn run_stretch(
+        &mut self,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Option<Outcome>, TrainError> {
+        let total = self.plan.total_steps();
+        let log = match self.group.is_first() {
+            true => Some(RunLog::open(
+                &self.run_dir.join("train.jsonl"),
+                self.state.step,
+            )?),
+            false => None,
+        };
+        let mut pipe = Pipeline::new(log, self.state.step, self.checkpointing());
+        let mut feed = self.start_feed()?;
+        while self.state.step < total {
+            let trace = self.begin_trace(observer)?;
+            match self.step(&mut feed, &mut pipe, observer, stop) {
+                Ok(true) => {
+                    if let Some(trace) = trace {
+                        self.finish_trace(trace, observer)?;
+                    }
+                }
+                Ok(false) => {
+                    drop(feed);
+                    self.settle(&mut pipe, observer)?;
+                    self.go_back(observer)?;
+                    let checkpoint = self.save_checkpoint(observer)?;
+                    let step = self.state.step;
+                    return Ok(Some(Outcome::Interrupted { step, checkpoint }));
+                }
+                Err(error) => {
+                    drop(feed);
+                    if let Err(more) = self.settle(&mut pipe, observer) {
+                        observer.on_warning(&crate::error::chain(&more));
+                    }
+                    if self.agreed && self.spiked.is_none() {
+                        self.keep(observer);
+                    }
+                    return Err(self.explained(error));
+                }
+            }
+            let (step, every) = (self.state.step, self.recipe.train.save_steps);
+            let due = every > 0 && step.is_multiple_of(every) && step < total;
+            if due || step == total {
+                self.settle(&mut pipe, observer)?;
+            }
+            // A spike is known one step late on a GPU, however early its numbers came.
+            if self.go_back(observer)? {
+                break;
+            }
+            if due {
+                self.save_or_warn(observer)?;
+            }
+        }
+        Ok(None)
     }
 
     fn start_feed(&self) -> Result<Feed, TrainError> {
@@ -291,15 +317,16 @@ impl Trainer {
             max_tokens: train.max_tokens_per_micro_batch,
             image_tokens: self.model.tokens_per_image().unwrap_or(0),
         };
+        let step = self.state.data_step();
         let (loader, source) = (self.start_loader()?, Arc::clone(&self.source));
         let ahead = data.dataloader_num_workers > 0;
-        Ok(Feed::start(loader, source, cut, self.state.step, ahead))
+        Ok(Feed::start(loader, source, cut, step, ahead))
     }
 
     fn start_loader(&self) -> Result<Loader, TrainError> {
         let data = &self.recipe.data;
-        let places = self.plan.first_sample(self.state.step)
-            ..self.plan.first_sample(self.plan.total_steps());
+        let last = self.plan.total_steps() + self.state.guard.passed_steps;
+        let places = self.plan.first_sample(self.state.data_step())..self.plan.first_sample(last);
         let most_in_a_row = match data.on_bad_sample {
             crate::recipe::OnBadSample::Stop => 0,
             // One more than is allowed in all, so that that limit itself is what stops the run.

@@ -16,6 +16,7 @@ use crate::{
     checkpoint::{FORMAT, Store, TrainState, verify},
     data::{CutLog, Orders, Quarantine, SampleSource, lengths},
     error::chain,
+    guard::SpikeGuard,
     optimizer::Optimizer,
     parallel::{Sharding, Zero},
     recipe::{GradientCheckpointing, OnBadSample, PrecisionName},
@@ -49,7 +50,7 @@ impl Trainer {
         opened
     }
 
-    fn open_in(
+    pub(super) fn open_in(
         group: Arc<Group>,
         mut recipe: Recipe,
         given: Option<(LlavaModel, &Path)>,
@@ -149,7 +150,7 @@ impl Trainer {
             None => Optimizer::new(params, train, phi3, precision)?,
             Some(pieces) => {
                 let (trained, group) = (zero.trained(), Arc::clone(&group));
-                Optimizer::sharded(pieces, trained, group, train, phi3, precision)?
+                Optimizer::sharded(&params, pieces, trained, group, train, phi3, precision)?
             }
         };
 
@@ -220,6 +221,7 @@ impl Trainer {
             quarantine.add(fault)?;
         }
         let updates = state.updates;
+        let guard = SpikeGuard::new(&recipe.train);
         if group.is_first() {
             let text = recipe.to_toml()?;
             let path = run_dir.join("recipe.toml");
@@ -241,6 +243,8 @@ impl Trainer {
             plan,
             schedule,
             state,
+            guard,
+            spiked: None,
             quarantine,
             cuts: CutLog::open(&run_dir.join("truncated.jsonl")),
             resumed_from: checkpoint,

@@ -12,7 +12,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::{
-    optimizer::{Optimizer, Rates},
+    optimizer::Optimizer,
     recipe::{Layout, Stage, TrainSection},
     schedule::Schedule,
     stage::select_trainable,
@@ -183,11 +183,8 @@ fn train(
             (lr - want["lr"].as_f64().unwrap()).abs() < 1e-12,
             "{at} rate"
         );
-        let rates = Rates {
-            lr,
-            projector_lr: lr,
-        };
-        let result = optimizer.step(rates).unwrap().wait().unwrap();
+        let factor = schedule.factor(number as u64);
+        let result = optimizer.step(factor, None).unwrap().wait().unwrap();
         assert_eq!((result.updates, result.skipped), (number as u64 + 1, false));
         if let Some([gradient, _]) = tolerances.norms {
             let (norm, want) = (result.norm.into(), want["grad_norm"].as_f64().unwrap());

@@ -123,20 +123,40 @@ impl Trainer {
         Ok(Some((AgreedStep { all, own_parts }, waited)))
     }
 
-    /// Puts the losses of all ranks together; `parts` is the most micro-batches that any rank has.
+    /// Puts the losses of all ranks together; `parts` is the most micro-batches that any rank has. The second are
+    /// the same as pairs on the device, where somebody wants them there.
     pub(super) fn losses_of_all(
         &self,
         losses: Vec<(f64, LossValue, Tensor)>,
         parts: usize,
-    ) -> Result<Losses, TrainError> {
-        if self.group.size() == 1 {
+    ) -> Result<(Losses, Option<Tensor>), TrainError> {
+        let alone = self.group.size() == 1;
+        let pairs = match alone && self.guard.is_none() {
+            true => None,
+            false => Some(self.pairs(&losses, parts)?),
+        };
+        let Some(row) = pairs.as_ref().filter(|_| !alone) else {
             let own = losses.into_iter().map(|(weight, value, _)| (weight, value));
-            return Ok(Losses::Own(own.collect()));
-        }
+            return Ok((Losses::Own(own.collect()), pairs));
+        };
+        let all = self.group.collective().all_gather(row)?.wait()?;
+        let losses = match self.place.device.as_cuda() {
+            Some(cuda) => Losses::Coming(cuda.read_back(&all)?),
+            None => Losses::Known(all.to_f32_vec()?),
+        };
+        Ok((losses, Some(all)))
+    }
+
+    /// Pairs of summed loss and weight on the device, zeros for micro-batches that this rank has not.
+    fn pairs(
+        &self,
+        losses: &[(f64, LossValue, Tensor)],
+        parts: usize,
+    ) -> Result<Tensor, TrainError> {
         let device = &self.place.device;
         // Pairs of sum and weight, so that nothing is computed before they are read.
         let mut row = Vec::with_capacity(2 * parts);
-        for (weight, _, sum) in &losses {
+        for (weight, _, sum) in losses {
             row.push(sum.reshape(&[1])?.cast(DType::F32)?);
             row.push(Tensor::from_vec(vec![*weight as f32], &[1])?.to_device(device)?);
         }
@@ -144,12 +164,7 @@ impl Trainer {
         if missing > 0 {
             row.push(Tensor::zeros(&[missing]).to_device(device)?);
         }
-        let row = Tensor::concat(&row)?;
-        let all = self.group.collective().all_gather(&row)?.wait()?;
-        Ok(match device.as_cuda() {
-            Some(cuda) => Losses::Coming(cuda.read_back(&all)?),
-            None => Losses::Known(all.to_f32_vec()?),
-        })
+        Ok(Tensor::concat(&row)?)
     }
 
     /// Forgets the gradients of a step that is not done.

@@ -9,15 +9,20 @@ use std::{
 };
 
 use llavar_model::Checkpointing;
-use llavar_tensor::{DType, Tape, Tensor, cuda::Readback, memory, optim::StepReadback};
+use llavar_tensor::{
+    DType, Tape, Tensor,
+    cuda::Readback,
+    memory,
+    optim::{StepLimits, StepReadback},
+};
 
 use super::{Trainer, ranks::Losses};
 use crate::{
     Observer, StepReport, TrainError,
     data::{Batch, Feed, Item},
+    guard::Usual,
     observer::resident_bytes,
-    optimizer::Rates,
-    recipe::LossWeighting,
+    recipe::{LossWeighting, OnSpike},
     run_log::RunLog,
 };
 
@@ -46,6 +51,8 @@ struct PendingStep {
     /// Losses of the step's micro-batches.
     losses: Losses,
     result: StepReadback,
+    /// What loss and norm were judged by.
+    usual: Usual,
     learning_rate: f64,
     supervised: usize,
     tokens: usize,
@@ -159,24 +166,31 @@ impl Trainer {
             }
             self.zero.finish_micro_batch()?;
         }
-        let losses = self.losses_of_all(losses, round.all.with_images.len())?;
+        let (losses, pairs) = self.losses_of_all(losses, round.all.with_images.len())?;
         self.zero.finish_gradients()?;
         let (tokens, images, supervised) =
             (round.all.tokens, round.all.images, round.all.supervised);
 
         let factor = self.schedule.factor(self.state.step);
-        let train = &self.recipe.train;
-        let learning_rate = factor * train.learning_rate;
-        let result = self.optimizer.step(Rates {
-            lr: learning_rate,
-            projector_lr: factor * train.mm_projector_lr.unwrap_or(train.learning_rate),
-        })?;
+        let learning_rate = factor * self.recipe.train.learning_rate;
+        let (mut usual, mut limits) = (Usual::default(), None);
+        if let (Some(guard), Some(pairs)) = (self.guard, &pairs) {
+            usual = guard.before(&self.state.guard, self.state.step + 1);
+            let [loss, norm] = usual.limits();
+            limits = Some(StepLimits {
+                losses: pairs,
+                loss,
+                norm,
+                skip: guard.on_spike != OnSpike::Warn,
+            });
+        }
+        let result = self.optimizer.step(factor, limits)?;
         self.optimizer.zero_grad();
         self.zero.finish_update()?;
 
         let state = &mut self.state;
         state.step += 1;
-        let next = self.plan.first_sample(state.step);
+        let next = self.plan.first_sample(state.data_step());
         let samples = self.orders.epoch_len() as u64;
         (state.epoch, state.position) = (next / samples, next % samples);
         state.tokens += tokens as u64;
@@ -188,6 +202,7 @@ impl Trainer {
             waited,
             losses,
             result,
+            usual,
             learning_rate,
             supervised,
             tokens,
@@ -225,7 +240,19 @@ impl Trainer {
         state.seconds += seconds;
         state.log_loss += loss;
         state.log_steps += 1;
-        if result.skipped {
+        let spike = result.loss_spike || result.norm_spike;
+        let scores = pending.usual.scores(loss, result.norm);
+        if let Some(guard) = self.guard {
+            let (usual, step) = (pending.usual, pending.step);
+            guard.observe(&mut state.guard, usual, step, loss, result.norm);
+        }
+        // A run that is to go back forgets what it does until then.
+        if spike && self.spiked.is_none() {
+            state.guard.spikes += 1;
+            let spikes = [result.loss_spike, result.norm_spike];
+            let what = pending.usual.describe(loss, result.norm, spikes);
+            self.on_spike(pending.step, &what, observer);
+        } else if result.skipped && !spike {
             observer.on_warning(&format!(
                 "step {}: the gradient is not finite (loss {loss}); the update was skipped",
                 pending.step
@@ -236,10 +263,15 @@ impl Trainer {
         let report = StepReport {
             step: pending.step,
             total_steps: self.plan.total_steps(),
-            epoch: self.plan.epochs(pending.step),
+            epoch: self
+                .plan
+                .epochs(pending.step + self.state.guard.passed_steps),
             loss,
             learning_rate: pending.learning_rate,
             grad_norm: result.norm.is_finite().then_some(result.norm),
+            loss_z: scores.loss,
+            grad_norm_z: scores.norm,
+            spike,
             skipped: result.skipped,
             supervised_tokens: pending.supervised,
             supervised_tokens_per_second: pending.supervised as f64 / seconds,

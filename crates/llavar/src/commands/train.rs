@@ -205,6 +205,18 @@ impl Observer for TrainView {
                 p.unusable
             ));
         }
+        let rates = info.groups.iter().map(|g| g.learning_rate.to_bits());
+        if rates.collect::<std::collections::HashSet<_>>().len() > 1 {
+            for group in &info.groups {
+                note(format!(
+                    "learning rate {:.2e}, weight decay {}: {} weights, {:.2} M elements",
+                    group.learning_rate,
+                    group.weight_decay,
+                    group.tensors,
+                    group.elements as f64 / 1e6
+                ));
+            }
+        }
         note(format!("memory plan: {}", info.memory));
         if !info.memory.fits() {
             note("warning: the plan is larger than the memory of the device");
@@ -259,6 +271,12 @@ impl Observer for TrainView {
             summary.exchange_ms,
             summary.waited_ms,
             summary.overlap_percent(),
+        ));
+    }
+
+    fn on_rollback(&mut self, spike: u64, to: u64) {
+        self.on_warning(&format!(
+            "went back to step {to}; the data up to those of step {spike} are passed over"
         ));
     }
 

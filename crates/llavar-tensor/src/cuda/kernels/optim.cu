@@ -3,11 +3,11 @@
 
 // Scalars of one step; cuda/ops/optim.rs reads them by position.
 struct Step {
-    float norm, scale, skipped;     // skipped: 1 where the norm is not finite
+    float norm, scale, skipped;     // skipped: 1 where nothing is updated
     float inv_correction1;          // 1 / (1 - beta1^updates)
     float inv_root;                 // 1 / sqrt(1 - beta2^updates)
     u32 updates_low, updates_high;
-    u32 unused;
+    float spikes;                   // 1: the loss is beyond its limit, 2: the norm, 3: both
 };
 
 // Sum over the block in a fixed order, valid in thread 0. Blocks of whole warps.
@@ -56,8 +56,10 @@ KERNEL norm_parts(const Listed* list, int count, double* part, i64 each) {
     if (threadIdx.x == 0) part[blockIdx.x] = s;
 }
 
-// Norm from its parts, and what follows from it. One block.
-KERNEL begin_step(const double* part, Step* step, i64 parts, float max_norm, float beta1, float beta2) {
+// Norm from its parts, and what follows from it. One block. The loss of the step is the sum of the products of
+// pairs of losses; beyond a limit nothing is updated where skip is set.
+KERNEL begin_step(const double* part, Step* step, i64 parts, float max_norm, float beta1, float beta2,
+                  const float* losses, i64 pairs, float loss_limit, float norm_limit, int skip) {
     double s = 0;
     #pragma unroll 4
     for (i64 i = threadIdx.x; i < parts; i += blockDim.x) s += part[i];
@@ -65,9 +67,14 @@ KERNEL begin_step(const double* part, Step* step, i64 parts, float max_norm, flo
     if (threadIdx.x != 0) return;
     float norm = (float)sqrt(s);
     bool finite = norm < INFINITY;  // false for NaN too
+    double loss = 0;
+    for (i64 i = 0; i < pairs; i++) loss += (double)losses[2 * i] * (double)losses[2 * i + 1];
+    int spikes = finite ? (loss > loss_limit ? 1 : 0) + (norm > norm_limit ? 2 : 0) : 0;
+    bool skipped = !finite || (skip && spikes);
     step->norm = norm;
-    step->skipped = finite ? 0.f : 1.f;
-    if (!finite) return;
+    step->skipped = skipped ? 1.f : 0.f;
+    step->spikes = (float)spikes;
+    if (skipped) return;
     u64 updates = ((u64)step->updates_high << 32 | step->updates_low) + 1;
     step->updates_low = (u32)updates;
     step->updates_high = (u32)(updates >> 32);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     DType, Error, Param, Result, Tensor,
     cuda::{Arg, Cuda, Grid, Kernel, Readback, Source, args},
-    optim::{AdamW, Kind, Moments, RoundingKey, StepResult},
+    optim::{AdamW, Kind, Moments, RoundingKey, StepLimits, StepResult},
 };
 
 pub(in crate::cuda) static SOURCE: Source = Source {
@@ -57,6 +57,7 @@ impl DeviceStep {
         &mut self,
         params: impl IntoIterator<Item = &'a Param>,
         max_norm: f32,
+        limits: Option<StepLimits<'_>>,
     ) -> Result<()> {
         let cuda = &self.cuda;
         let grads: Vec<Tensor> = params.into_iter().filter_map(Param::grad).collect();
@@ -92,11 +93,26 @@ impl DeviceStep {
         }
         let AdamW { beta1, beta2, .. } = self.adamw;
         let scalars = &mut self.scalars;
+        let losses = limits.map(|limits| limits.losses);
+        let pairs = losses.map_or(0, |losses| losses.numel() / 2);
+        let limit = |of: fn(StepLimits<'_>) -> f32| limits.map_or(f32::INFINITY, of);
         cuda.launch(
             &BEGIN_STEP,
             DType::F32,
             Grid::new(1, 1024),
-            args![&slots, scalars, parts as i64, max_norm, beta1, beta2],
+            args![
+                &slots,
+                scalars,
+                parts as i64,
+                max_norm,
+                beta1,
+                beta2,
+                losses,
+                pairs as i64,
+                limit(|limits| limits.loss),
+                limit(|limits| limits.norm),
+                i32::from(limits.is_some_and(|limits| limits.skip))
+            ],
         )
     }
 
@@ -112,7 +128,7 @@ impl DeviceStep {
 
     /// What the copied scalars say.
     pub(crate) fn result(scalars: &[f32]) -> Result<StepResult> {
-        let &[norm, _, skipped, _, _, low, high, _] = scalars else {
+        let &[norm, _, skipped, _, _, low, high, spikes] = scalars else {
             return Err(Error::Cuda {
                 op: "optimizer step",
                 reason: format!("{} scalars came back", scalars.len()),
@@ -122,6 +138,8 @@ impl DeviceStep {
             norm,
             updates: u64::from(high.to_bits()) << 32 | u64::from(low.to_bits()),
             skipped: skipped != 0.0,
+            loss_spike: spikes as u32 & 1 != 0,
+            norm_spike: spikes as u32 & 2 != 0,
         })
     }
 }
@@ -214,6 +232,13 @@ mod tests {
     fn a_gradient_that_is_not_finite_changes_nothing_and_is_not_counted() {
         memory::set_poison(true);
         testing::bad_gradients_change_nothing(&gpu());
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn steps_beyond_their_limits_are_told_or_skipped() {
+        memory::set_poison(true);
+        testing::limits_are_kept(&gpu());
     }
 
     #[test]
