@@ -5,8 +5,10 @@
 //! one way only.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod conversation;
 mod error;
+mod pictures;
 
 use std::{ops::ControlFlow, path::Path};
 
@@ -19,14 +21,18 @@ use llavar_model::{
 };
 use llavar_tensor::{DType, Device, Tape, Tensor};
 
+pub use batch::Question;
 pub use conversation::Conversation;
 pub use error::Error;
+pub use pictures::{PictureCache, PictureCounts, Seen};
 
 /// An answer with what it cost.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// The text, without special tokens, trimmed.
     pub text: String,
+    /// Its ids, without the stop id.
+    pub ids: Vec<u32>,
     /// Tokens of the prompt, image positions included.
     pub prompt_tokens: usize,
     /// Tokens of the answer.
@@ -203,13 +209,7 @@ impl Assistant {
         options: &GenerationOptions,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Answer, Error> {
-        let prompt: Vec<i32> = self
-            .template
-            .encode_prompt(&self.tokenizer, messages)
-            .map_err(Error::Encode)?
-            .into_iter()
-            .map(|id| id as i32)
-            .collect();
+        let prompt = self.prompt_ids(messages)?;
         let mut stream = self.tokenizer.decode_stream(true);
         let mut failed = None;
         let generation = generate(&self.model, &prompt, features, options, |id| {
@@ -228,16 +228,7 @@ impl Assistant {
         if let Some(rest) = stream.finish().map_err(Error::Encode)? {
             let _ = on_text(&rest);
         }
-        let text = self
-            .tokenizer
-            .decode(&generation.ids, true)
-            .map_err(Error::Encode)?;
-        Ok(Answer {
-            text: text.trim().to_owned(),
-            prompt_tokens: generation.prompt_tokens,
-            new_tokens: generation.ids.len(),
-            stop_reason: generation.stop_reason,
-        })
+        self.decode(generation)
     }
 
     /// Answers one question about pictures already seen.

@@ -1,12 +1,13 @@
 //! Evaluation: benchmarks in their official layouts, answers files, and metrics over answers.
 //!
-//! It calls `llavar-image` (headers) and `llavar-data` (records, confined image
-//! paths). Tasks, metrics and scores know nothing of models: they judge answers, wherever these come
-//! from.
+//! It calls `llavar-image` (headers), `llavar-data` (records, confined image paths)
+//! and, in [`run`] alone, `llavar-assistant`. Tasks, metrics and scores know nothing of models: they judge
+//! answers, wherever these come from.
 //!
 //! | Start here | For |
 //! |---|---|
 //! | [`tasks::Task::open`] | the questions of a benchmark |
+//! | [`run::Column`] | putting them to a model |
 //! | [`samples`] | answers on disk, ours and those of other tools |
 //! | [`score::score`] | scores with standard errors, as a [`results::RunResult`] |
 //! | [`compare::compare`] | whether two runs differ |
@@ -18,6 +19,7 @@ pub mod fingerprint;
 pub mod metrics;
 pub mod report;
 pub mod results;
+pub mod run;
 pub mod samples;
 pub mod score;
 pub mod tasks;

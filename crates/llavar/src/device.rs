@@ -1,6 +1,6 @@
 //! `--device` and `--dtype`: where a command computes, and one line that says so.
 
-use llavar_tensor::{DType, Device, DeviceKind};
+use llavar_tensor::{DType, Device, DeviceKind, collective::Launch};
 
 use crate::{
     failure::{Class, Failure, Outcome},
@@ -33,6 +33,24 @@ fn dtype(text: &str) -> Result<DType, String> {
 }
 
 impl DeviceFlags {
+    /// The flags of one of several ranks: the GPU of its number on its machine, counted from the one that
+    /// was asked for.
+    pub(crate) fn of_rank(&self, launch: &Launch) -> Self {
+        // A launcher that shows every rank its own GPU alone has counted already.
+        let shown = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+        let alone = !shown.is_empty() && !shown.contains(',');
+        let local = if alone { 0 } else { launch.local_rank };
+        let device = match self.device {
+            DeviceKind::Cuda(first) => DeviceKind::Cuda(first + local),
+            DeviceKind::Auto if local > 0 && Device::cuda(local).is_ok() => DeviceKind::Cuda(local),
+            other => other,
+        };
+        Self {
+            device,
+            dtype: self.dtype,
+        }
+    }
+
     /// Opens the device and says which it is, or why it is not the GPU.
     pub(crate) fn open(&self) -> Outcome<(Device, DType)> {
         let (device, why) = Device::open(self.device).map_err(unusable)?;

@@ -40,6 +40,9 @@ enum Command {
     Ask(commands::ask::Args),
     /// Talk about pictures in the terminal.
     Chat(commands::chat::Args),
+    /// Evaluate models on the benchmarks, or score answers that are there.
+    #[command(subcommand)]
+    Eval(commands::eval::Command),
     /// Score training data with a model and keep what helps.
     #[command(subcommand)]
     Select(commands::select::Command),
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Ask(args) => commands::ask::run(args),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Eval(command) => commands::eval::run(command),
         Command::Select(command) => commands::select::run(command),
         Command::Bench(command) => commands::bench::run(command),
     });

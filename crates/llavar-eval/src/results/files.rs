@@ -42,6 +42,14 @@ pub enum ResultsError {
 /// # Errors
 /// [`ResultsError::Read`], [`ResultsError::Form`].
 pub fn read_result(path: &Path) -> Result<RunResult, ResultsError> {
+    read_json(path)
+}
+
+/// Reads a value that [`write_json`] wrote.
+///
+/// # Errors
+/// [`ResultsError::Read`], [`ResultsError::Form`].
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ResultsError> {
     parse(path, &read(path)?)
 }
 
@@ -65,18 +73,25 @@ pub fn read_settings(folder: &Path) -> Result<Option<RunSettings>, ResultsError>
 /// # Errors
 /// [`ResultsError::Read`]; [`ResultsError::Form`] with the line of the first row that is none.
 pub fn read_rows(path: &Path) -> Result<Vec<ScoredRow>, ResultsError> {
-    let path = if path.is_dir() {
-        path.join(SCORED_FILE)
+    if path.is_dir() {
+        read_rows_of(&path.join(SCORED_FILE))
     } else {
-        path.to_path_buf()
-    };
-    let bytes = read(&path)?;
+        read_rows_of(path)
+    }
+}
+
+/// Reads the rows that [`write_rows`] wrote.
+///
+/// # Errors
+/// As [`read_rows`].
+pub fn read_rows_of<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, ResultsError> {
+    let bytes = read(path)?;
     let lines = bytes.split(|byte| *byte == b'\n').enumerate();
     lines
         .filter(|(_, line)| !line.trim_ascii().is_empty())
         .map(|(at, line)| {
             serde_json::from_slice(line).map_err(|error| ResultsError::Form {
-                path: path.clone(),
+                path: path.to_path_buf(),
                 line: at + 1,
                 reason: if path.ends_with(SAMPLES_FILE) {
                     format!("{error} (answers without scores)")

@@ -10,7 +10,10 @@ mod files;
 mod settings;
 
 pub use display::Unit;
-pub use files::{ResultsError, read_result, read_rows, read_settings, write_json, write_rows};
+pub use files::{
+    ResultsError, read_json, read_result, read_rows, read_rows_of, read_settings, write_json,
+    write_rows,
+};
 pub use settings::{DecodeSettings, ModelInfo, OcrMode, PromptSettings, RunSettings};
 
 use crate::samples::SampleRow;
@@ -22,6 +25,8 @@ use std::path::PathBuf;
 pub const SETTINGS_FILE: &str = "run.json";
 /// Name of the file of answers in a run folder.
 pub const SAMPLES_FILE: &str = "samples.jsonl";
+/// Name of the file of questions that failed in a run folder.
+pub const ERRORS_FILE: &str = "errors.jsonl";
 /// Name of the file of results in a run folder.
 pub const RESULTS_FILE: &str = "results.json";
 /// Name of the file of scored rows in a run folder.
@@ -45,8 +50,8 @@ pub struct RunResult {
     pub settings: Option<RunSettings>,
     /// Fingerprint of [`RunResult::settings`], as in [`SampleRow::run`].
     pub run: Option<String>,
-    /// Fingerprint of all prompts with their ids in the task's order, OCR text included: runs with the
-    /// same one asked the same. None where the answers do not repeat their questions.
+    /// Fingerprint of all prompts with their ids in the task's order, without OCR text (whose source is in
+    /// [`PromptSettings::ocr_lines`]). None where the answers do not repeat their questions.
     pub prompt_hash: Option<String>,
     /// How many questions there are and what became of them.
     pub counts: Counts,

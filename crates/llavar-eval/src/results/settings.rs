@@ -28,6 +28,43 @@ impl RunSettings {
         hash.field(&serde_json::to_string(self).unwrap_or_default());
         hash.hex()
     }
+
+    /// The first setting that differs: its name, its value here, the other's.
+    pub fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".into());
+        let fields = |own: &Self| {
+            let Self {
+                model,
+                prompt,
+                decode,
+                ..
+            } = own;
+            [
+                ("task", own.task.clone()),
+                ("split", own.split.clone()),
+                ("model", model.id.clone()),
+                ("model hash", or_none(&model.hash)),
+                ("dtype", or_none(&model.dtype)),
+                ("template", or_none(&model.template)),
+                ("endpoint", or_none(&model.endpoint)),
+                ("prompt format", format!("{:?}", prompt.format)),
+                ("OCR", prompt.ocr.as_str().into()),
+                ("OCR lines", or_none(&prompt.ocr_lines)),
+                ("prompts", prompt.hash.clone()),
+                ("temperature", decode.temperature.to_string()),
+                ("top_p", format!("{:?}", decode.top_p)),
+                ("top_k", format!("{:?}", decode.top_k)),
+                ("num_beams", decode.num_beams.to_string()),
+                ("repetition penalty", decode.repetition_penalty.to_string()),
+                ("max_new_tokens", decode.max_new_tokens.to_string()),
+                ("seed", decode.seed.to_string()),
+            ]
+        };
+        let mut pairs = fields(self).into_iter().zip(fields(other));
+        pairs
+            .find(|((_, a), (_, b))| a != b)
+            .map(|((name, a), (_, b))| (name, a, b))
+    }
 }
 
 /// Which model answered.
@@ -53,10 +90,10 @@ pub struct PromptSettings {
     pub format: String,
     /// Whether text read from the picture stands before the question.
     pub ocr: OcrMode,
-    /// Fingerprint of the file of OCR lines.
+    /// Where the OCR text comes from: fingerprint of the file of OCR lines, or name of the engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ocr_lines: Option<String>,
-    /// Fingerprint of all prompts with their ids.
+    /// Fingerprint of all prompts with their ids, without OCR text.
     pub hash: String,
 }
 

@@ -1,6 +1,7 @@
 //! Reading the answers file of any tool.
 
 use super::error::{BadLine, LineFault, SampleError};
+use super::row::SampleRow;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -310,6 +311,25 @@ fn is_marked(text: &str, mark: Option<char>) -> bool {
 }
 
 impl AnswersFile {
+    /// Our own rows as answers; their places count from 1.
+    pub(crate) fn from_rows<'a>(rows: impl Iterator<Item = &'a SampleRow>) -> Self {
+        let answers = rows.enumerate().map(|(at, row)| Answer {
+            line: at + 1,
+            id: Some(row.question_id.clone()),
+            position: None,
+            image: Some(row.image.clone()),
+            question: Some(row.prompt.clone()),
+            text: row.text.clone(),
+            references: row.gt.clone(),
+            category: row.category.clone(),
+            error: row.error.clone(),
+        });
+        Self {
+            answers: answers.collect(),
+            bad_lines: Vec::new(),
+        }
+    }
+
     fn add(&mut self, line: usize, row: &str, mark: Option<char>) {
         let parsed = if is_marked(row, mark) {
             Err(LineFault::NotUtf8)

@@ -65,8 +65,13 @@ impl SampleRow {
             run: run.to_string(),
             error: None,
         };
-        row.answer_id = row.hash();
+        row.seal();
         row
+    }
+
+    /// Makes the answer's id that of the present content.
+    pub(crate) fn seal(&mut self) {
+        self.answer_id = self.hash();
     }
 
     /// What identifies the row in a file.

@@ -1,4 +1,4 @@
-//! The test file of Hybrid-Instruct, and any LLaVA JSON with questions.
+//! The test file of Hybrid-Instruct, any LLaVA JSON with questions, and LLaVA's question files (JSONL).
 //!
 //! # Source
 //! `Hybrid_Instruct_test/vqa_test.json`: LLaVA JSON whose conversations repeat (extractive question and
@@ -6,7 +6,7 @@
 //! `model_vqa.py`, every pair is asked alone and `<image>` is taken out of the question.
 
 use super::error::{BadRow, RowFault, TaskError};
-use super::record::{self, Content};
+use super::record::{self, Content, Record};
 use super::task::{Draft, Question, Request};
 use llavar_data::Sample;
 use serde_json::{Value, json};
@@ -25,7 +25,11 @@ pub(super) fn read(request: &Request) -> Result<Draft, TaskError> {
         ..Draft::default()
     };
     for (at, row) in rows {
-        match row.and_then(pairs) {
+        let questions = row.and_then(|row| match row.get("conversations") {
+            None if row.get("text").is_some() => single(&row).map(|question| vec![question]),
+            _ => pairs(row),
+        });
+        match questions {
             Ok(questions) => draft.questions.extend(questions),
             Err(fault) => draft.bad_rows.push(BadRow { at, fault }),
         }
@@ -52,6 +56,21 @@ fn locate(request: &Request) -> Option<PathBuf> {
 
 pub(super) fn image_folders(request: &Request, folder: &Path) -> Vec<PathBuf> {
     request.tree.image_folders(folder, &IMAGE_FOLDERS)
+}
+
+/// A row of LLaVA's own question files: `{question_id, image, text}`, `category` and `gt` where they are.
+fn single(row: &Value) -> Result<Question, RowFault> {
+    let row = Record::new(row)?;
+    let id = row.id("question_id").or_else(|_| row.id("id"))?;
+    Ok(Question {
+        source_id: id.clone(),
+        id,
+        images: vec![row.text("image")?.to_string()],
+        question: without_image(row.text("text")?),
+        answers: row.texts("gt")?,
+        category: row.text("category").ok().map(str::to_string),
+        ..Question::default()
+    })
 }
 
 /// All pairs of one record, each asked alone.

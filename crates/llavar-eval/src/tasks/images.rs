@@ -109,11 +109,15 @@ impl Images {
 }
 
 /// An error with its sources, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(next) = source {
-        line = format!("{line}: {next}");
+        let more = next.to_string();
+        // Messages often quote their source already.
+        if !line.contains(&more) {
+            line = format!("{line}: {more}");
+        }
         source = next.source();
     }
     line

@@ -30,10 +30,10 @@ mod tree;
 mod words;
 
 pub use error::{BadRow, RowFault, TaskError};
-pub use images::ImageCheck;
+pub use images::{ImageCheck, chain};
 pub use item::Item;
 pub use missing::{Missing, Official};
-pub use registry::{TaskInfo, task_infos, task_names};
+pub use registry::{TaskInfo, task_info, task_infos, task_names};
 pub use task::{Options, Task};
 
 pub(crate) use item::stem;

@@ -173,19 +173,30 @@ pub struct TaskInfo {
     pub layout: &'static str,
 }
 
-/// All benchmarks, in the order of [`task_names`].
-pub fn task_infos() -> Vec<TaskInfo> {
-    BENCHMARKS
-        .iter()
-        .map(|benchmark| TaskInfo {
+impl TaskInfo {
+    fn of(benchmark: &Benchmark) -> Self {
+        Self {
             name: benchmark.name,
             aliases: benchmark.aliases,
             metrics: benchmark.metrics,
             prompt_suffix: benchmark.prompt_suffix,
             max_new_tokens: benchmark.max_new_tokens,
             layout: benchmark.layout,
-        })
-        .collect()
+        }
+    }
+}
+
+/// All benchmarks, in the order of [`task_names`].
+pub fn task_infos() -> Vec<TaskInfo> {
+    BENCHMARKS.iter().map(TaskInfo::of).collect()
+}
+
+/// The benchmark of a name or alias, with or without a split.
+///
+/// # Errors
+/// [`TaskError::UnknownTask`] with the nearest names.
+pub fn task_info(name: &str) -> Result<TaskInfo, TaskError> {
+    Ok(TaskInfo::of(find(name)?.0))
 }
 
 /// Lower case without spaces, `-` and `_`.

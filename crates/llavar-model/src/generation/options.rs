@@ -103,9 +103,11 @@ impl GenerationOptions {
         options
     }
 
+    /// Whether these options can be.
+    ///
     /// # Errors
     /// [`ModelError::GenerationOption`] for the first impossible value.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let above_zero = |x: f32| x.is_finite() && x > 0.0;
         let checks: [(bool, &'static str, String, &'static str); 8] = [
             (

@@ -17,6 +17,19 @@ pub enum StopReason {
     Callback,
 }
 
+impl StopReason {
+    /// Name in files.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::StopId(_) => "stop_id",
+            Self::StopString(_) => "stop_string",
+            Self::MaxNewTokens => "max_new_tokens",
+            Self::ContextFull => "context_full",
+            Self::Callback => "callback",
+        }
+    }
+}
+
 /// The stop string that the last id completed.
 ///
 /// Only a tail of the answer is decoded, so that the cost of a token does not grow with the answer: a

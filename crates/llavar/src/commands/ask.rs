@@ -1,10 +1,14 @@
 //! `llavar ask`: one question about one or more pictures.
 
-use std::{ops::ControlFlow, path::PathBuf, time::Instant};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use llavar_assistant::{Assistant, Conversation};
 use llavar_data::TemplateName;
-use llavar_model::generation::{GenerationOptions, StopReason};
+use llavar_model::generation::GenerationOptions;
 use serde::Serialize;
 
 use super::{no_pipe_in_model, print, print_json};
@@ -64,33 +68,8 @@ pub(crate) struct Decoding {
 
 impl Decoding {
     /// Opens the model with the chosen template.
-    pub(crate) fn load(&self, model: &std::path::Path) -> Outcome<Assistant> {
-        let template = self
-            .conv_mode
-            .as_deref()
-            .map(|name| {
-                name.parse::<TemplateName>().map_err(|_| {
-                    let known: Vec<&str> = TemplateName::ALL.iter().map(|n| n.as_str()).collect();
-                    Failure::usage(format!("unknown conversation template `{name}`"))
-                        .hint(format!("known: {}", known.join(", ")))
-                })
-            })
-            .transpose()?;
-        if !model.is_dir() {
-            let what = if model.exists() {
-                "is a file"
-            } else {
-                "does not exist"
-            };
-            return Err(Failure::new(
-                Class::Data,
-                format!("model folder {} {what}", model.display()),
-            )
-            .hint("give a folder with config.json, weights and tokenizer; `llavar init` or `llavar quickstart` makes one"));
-        }
-        no_pipe_in_model(model)?;
-        let (device, dtype) = self.device.open()?;
-        Ok(Assistant::load_on(model, template, &device, dtype)?)
+    pub(crate) fn load(&self, model: &Path) -> Outcome<Assistant> {
+        load(model, self.conv_mode.as_deref(), &self.device)
     }
 
     /// The options of a generation.
@@ -105,6 +84,38 @@ impl Decoding {
             ..assistant.defaults()
         }
     }
+}
+
+/// Opens a model folder on the chosen device, with a template by its name or the one that fits.
+pub(crate) fn load(
+    model: &Path,
+    conv_mode: Option<&str>,
+    device: &DeviceFlags,
+) -> Outcome<Assistant> {
+    let template = conv_mode
+        .map(|name| {
+            name.parse::<TemplateName>().map_err(|_| {
+                let known: Vec<&str> = TemplateName::ALL.iter().map(|n| n.as_str()).collect();
+                Failure::usage(format!("unknown conversation template `{name}`"))
+                    .hint(format!("known: {}", known.join(", ")))
+            })
+        })
+        .transpose()?;
+    if !model.is_dir() {
+        let what = if model.exists() {
+            "is a file"
+        } else {
+            "does not exist"
+        };
+        return Err(Failure::new(
+            Class::Data,
+            format!("model folder {} {what}", model.display()),
+        )
+        .hint("give a folder with config.json, weights and tokenizer; `llavar init` or `llavar quickstart` makes one"));
+    }
+    no_pipe_in_model(model)?;
+    let (device, dtype) = device.open()?;
+    Ok(Assistant::load_on(model, template, &device, dtype)?)
 }
 
 #[derive(Debug, Serialize)]
@@ -152,14 +163,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         template: assistant.template().name().as_str().to_owned(),
         prompt_tokens: answer.prompt_tokens,
         new_tokens: answer.new_tokens,
-        stop_reason: match answer.stop_reason {
-            StopReason::StopId(_) => "stop_id",
-            StopReason::StopString(_) => "stop_string",
-            StopReason::MaxNewTokens => "max_new_tokens",
-            StopReason::ContextFull => "context_full",
-            StopReason::Callback => "callback",
-        }
-        .to_owned(),
+        stop_reason: answer.stop_reason.name().to_owned(),
         seconds: begun.elapsed().as_secs_f64(),
     })
 }

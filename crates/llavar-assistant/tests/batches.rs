@@ -1,0 +1,222 @@
+//! Batches of any size and any mixture of pictures give the answers that each question gets alone.
+#![allow(clippy::unwrap_used)]
+
+use std::{ops::ControlFlow, path::Path};
+
+use llavar_assistant::{Assistant, PictureCache, Question};
+use llavar_data::{
+    Message, Tokenizer,
+    tokenizer::{BpeOptions, train_bpe},
+};
+use llavar_image::{RgbImage, encode_png};
+use llavar_model::{LlavaModel, config::Preset, generation::GenerationOptions};
+use serde_json::{Value, json};
+
+/// Two layers, pictures of 64 px, weights large enough that answers differ.
+fn assistant() -> Assistant {
+    let text = ["USER: what is the total of it ASSISTANT: the total is 7"; 4];
+    let (tokenizer, config) = train_bpe(text.iter(), &BpeOptions::new(280)).unwrap();
+    let settings: Value = serde_json::from_str(&config).unwrap();
+    let tokenizer = Tokenizer::from_json(&tokenizer, &settings).unwrap();
+    let base = Preset::Nano.config(Some(tokenizer.vocab_len())).unwrap();
+    let mut clip = base.as_json()["clip_vision_config"].clone();
+    for (key, value) in [
+        ("hidden_size", 16),
+        ("intermediate_size", 24),
+        ("num_hidden_layers", 4),
+        ("num_attention_heads", 2),
+    ] {
+        clip[key] = value.into();
+    }
+    let mut convnext = base.as_json()["convnext_config"].clone();
+    convnext["dims"] = json!([4, 8, 8, 8]);
+    convnext["depths"] = json!([1, 1, 1, 1]);
+    let changes = [
+        ("hidden_size", json!(64)),
+        ("intermediate_size", json!(96)),
+        ("num_hidden_layers", json!(2)),
+        ("num_attention_heads", json!(4)),
+        ("num_key_value_heads", json!(2)),
+        ("input_image_size", json!(64)),
+        ("mm_hidden_size", json!(16)),
+        ("initializer_range", json!(0.3)),
+        ("clip_vision_config", clip),
+        ("convnext_config", convnext),
+    ];
+    let changes = Vec::from(changes.map(|(key, value)| (key.to_owned(), value)));
+    let model = LlavaModel::init(base.with(changes).unwrap(), 3).unwrap();
+    Assistant::new(model, tokenizer, None, None)
+}
+
+/// A picture that depends on every argument.
+fn picture(width: usize, height: usize, seed: usize) -> RgbImage {
+    let data = (0..width * height * 3)
+        .map(|i| ((i * (7 + seed) + i / (width * 3) * 13 + seed * 31) % 251) as u8)
+        .collect();
+    RgbImage::new(width, height, data).unwrap()
+}
+
+/// 200 questions of all lengths about 25 pictures, from 1 x 40 to 300 x 7 pixels.
+fn questions() -> (Vec<RgbImage>, Vec<(usize, [Message; 1])>) {
+    let sizes = [(64, 64), (1, 40), (300, 7), (97, 131), (40, 80)];
+    let pictures = (0..25)
+        .map(|i| {
+            let (width, height) = sizes[i % sizes.len()];
+            picture(width + i / sizes.len(), height, i)
+        })
+        .collect();
+    let words = ["total", "of", "it", "what", "is", "the", "7"];
+    let asked = (0..200).map(|i| {
+        let length = 1 + (i * 37) % 60;
+        let text: Vec<&str> = (0..length).map(|j| words[(i * 5 + j * j) % 7]).collect();
+        let text = format!("<image>\n{}?", text.join(" "));
+        ((i * 11) % 25, [Message::user(text)])
+    });
+    (pictures, asked.collect())
+}
+
+#[test]
+fn two_hundred_prompts_of_mixed_pictures_do_not_depend_on_their_batch() {
+    let assistant = assistant();
+    let (pictures, asked) = questions();
+    let options = GenerationOptions {
+        max_new_tokens: 12,
+        ..assistant.defaults()
+    };
+    // Alone: the picture encoded for itself, the answer by the one-question path of `ask` and `chat`.
+    let alone: Vec<_> = asked
+        .iter()
+        .map(|(picture, messages)| {
+            let features = assistant.see(&pictures[*picture]).unwrap();
+            let on_text = |_: &str| ControlFlow::Continue(());
+            let answer = assistant.answer(messages, Some(&features), &options, on_text);
+            answer.unwrap()
+        })
+        .collect();
+    let different: std::collections::HashSet<_> = alone.iter().map(|a| &a.ids).collect();
+    assert!(
+        different.len() > 100,
+        "{} answers show little",
+        different.len()
+    );
+    let lengths: std::collections::HashSet<_> = alone.iter().map(|a| a.new_tokens).collect();
+    assert!(lengths.len() > 1, "all answers are of one length");
+
+    let squares: Vec<RgbImage> = pictures
+        .iter()
+        .map(|picture| assistant.to_square(picture).unwrap())
+        .collect();
+    let features = assistant.see_squares(&squares).unwrap();
+    let rows = features.rows() / squares.len();
+    let features: Vec<_> = (0..squares.len())
+        .map(|i| features.narrow(i * rows, rows).unwrap())
+        .collect();
+    let all: Vec<Question<'_>> = asked
+        .iter()
+        .map(|(picture, messages)| Question {
+            messages,
+            features: Some(&features[*picture]),
+        })
+        .collect();
+    for size in [1, 3, 8, 61, 200] {
+        let answers = all.chunks(size).flat_map(|some| {
+            let going_on = || ControlFlow::Continue(());
+            assistant.answer_many(some, &options, going_on).unwrap()
+        });
+        for (i, (answer, alone)) in answers.zip(&alone).enumerate() {
+            assert_eq!(answer.unwrap(), *alone, "question {i}, batches of {size}");
+        }
+    }
+}
+
+#[test]
+fn a_question_that_does_not_fit_costs_only_itself() {
+    let assistant = assistant();
+    let options = GenerationOptions {
+        max_new_tokens: 3,
+        ..assistant.defaults()
+    };
+    let long = "total ".repeat(assistant.model().context_length());
+    let texts = ["what?", long.as_str(), "is it?"];
+    let messages = texts.map(|text| [Message::user(text)]);
+    let questions: Vec<_> = messages
+        .iter()
+        .map(|messages| Question {
+            messages,
+            features: None,
+        })
+        .collect();
+    let answers = assistant
+        .answer_many(&questions, &options, || ControlFlow::Continue(()))
+        .unwrap();
+    assert!(answers[0].is_ok() && answers[2].is_ok());
+    let error = answers[1].as_ref().unwrap_err().to_string();
+    assert!(error.contains("context"), "{error}");
+}
+
+#[test]
+fn pictures_are_encoded_once_by_content_and_memory_is_bounded() {
+    let assistant = assistant();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let files: Vec<_> = (0..6)
+        .map(|i| {
+            let png = encode_png(&picture(30 + i, 20, i)).unwrap();
+            write(&format!("{i}.png"), &png)
+        })
+        .collect();
+    let copy = write("copy.png", &std::fs::read(&files[0]).unwrap());
+    let broken = write("broken.png", b"\x89PNG\r\n\x1a\n no picture");
+    let absent = folder.path().join("absent.png");
+    let ask = |cache: &mut PictureCache, paths: &[&Path]| {
+        let seen = cache.see_files(&assistant, paths, 4).unwrap();
+        let values = seen.into_iter().map(|seen| {
+            seen.map(|features| features.to_f32_vec().unwrap())
+                .map_err(|error| error.to_string())
+        });
+        values.collect::<Vec<_>>()
+    };
+    let own = |path: &Path| assistant.see_file(path).unwrap().to_f32_vec().unwrap();
+
+    let mut cache = PictureCache::new(usize::MAX);
+    let seen = ask(
+        &mut cache,
+        &[&files[0], &copy, &files[1], &broken, &absent, &files[0]],
+    );
+    let counts = cache.counts();
+    assert_eq!((counts.asked, counts.encoded, counts.failed), (6, 2, 2));
+    for (at, path) in [
+        (0, &files[0]),
+        (1, &files[0]),
+        (2, &files[1]),
+        (5, &files[0]),
+    ] {
+        assert_eq!(seen[at].as_ref().unwrap(), &own(path), "{at}");
+    }
+    assert!(seen[3].as_ref().unwrap_err().contains("broken.png"));
+    assert!(seen[4].as_ref().unwrap_err().contains("absent.png"));
+    // A later batch, and files in another order.
+    ask(&mut cache, &[&files[2], &files[1], &copy]);
+    assert_eq!(cache.counts().encoded, 3);
+
+    // Room for two pictures: all six are right, memory stays, and the oldest went.
+    let one = cache.bytes() / 3;
+    let mut small = PictureCache::new(2 * one);
+    for _ in 0..2 {
+        let paths: Vec<&Path> = files.iter().map(|path| path.as_path()).collect();
+        let seen = ask(&mut small, &paths);
+        for (seen, path) in seen.iter().zip(&files) {
+            assert_eq!(seen.as_ref().unwrap(), &own(path));
+        }
+        assert!(small.bytes() <= 2 * one);
+    }
+    assert!(small.counts().dropped >= 8, "{:?}", small.counts());
+    ask(&mut small, &[&files[5]]);
+    let encoded = small.counts().encoded;
+    ask(&mut small, &[&files[5]]);
+    assert_eq!(small.counts().encoded, encoded);
+}

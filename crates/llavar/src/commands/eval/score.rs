@@ -1,0 +1,97 @@
+//! `llavar eval score`: score an answers file of any tool.
+
+use std::path::PathBuf;
+
+use llavar_eval::{
+    results::{RESULTS_FILE, SCORED_FILE, write_json, write_rows},
+    samples::read_answers,
+    score::{ScoreOptions, score},
+    tasks::{ImageCheck, Options, Task, task_info},
+};
+
+use super::{announce, metrics, must_exist, show};
+use crate::{
+    commands::{no_pipe, print, print_json},
+    failure::Outcome,
+    progress::note,
+};
+
+/// Score an answers file of any tool.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: llavar eval score --task docvqa --data DocVQA answers.jsonl --out scored/docvqa\n\
+\n\
+Read are JSONL, a JSON array, an object that holds a list, and an object from id to answer, with the keys of\n\
+LLaVA, lmms-eval, VLMEvalKit, MultimodalOCR and similar tools. Answers are matched by question id, by sample or\n\
+picture and question, or by position. Without --data the references in the answers file are used; questions that\n\
+it leaves out are then not known. Questions without an answer score 0 and are counted."
+)]
+pub(crate) struct Args {
+    /// The answers.
+    answers: PathBuf,
+    /// Task, see `llavar eval list`.
+    #[arg(long, short)]
+    task: String,
+    /// Folder of the benchmark, or its annotation file.
+    #[arg(long, short)]
+    data: Option<PathBuf>,
+    /// Split; the one that published figures are of by default.
+    #[arg(long, requires = "data")]
+    split: Option<String>,
+    /// Where the pictures lie, if not in the benchmark's own layout.
+    #[arg(long, requires = "data")]
+    image_folder: Option<PathBuf>,
+    /// Metrics; the task's own by default.
+    #[arg(long, value_delimiter = ',')]
+    metric: Vec<String>,
+    /// Leave questions out whose picture is not there, instead of counting them as unanswered.
+    #[arg(long, requires = "data")]
+    only_with_image: bool,
+    /// Folder for results.json and scored.jsonl.
+    #[arg(long, short)]
+    out: Option<PathBuf>,
+    /// Print the result as JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Outcome {
+    let metrics = metrics(&args.metric)?;
+    // A wrong name is told before a large file is read.
+    task_info(&args.task)?;
+    no_pipe(&args.answers)?;
+    must_exist("answers file", &args.answers)?;
+    let task = match &args.data {
+        Some(data) => {
+            let options = Options {
+                split: args.split.clone(),
+                image_folder: args.image_folder.clone(),
+                image_check: ImageCheck::Header,
+                ocr_tokens: false,
+            };
+            Some(Task::open_with(&args.task, data, &options)?)
+        }
+        None => None,
+    };
+    let file = read_answers(&args.answers)?;
+    let task = match task {
+        Some(task) => task,
+        None => Task::from_answers(&args.task, &args.answers, &file)?,
+    };
+    announce(&task);
+    let options = ScoreOptions {
+        metrics,
+        only_with_image: args.only_with_image,
+    };
+    let (result, rows) = score(&task, &file, &options)?;
+    if let Some(out) = &args.out {
+        write_json(&out.join(RESULTS_FILE), &result)?;
+        write_rows(&out.join(SCORED_FILE), &rows)?;
+        note(format!("{}: results and scored rows", out.display()));
+    }
+    if args.json {
+        return print_json(&result);
+    }
+    print(show::table(&[result]))
+}

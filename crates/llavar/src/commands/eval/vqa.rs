@@ -1,0 +1,182 @@
+//! `llavar eval vqa`: the job of LLaVA's `model_vqa.py`.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use llavar_eval::{
+    results::{OcrMode, PromptSettings, RunSettings, write_rows},
+    run::{Answerer, Asked, Column, DataSource, LocalModel, PromptFormat},
+    samples::{SampleKey, SampleRow, Shard},
+    score::ScoreOptions,
+    tasks::{ImageCheck, Options, Task},
+};
+use serde_json::{Value, json};
+
+use super::{
+    announce, must_exist,
+    ocr::OcrFlags,
+    run::{AnswerFlags, ask, unless_stopped},
+    show,
+};
+use crate::{
+    commands::{no_pipe, print, print_json},
+    failure::{Class, Failure, Outcome},
+    progress::note,
+};
+
+/// Answer a question file as LLaVA's model_vqa.py does, and report by kind of question.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: llavar eval vqa --model-path models/llavar2 --question-file Hybrid_Instruct_test/vqa_test.json \\\n\
+  --image-folder Hybrid_Instruct_test/LLaVAR-2_img --answers-file answers.jsonl\n\
+\n\
+QUESTION_FILE is LLaVA JSON (every question-answer pair is asked alone) or JSONL with question_id, image, text.\n\
+ANSWERS_FILE gets the keys of model_vqa.py (question_id, prompt, text, gt, model_id, metadata) and ours (qa_id,\n\
+category, image, answer_id). Beside it lies answers.run with answers as they come and scores: the same command\n\
+again goes on where it was. The published figures were made with OCR text in the prompt: --ocr on."
+)]
+pub(crate) struct Args {
+    /// Model folder.
+    #[arg(long, alias = "model_path")]
+    model_path: PathBuf,
+    /// Model that MODEL_PATH's weights belong on top of.
+    #[arg(long, alias = "model_base")]
+    model_base: Option<PathBuf>,
+    /// Questions: LLaVA JSON, or JSONL with question_id, image and text.
+    #[arg(long, alias = "question_file")]
+    question_file: PathBuf,
+    /// Folder of the pictures.
+    #[arg(long, alias = "image_folder", default_value = "")]
+    image_folder: PathBuf,
+    /// Where the answers go, JSONL.
+    #[arg(long, alias = "answers_file", default_value = "answer.jsonl")]
+    answers_file: PathBuf,
+    /// Number of parts of the questions.
+    #[arg(long, alias = "num_chunks", default_value_t = 1)]
+    num_chunks: usize,
+    /// Which part is answered, from 0.
+    #[arg(long, alias = "chunk_idx", default_value_t = 0)]
+    chunk_idx: usize,
+    #[command(flatten)]
+    how: AnswerFlags,
+    #[command(flatten)]
+    ocr: OcrFlags,
+    /// Print the result as JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Outcome {
+    if let Some(base) = &args.model_base {
+        let message = format!(
+            "--model-base {}: weights on top of a base are not put together here",
+            base.display()
+        );
+        return Err(Failure::usage(message)
+            .hint("give a whole model folder as --model-path; leave --model-base out"));
+    }
+    no_pipe(&args.question_file)?;
+    must_exist("question file", &args.question_file)?;
+    let shard = Shard::new(args.num_chunks, args.chunk_idx);
+    let shard = shard.map_err(|error| Failure::new(Class::Usage, error))?;
+    let mode = args.ocr.mode()?;
+    let options = Options {
+        image_folder: Some(args.image_folder.clone()).filter(|f| !f.as_os_str().is_empty()),
+        image_check: ImageCheck::Header,
+        ..Options::default()
+    };
+    let mut task = Task::open_with("hybrid_instruct", &args.question_file, &options)?;
+    announce(&task);
+    task.items = shard.of(&task.items).to_vec();
+    let ocr = args.ocr.open()?;
+    let assistant = args.how.load(&args.model_path)?;
+    let mut model = LocalModel::new(&assistant, &args.model_path, args.how.local(&assistant))?;
+
+    let format = PromptFormat::with_suffix(&task, None);
+    let folder = args.answers_file.with_extension("run");
+    let prefix = |item: &_| match &ocr {
+        Some(ocr) => ocr.before(item),
+        None => Ok(String::new()),
+    };
+    let column = Column {
+        settings: RunSettings {
+            task: task.name.clone(),
+            split: task.split.clone(),
+            model: model.info(),
+            prompt: PromptSettings {
+                format: format.as_str().to_owned(),
+                ocr: mode,
+                ocr_lines: ocr.as_ref().map(|ocr| ocr.source.clone()),
+                hash: format.hash(&task),
+            },
+            decode: args
+                .how
+                .decode(&task, assistant.defaults().repetition_penalty),
+        },
+        task: &task,
+        format,
+        prefix: (mode == OcrMode::On).then_some(&prefix),
+        source: DataSource {
+            data: args.question_file.clone(),
+            image_folder: options.image_folder.clone(),
+            limit: None,
+        },
+        folder,
+        shard: Shard::default(),
+    };
+    let asked = ask(&column, &mut model)?;
+    let lines = lines(&task, &asked);
+    write_rows(&args.answers_file, &lines)?;
+    note(format!(
+        "{}: {} answers",
+        args.answers_file.display(),
+        lines.len()
+    ));
+    if let Some(summary) = model.summary() {
+        note(summary);
+    }
+    unless_stopped(&asked, &args.answers_file.display().to_string())?;
+    report(&args, &column, &asked, lines.len())
+}
+
+/// Scores where there are references, and says what was done.
+fn report(args: &Args, column: &Column<'_>, asked: &Asked, lines: usize) -> Outcome {
+    if column.task.items.iter().all(|item| item.answers.is_empty()) {
+        note("the question file has no references: nothing is scored");
+        if args.json {
+            return print_json(&json!({"answers_file": args.answers_file, "answers": lines}));
+        }
+        return print(format!(
+            "{}: {lines} answers\n",
+            args.answers_file.display()
+        ));
+    }
+    let (result, _) = column.finish(&asked.rows, &asked.errors, &ScoreOptions::default())?;
+    if args.json {
+        return print_json(&result);
+    }
+    print(show::table(&[result]))
+}
+
+/// The answers in the order of the questions, in the reference's keys and ours.
+fn lines(task: &Task, asked: &Asked) -> Vec<Value> {
+    let rows = asked.rows.iter().chain(&asked.errors);
+    let rows: HashMap<SampleKey, &SampleRow> = rows.map(|row| (row.key(), row)).collect();
+    let lines = task.items.iter().filter_map(|item| {
+        let row = rows.get(&(task.name.clone(), item.id.clone()))?;
+        // The reference's id is the sample's, shared by all its questions; qa_id tells them apart.
+        let row = SampleRow {
+            question_id: item.source_id.clone(),
+            ..(*row).clone()
+        };
+        let mut line = serde_json::to_value(&row).ok()?;
+        if let [gt] = row.gt.as_slice() {
+            line["gt"] = gt.as_str().into();
+        }
+        if let Some(qa_id) = item.extra.get("qa_id") {
+            line["qa_id"] = qa_id.clone();
+        }
+        Some(line)
+    });
+    lines.collect()
+}
