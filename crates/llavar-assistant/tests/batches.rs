@@ -154,6 +154,11 @@ fn a_question_that_does_not_fit_costs_only_itself() {
     assert!(error.contains("context"), "{error}");
 }
 
+/// Equal up to the rounding of sums, which depends on the pictures of a pass.
+fn same(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4)
+}
+
 #[test]
 fn pictures_are_encoded_once_by_content_and_memory_is_bounded() {
     let assistant = assistant();
@@ -195,7 +200,7 @@ fn pictures_are_encoded_once_by_content_and_memory_is_bounded() {
         (2, &files[1]),
         (5, &files[0]),
     ] {
-        assert_eq!(seen[at].as_ref().unwrap(), &own(path), "{at}");
+        assert!(same(seen[at].as_ref().unwrap(), &own(path)), "{at}");
     }
     assert!(seen[3].as_ref().unwrap_err().contains("broken.png"));
     assert!(seen[4].as_ref().unwrap_err().contains("absent.png"));
@@ -210,7 +215,7 @@ fn pictures_are_encoded_once_by_content_and_memory_is_bounded() {
         let paths: Vec<&Path> = files.iter().map(|path| path.as_path()).collect();
         let seen = ask(&mut small, &paths);
         for (seen, path) in seen.iter().zip(&files) {
-            assert_eq!(seen.as_ref().unwrap(), &own(path));
+            assert!(same(seen.as_ref().unwrap(), &own(path)));
         }
         assert!(small.bytes() <= 2 * one);
     }

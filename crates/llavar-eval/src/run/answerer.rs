@@ -50,6 +50,11 @@ pub trait Answerer {
     /// How many asks it wants at once.
     fn at_once(&self) -> usize;
 
+    /// Penalty on ids that occurred, where the model's own settings have one.
+    fn repetition_penalty(&self) -> f32 {
+        1.0
+    }
+
     /// Whether it can decode so, before anything is asked.
     ///
     /// # Errors

@@ -28,7 +28,8 @@ impl LocalOptions {
         let cuda = assistant.model().device().is_cuda();
         Self {
             batch: if cuda { 64 } else { 8 },
-            pictures: if cuda { 16 } else { 4 },
+            // A CPU is busy with one, and features alone do not depend on what else is asked.
+            pictures: if cuda { 16 } else { 1 },
             cache: 512 << 20,
         }
     }
@@ -74,11 +75,6 @@ impl<'a> LocalModel<'a> {
         })
     }
 
-    /// The model.
-    pub fn assistant(&self) -> &'a Assistant {
-        self.assistant
-    }
-
     /// What the cache of picture features has done.
     pub fn pictures(&self) -> PictureCounts {
         self.pictures.counts()
@@ -105,6 +101,10 @@ impl Answerer for LocalModel<'_> {
 
     fn at_once(&self) -> usize {
         self.options.batch
+    }
+
+    fn repetition_penalty(&self) -> f32 {
+        self.assistant.defaults().repetition_penalty
     }
 
     fn check(&self, decode: &DecodeSettings) -> Result<(), AnswerError> {

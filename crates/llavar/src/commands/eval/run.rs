@@ -159,13 +159,13 @@ impl AnswerFlags {
         }
     }
 
-    pub(crate) fn decode(&self, task: &Task, repetition_penalty: f32) -> DecodeSettings {
+    pub(crate) fn decode(&self, task: &Task, model: &dyn Answerer) -> DecodeSettings {
         DecodeSettings {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
             num_beams: self.num_beams,
-            repetition_penalty,
+            repetition_penalty: model.repetition_penalty(),
             max_new_tokens: self.max_new_tokens.unwrap_or(task.max_new_tokens),
             seed: self.seed,
         }
@@ -180,12 +180,11 @@ impl Args {
         mode: OcrMode,
         ocr: Option<&OcrText>,
         prefix: Prefix<'a>,
-        model: &LocalModel<'_>,
+        model: &dyn Answerer,
         shard: Shard,
     ) -> Outcome<Column<'a>> {
         let format = self.prompt.format(task)?;
         let on = mode == OcrMode::On;
-        let repetition_penalty = model.assistant().defaults().repetition_penalty;
         let name = column_name(&task.name, &task.split, mode);
         Ok(Column {
             settings: RunSettings {
@@ -198,7 +197,7 @@ impl Args {
                     ocr_lines: ocr.filter(|_| on).map(|ocr| ocr.source.clone()),
                     hash: format.hash(task),
                 },
-                decode: self.how.decode(task, repetition_penalty),
+                decode: self.how.decode(task, model),
             },
             task,
             format,
@@ -233,25 +232,37 @@ pub(crate) fn run(args: Args) -> Outcome {
     let ocr = args.ocr.open()?;
     let assistant = args.how.load(&args.model)?;
     let mut model = LocalModel::new(&assistant, &args.model, args.how.local(&assistant))?;
-    let begun = Instant::now();
     let options = ScoreOptions {
         metrics,
         ..ScoreOptions::default()
     };
-    let prefix = |item: &Item| match &ocr {
+    ask_tasks(&args, &tasks, ocr.as_ref(), shard, &options, &mut model)
+}
+
+/// Puts all tasks in all ways to a model and tells the results.
+fn ask_tasks(
+    args: &Args,
+    tasks: &[Task],
+    ocr: Option<&OcrText>,
+    shard: Shard,
+    options: &ScoreOptions,
+    model: &mut dyn Answerer,
+) -> Outcome {
+    let prefix = |item: &Item| match ocr {
         Some(ocr) => ocr.before(item),
         None => Ok(String::new()),
     };
+    let begun = Instant::now();
     let mut results = Vec::new();
     let mut answered_now = 0;
-    for task in &tasks {
+    for task in tasks {
         for mode in args.ocr.modes() {
-            let column = args.column(task, *mode, ocr.as_ref(), &prefix, &model, shard)?;
-            let asked = ask(&column, &mut model)?;
+            let column = args.column(task, *mode, ocr, &prefix, model, shard)?;
+            let asked = ask(&column, model)?;
             unless_stopped(&asked, &column.name())?;
             answered_now += asked.view.new_answers();
             if shard.num_chunks() == 1 {
-                results.push(column.finish(&asked.rows, &asked.errors, &options)?.0);
+                results.push(column.finish(&asked.rows, &asked.errors, options)?.0);
             }
         }
     }

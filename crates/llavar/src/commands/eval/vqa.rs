@@ -109,9 +109,7 @@ pub(crate) fn run(args: Args) -> Outcome {
                 ocr_lines: ocr.as_ref().map(|ocr| ocr.source.clone()),
                 hash: format.hash(&task),
             },
-            decode: args
-                .how
-                .decode(&task, assistant.defaults().repetition_penalty),
+            decode: args.how.decode(&task, &model),
         },
         task: &task,
         format,
