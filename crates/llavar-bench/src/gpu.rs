@@ -21,7 +21,7 @@ use llavar_tensor::{
 use crate::{Machine, Report, Row, flops};
 
 /// The rate that model FLOP utilisation is a share of: dense bf16 of an H100 or H200 by its data sheet.
-const DATA_SHEET_TFLOPS: f64 = 989.0;
+pub(crate) const DATA_SHEET_TFLOPS: f64 = 989.0;
 
 /// What cannot be measured.
 #[derive(Debug, thiserror::Error)]

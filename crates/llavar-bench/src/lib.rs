@@ -4,6 +4,7 @@
 //! decoding. Each row carries its floor, the time that the operations or bytes of the work need at the
 //! rates measured on the same card in the same run.
 
+pub mod estimate;
 pub mod flops;
 pub mod gpu;
 mod report;

@@ -71,6 +71,12 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
+    /// A checkpoint of this step is there already, of another run or state.
+    #[error("checkpoint {} is there already and is never written over; give the run a folder of its own", path.display())]
+    CheckpointExists {
+        /// The checkpoint.
+        path: PathBuf,
+    },
     /// A checkpoint cannot be used.
     #[error("checkpoint {} cannot be used: {reason}", path.display())]
     Checkpoint {

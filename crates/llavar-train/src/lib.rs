@@ -47,7 +47,7 @@ mod trainer;
 
 pub use error::{SampleFault, TrainError};
 pub use guard::{GuardState, Seen};
-pub use memory_plan::MemoryPlan;
+pub use memory_plan::{MemoryPlan, Planner, Spread};
 pub use observer::{Observer, PackingReport, ParamGroup, RunInfo, Silent, StepReport};
 pub use parallel::join_ranks;
 pub(crate) use recipe::recipe_list;

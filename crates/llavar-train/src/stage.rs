@@ -19,6 +19,12 @@ pub fn trains(stage: Stage, name: &str) -> bool {
     }
 }
 
+/// Whether a recipe trains the weight `name`: by its stage and its patterns.
+pub(crate) fn is_trained(train: &TrainSection, name: &str) -> bool {
+    let any = |patterns: &[String]| patterns.iter().any(|p| glob(p, name));
+    (trains(train.stage, name) || any(&train.trainable)) && !any(&train.freeze)
+}
+
 /// Sets `requires_grad` of every weight from the stage and the recipe's patterns.
 ///
 /// # Errors
@@ -40,12 +46,9 @@ pub fn select_trainable(params: &[Param], train: &TrainSection) -> Result<(), Tr
             }
         }
     }
-    let any = |patterns: &[String], name: &str| patterns.iter().any(|p| glob(p, name));
     let mut count = 0usize;
     for param in params {
-        let name = param.name();
-        let on =
-            (trains(train.stage, name) || any(&train.trainable, name)) && !any(&train.freeze, name);
+        let on = is_trained(train, param.name());
         param.set_requires_grad(on);
         count += usize::from(on);
     }

@@ -160,6 +160,7 @@ impl From<llavar_train::TrainError> for Failure {
             | E::RecipeType { .. }
             | E::UnknownRecipe { .. }
             | E::RunFolderBusy { .. }
+            | E::CheckpointExists { .. }
             | E::RecipeChanged { .. }
             | E::Setting { .. } => Class::Usage,
             E::RunFolderUsed { .. } => {

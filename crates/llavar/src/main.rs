@@ -36,6 +36,11 @@ enum Command {
     Data(commands::data::Command),
     /// Train a model: stage 1 (pretrain) or stage 2 (sft).
     Train(commands::train::Args),
+    /// Plan a training run: what fits on the GPUs, how long it takes, what it costs.
+    Plan(commands::plan::Args),
+    /// See, check, keep and rate the checkpoints of a run.
+    #[command(subcommand)]
+    Checkpoint(commands::checkpoint::Command),
     /// Ask one question about one picture.
     Ask(commands::ask::Args),
     /// Talk about pictures in the terminal.
@@ -59,6 +64,8 @@ fn main() -> ExitCode {
         Command::Init(args) => commands::init::run(args),
         Command::Data(command) => commands::data::run(command),
         Command::Train(args) => commands::train::run(args),
+        Command::Plan(args) => commands::plan::run(args),
+        Command::Checkpoint(command) => commands::checkpoint::run(command),
         Command::Ask(args) => commands::ask::run(args),
         Command::Chat(args) => commands::chat::run(args),
         Command::Eval(command) => commands::eval::run(command),

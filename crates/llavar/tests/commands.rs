@@ -340,3 +340,97 @@ fn sroie_is_imported_as_published() {
             .ok();
     }
 }
+
+#[test]
+fn a_command_of_the_original_scripts_becomes_a_recipe_and_trains() {
+    let world = World::new("launch");
+    let flags = "deepspeed llava/train/train_mem.py --deepspeed ./zero3.json --model_name_or_path model \
+        --version v1 --data_path docs/data.json --image_folder docs --freeze_vision False --bf16 True \
+        --output_dir run --max_steps 2 --per_device_train_batch_size 2 --save_steps 10 --model_max_length 512 \
+        --report_to wandb --image_aspect_ratio pad";
+    let flags: Vec<&str> = flags.split_whitespace().collect();
+    // Our own options come first, everything after is the original's.
+    let ours = [
+        "train",
+        "--device",
+        "cpu",
+        "--write-recipe",
+        "made.toml",
+        "--from-llava-flags",
+    ];
+    let run = world.run(&ours, &flags);
+    for word in [
+        "--report_to wandb: ",
+        "zero3.json: the file is not here",
+        "srun",
+    ] {
+        assert!(run.err.contains(word), "{run:#?}");
+    }
+    run.ok();
+    let ours = ["train", "--recipe", "made.toml", "--dry-run"];
+    let text = world.run(&ours, &[]).ok();
+    assert!(
+        text.contains("zero_stage = 3") && text.contains("max_steps = 2"),
+        "{text}"
+    );
+
+    // The same from a script, and as a run: --output_dir is the run folder.
+    let script = format!(
+        "MODEL=model\n{}\n",
+        flags
+            .join(" \\\n  ")
+            .replace("path \\\n  model", "path $MODEL")
+    );
+    assert!(script.contains("path $MODEL"), "{script}");
+    std::fs::write(world.path("train.sh"), script).unwrap();
+    let dry = [
+        "train",
+        "--device",
+        "cpu",
+        "--dry-run",
+        "--from-llava-script",
+        "train.sh",
+    ];
+    assert_eq!(world.run(&dry, &[]).ok(), text);
+    world
+        .run(
+            &["train", "--device", "cpu", "--from-llava-flags", "train.sh"],
+            &[],
+        )
+        .ok();
+    assert!(world.path("run/model/model.safetensors").is_file());
+
+    let wrong = [
+        "train",
+        "--from-llava-flags",
+        "--model_name_or_path",
+        "m",
+        "--learning_rat",
+        "1",
+    ];
+    world.run(&wrong, &[]).fails(
+        2,
+        &[
+            "--learning_rat",
+            "did you mean `--learning_rate`?",
+            "--version",
+        ],
+    );
+    let no_folder = [
+        "train",
+        "--from-llava-flags",
+        "--model_name_or_path",
+        "model",
+        "--version",
+        "v1",
+    ];
+    world
+        .run(&no_folder, &[])
+        .fails(2, &["--output_dir", "--out DIR"]);
+    world
+        .run(
+            &["train", "--from-llava-script", "gone.sh", "--dry-run"],
+            &[],
+        )
+        .fails(3, &["gone.sh"]);
+}

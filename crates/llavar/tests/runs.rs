@@ -163,3 +163,57 @@ fn a_full_disk_leaves_nothing_half_written() {
         assert_eq!(run.err, "0\n", "{run:#?}");
     }
 }
+
+#[test]
+fn checkpoints_are_listed_checked_pinned_and_rated() {
+    let world = World::new("checkpoints");
+    let sets = ["--set", "max_steps=4", "--set", "save_steps=1"];
+    let keep = ["--set", "save_total_limit=1"];
+    world.train(DATA, "run", &[&sets[..], &keep].concat()).ok();
+    let command = |args: &[&str]| world.run(&[&["checkpoint"], args].concat(), &[]);
+    let steps = || -> Vec<u64> {
+        let all = command(&["list", "run", "--json"]).json();
+        let all = all.as_array().unwrap().iter();
+        all.map(|row| row["step"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(steps(), [4]);
+    let fourth = "run/checkpoints/step-00000004";
+    command(&["pin", fourth]).ok();
+    command(&["note", fourth, "anls=0.5", "cider=1.25"]).ok();
+    command(&["note", fourth, "anls"]).fails(2, &["NAME=NUMBER"]);
+    command(&["note", fourth, "loss=1"]).fails(2, &["training loss"]);
+    command(&["pin", "run/checkpoints/step-00000001"]).fails(3, &["no published checkpoint"]);
+    command(&["list", "docs"]).fails(3, &["run folder"]);
+    // The run goes on: the pinned one stays, and by the metric it is the best.
+    let more = [
+        "--resume",
+        "auto",
+        "--set",
+        "max_steps=7",
+        "--set",
+        "allow_recipe_change=true",
+        "--set",
+        "metric_for_best_model=anls",
+        "--set",
+        "greater_is_better=true",
+    ];
+    world
+        .train(DATA, "run", &[&sets[..], &keep, &more].concat())
+        .ok();
+    assert_eq!(steps(), [4, 7]);
+    let text = command(&["list", "run", "--verify"]).ok();
+    for word in ["anls 0.5000", "best, pinned", "sound", "MiB", "loss "] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    command(&["unpin", fourth]).ok();
+    let state = world.path("run/checkpoints/step-00000007/state.json");
+    fs::write(&state, "{}").unwrap();
+    let run = command(&["list", "run", "--verify"]);
+    assert_eq!(run.code, Some(3), "{run:#?}");
+    assert!(run.out.contains("state.json has 2 bytes"), "{run:#?}");
+    // A step that is asked for and is not there.
+    let resume = ["--resume", "run/checkpoints/step-00000005"];
+    world
+        .train(DATA, "run", &[&sets[..], &resume].concat())
+        .fails(3, &["step-00000005", "holds steps 4, 7"]);
+}

@@ -75,6 +75,22 @@ pub fn verify(checkpoint: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether two files, or all files of two folders, hold the same bytes.
+pub(crate) fn same_content(a: &Path, b: &Path) -> io::Result<bool> {
+    if !(a.is_dir() && b.is_dir()) {
+        return Ok(a.is_file() && b.is_file() && checksum(a)? == checksum(b)?);
+    }
+    let all = |folder: &Path| {
+        let mut files = BTreeMap::new();
+        walk(folder, "", &mut |name, path| {
+            files.insert(name.to_owned(), checksum(path)?);
+            Ok(())
+        })?;
+        io::Result::Ok(files)
+    };
+    Ok(all(a)? == all(b)?)
+}
+
 fn checksum(path: &Path) -> io::Result<Entry> {
     let mut file = File::open(path)?;
     let mut hasher = crc32fast::Hasher::new();

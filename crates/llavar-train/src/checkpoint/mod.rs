@@ -10,14 +10,19 @@
 //!   manifest.json          length and checksum of every file
 //!   DONE                   checksum of the manifest; written last
 //! ```
-//! A folder without `DONE` is no checkpoint. A published one is never changed.
+//! A folder without `DONE` is no checkpoint. A published one is never changed or written over; beside it may
+//! lie `step-00000500.metrics.json`, and `BEST` names the best one.
 
 mod manifest;
+mod metrics;
 mod store;
 
+pub(crate) use manifest::is_published;
 pub use manifest::verify;
-pub use store::{CheckpointInfo, PIN_FILE, list};
-pub(crate) use store::{Store, replace_folder};
+pub(crate) use metrics::Best;
+pub use metrics::record as record_metrics;
+pub use store::{CheckpointInfo, PIN_FILE, list, pin};
+pub(crate) use store::{Store, publish_file, publish_folder};
 
 use std::path::Path;
 
@@ -67,7 +72,13 @@ pub struct TrainState {
     /// What the guard against spikes remembers.
     #[serde(default)]
     pub guard: GuardState,
+    /// Exponential mean of the losses, and the weight that it has seen (Adam's correction of its start).
+    #[serde(default)]
+    pub mean_loss: [f64; 2],
 }
+
+/// Share that the mean loss keeps at each step: it looks back over about 50 steps.
+const LOSS_DECAY: f64 = 0.98;
 
 /// Layout version of `state.json`.
 pub(crate) const FORMAT: u32 = 1;
@@ -76,6 +87,21 @@ impl TrainState {
     /// Number of the step whose data come next: beyond `step` by those passed over.
     pub(crate) fn data_step(&self) -> u64 {
         self.step + self.guard.passed_steps
+    }
+
+    /// Adds the loss of a step to the mean.
+    pub(crate) fn add_loss(&mut self, loss: f64) {
+        if loss.is_finite() {
+            for (mean, value) in self.mean_loss.iter_mut().zip([loss, 1.0]) {
+                *mean = LOSS_DECAY * *mean + (1.0 - LOSS_DECAY) * value;
+            }
+        }
+    }
+
+    /// Training loss smoothed over about 50 steps, nats a token; `None` before the first step.
+    pub fn smoothed_loss(&self) -> Option<f64> {
+        let [sum, weight] = self.mean_loss;
+        (weight > 0.0).then(|| sum / weight)
     }
 
     /// Reads `state.json` of a checkpoint.

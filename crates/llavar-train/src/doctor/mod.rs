@@ -10,11 +10,11 @@ mod report;
 
 use std::path::Path;
 
-use llavar_data::Tokenizer;
+use llavar_data::{Tokenizer, dataset::Cache, packing::pack_in_windows};
 
 use crate::{
     Recipe, TrainError,
-    data::{SampleSource, blocks},
+    data::{SampleSource, blocks, lengths},
 };
 
 use check::Checker;
@@ -76,6 +76,22 @@ impl Doctor {
     /// Whether there is no sample; never true for an opened set.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Packs of an epoch in a run on packs of so many tokens, planned as the run plans them; `None` for 0, which is
+    /// a run without packs.
+    ///
+    /// # Errors
+    /// None for lengths that were measured.
+    pub fn packs(&self, pack_tokens: usize) -> Result<Option<usize>, TrainError> {
+        if pack_tokens == 0 || !self.tokenizes {
+            return Ok(None);
+        }
+        let lengths = lengths::measure(&self.source, &Cache::of_user());
+        let usable = |&n: &u32| lengths.get(n as usize).is_some_and(|l| *l > 0);
+        let members: Vec<u32> = (0..lengths.len() as u32).filter(usable).collect();
+        let packs = pack_in_windows(&members, &lengths, pack_tokens, 0)?;
+        Ok(Some(packs.len() + packs.too_long.len()))
     }
 
     /// Looks at every sample. With `fix`, the samples that can be used go to that file (LLaVA JSON where

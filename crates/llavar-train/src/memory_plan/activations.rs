@@ -34,6 +34,26 @@ pub(crate) struct Trained {
     pub(crate) language: bool,
 }
 
+impl Trained {
+    /// From the names of the weights that train.
+    pub(crate) fn of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Self {
+        let trains = |parts: &[&str]| {
+            let mut names = names.clone();
+            names.any(|name| parts.iter().any(|part| name.starts_with(part)))
+        };
+        Self {
+            slow: trains(&["model.vision_tower.slow_vision_tower"]),
+            fast: trains(&[
+                "model.vision_tower.fast_vision_tower",
+                "model.vision_tower.vision_tower",
+                "model.vision_tower.align_stages_latent",
+            ]),
+            // A gradient passes through it on its way to the projector.
+            language: true,
+        }
+    }
+}
+
 /// Size of one micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MicroBatch {
@@ -56,20 +76,8 @@ impl Activations {
     /// Counts a micro-batch of a model, as its weights train.
     pub(crate) fn of(model: &LlavaModel, batch: MicroBatch) -> Self {
         let params = model.params();
-        let trains = |parts: &[&str]| {
-            let trained = params.iter().filter(|p| p.requires_grad());
-            let mut names = trained.map(Param::name);
-            names.any(|name| parts.iter().any(|part| name.starts_with(part)))
-        };
-        let trained = Trained {
-            slow: trains(&["model.vision_tower.slow_vision_tower"]),
-            fast: trains(&[
-                "model.vision_tower.fast_vision_tower",
-                "model.vision_tower.vision_tower",
-                "model.vision_tower.align_stages_latent",
-            ]),
-            language: true,
-        };
+        let trained = params.iter().filter(|p| p.requires_grad());
+        let trained = Trained::of(trained.map(Param::name));
         let tower = model.vision_tower.as_ref();
         let adapters = tower.is_some_and(VisionTowerModule::has_adapters);
         Self::count(&model.config, adapters, trained, batch)

@@ -10,7 +10,7 @@ use super::{
     bucket::{Bucket, Piece},
     schedule::BlockSchedule,
 };
-use crate::TrainError;
+use crate::{TrainError, memory_plan::held};
 
 /// ZeRO's stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -271,16 +271,7 @@ impl Zero {
     pub(crate) fn held(&self, weights: usize, trained: usize) -> (usize, usize) {
         let ranks = self.group.size();
         let largest = self.buckets.iter().map(Bucket::len).max().unwrap_or(0);
-        let pieces = if self.sharding.states() {
-            trained / ranks
-        } else {
-            0
-        };
-        match self.sharding.0 {
-            0 | 1 => (weights + pieces, trained + pieces),
-            2 => (weights + pieces, trained / ranks + 2 * largest),
-            _ => (weights / ranks + 2 * largest, trained / ranks + 2 * largest),
-        }
+        held(self.sharding.0, ranks, weights, trained, largest)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `Recipe`: everything that decides what a run computes, in one TOML file.
 
+mod launch;
 mod named;
 mod overrides;
 mod sections;
@@ -9,6 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use launch::{Launch, Note};
 pub use named::{NAMED_RECIPES, NamedRecipe};
 pub use sections::{
     DataSection, GradientCheckpointing, Layout, LogSection, LossWeighting, LrSchedulerType,
@@ -118,7 +120,7 @@ impl Recipe {
     /// hold, which the checkpoint checks itself.
     pub(crate) fn changed_keys(&self, other: &Self) -> Vec<String> {
         /// Keys that do not change what is computed.
-        const FREE: [&str; 15] = [
+        const FREE: [&str; 17] = [
             "model.model_name_or_path",
             "model.pretrain_mm_mlp_adapter",
             "data.data_path",
@@ -130,6 +132,8 @@ impl Recipe {
             "train.zero_stage",
             "train.save_steps",
             "train.save_total_limit",
+            "train.metric_for_best_model",
+            "train.greater_is_better",
             "train.on_save_error",
             "train.allow_recipe_change",
             "log.logging_steps",

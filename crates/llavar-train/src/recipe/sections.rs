@@ -360,8 +360,13 @@ pub struct TrainSection {
     pub zero_stage: u8,
     /// Steps between checkpoints; 0 saves only at the end and when interrupted.
     pub save_steps: u64,
-    /// Checkpoints kept; 0 keeps all.
+    /// Checkpoints kept; 0 keeps all. Pinned ones and the best stay and do not count.
     pub save_total_limit: usize,
+    /// What makes a checkpoint the best, which is kept: `loss` (training loss, smoothed over 50 steps) or the
+    /// name of a number that an evaluation records with `llavar checkpoint note`. None: no best one.
+    pub metric_for_best_model: Option<String>,
+    /// Whether a larger number is better.
+    pub greater_is_better: bool,
     /// `stop` or `continue`.
     pub on_save_error: OnSaveError,
     /// Seed of the sample order and of new weights.
@@ -414,6 +419,8 @@ impl Default for TrainSection {
             zero_stage: 0,
             save_steps: 500,
             save_total_limit: 2,
+            metric_for_best_model: None,
+            greater_is_better: false,
             on_save_error: OnSaveError::Stop,
             seed: 42,
             trainable: Vec::new(),

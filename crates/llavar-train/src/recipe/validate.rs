@@ -203,6 +203,15 @@ impl Recipe {
             "auto, cpu, cuda, cuda:N",
         );
         check(
+            !t.greater_is_better
+                || t.metric_for_best_model
+                    .as_deref()
+                    .is_some_and(|m| m != "loss"),
+            "train.greater_is_better",
+            &t.greater_is_better,
+            "false without train.metric_for_best_model and with \"loss\"",
+        );
+        check(
             t.zero_stage <= 3,
             "train.zero_stage",
             &t.zero_stage,

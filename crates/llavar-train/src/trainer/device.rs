@@ -1,23 +1,16 @@
 //! Where a run trains, in which element types, and what that takes.
 
-use llavar_model::{Checkpointing, LlavaModel, config::LlmConfig};
+use llavar_model::{Checkpointing, LlavaModel};
 use llavar_tensor::{DType, Device, DeviceKind, Param, optim::Precision};
 
 use super::Trainer;
 use crate::{
     MemoryPlan, Recipe, TrainError,
     error::out_of_memory,
-    memory_plan::{Activations, MicroBatch},
+    memory_plan::{Activations, USABLE, gpu_workspace, micro_batch, state_bytes},
     observer::available_bytes,
     recipe::{GradientCheckpointing, PrecisionName, TrainSection},
 };
-
-/// Share of a GPU's free memory that a plan may take; the rest is for what it does not count.
-const USABLE: f64 = 0.92;
-/// Room for the matrix products, bytes.
-const PRODUCTS: usize = 64 << 20;
-/// Rows of logits that exist at the same time.
-const LOGIT_ROWS: usize = 2048;
 
 /// Device and element types of a run.
 #[derive(Debug, Clone)]
@@ -101,12 +94,13 @@ impl Trainer {
         let precision = self.place.precision;
         let elements: usize = self.model.params().iter().map(Param::numel).sum();
         let trainable = self.optimizer.numel();
-        let batch = micro_batch(&self.model, train, self.orders.epoch_len());
+        let image_tokens = self.model.tokens_per_image().unwrap_or(0);
+        let batch = micro_batch(image_tokens, train, self.orders.epoch_len());
         let activations = Activations::of(&self.model, batch);
         let size = precision.weights().size();
         let workspace = match self.place.device {
             Device::Cpu => 2 * 4 * 256 * self.model.config.llm.vocab_size,
-            Device::Cuda(_) => PRODUCTS + logits(&self.model.config.llm, size),
+            Device::Cuda(_) => gpu_workspace(&self.model.config.llm, size),
         };
         let (weights, gradients) = self.zero.held(elements, self.trainable());
         let mut plan = MemoryPlan {
@@ -115,9 +109,7 @@ impl Trainer {
             capacity: self.place.capacity(),
             weights: size * weights,
             gradients: precision.grads().size() * gradients,
-            optimizer_states: (2 * precision.states().size()
-                + if precision.has_master() { 4 } else { 0 })
-                * trainable,
+            optimizer_states: state_bytes(precision) * trainable,
             activations: 0,
             workspace,
             // Pictures of one step, and of the micro-batches that are put together ahead.
@@ -167,27 +159,6 @@ impl Trainer {
             plan: Box::new(plan),
         }
     }
-}
-
-fn logits(llm: &LlmConfig, size: usize) -> usize {
-    LOGIT_ROWS * llm.vocab_size * (4 + size)
-}
-
-/// A micro-batch that is full.
-fn micro_batch(model: &LlavaModel, train: &TrainSection, samples: usize) -> MicroBatch {
-    let image_tokens = model.tokens_per_image().unwrap_or(0);
-    let samples = train.per_device_train_batch_size.min(samples);
-    if train.pack_tokens > 0 {
-        let tokens = samples * train.pack_tokens;
-        let images = tokens.checked_div(image_tokens).unwrap_or(0);
-        return MicroBatch { tokens, images };
-    }
-    let tokens = match train.max_tokens_per_micro_batch {
-        0 => samples * (image_tokens + train.model_max_length / 4),
-        budget => budget,
-    };
-    let images = tokens.checked_div(image_tokens).unwrap_or(0).min(samples);
-    MicroBatch { tokens, images }
 }
 
 /// What to change so that less memory is needed, the cheapest first.

@@ -20,6 +20,7 @@ use std::{
 use device::Place;
 use llavar_model::LlavaModel;
 use llavar_tensor::collective::Group;
+pub(crate) use model::makes_adapters;
 use step::Pipeline;
 
 pub use trace::TraceSummary;
@@ -79,6 +80,8 @@ pub struct Trainer {
     tokenizer_folder: PathBuf,
     run_dir: PathBuf,
     store: Store,
+    /// Step of the run folder's checkpoint that this run has saved last, or goes on from.
+    held: Option<u64>,
     source: Arc<SampleSource>,
     orders: Arc<Orders>,
     optimizer: Optimizer,

@@ -77,7 +77,7 @@ pub(super) fn with_run_settings(
 
 /// Whether the recipe's stage trains with adapters, as the reference builds them: `freeze_vision False`
 /// on the tower of two paths.
-pub(super) fn makes_adapters(recipe: &Recipe, config: &ModelConfig) -> bool {
+pub(crate) fn makes_adapters(recipe: &Recipe, config: &ModelConfig) -> bool {
     let multipath = config
         .vision
         .as_ref()

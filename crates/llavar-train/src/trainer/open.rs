@@ -13,7 +13,7 @@ use llavar_tensor::collective::Group;
 use super::{Resume, Trainer, device::Place, model};
 use crate::{
     Recipe, TrainError,
-    checkpoint::{FORMAT, Store, TrainState, verify},
+    checkpoint::{self, CheckpointInfo, FORMAT, Store, TrainState, verify},
     data::{CutLog, Orders, Quarantine, SampleSource, lengths},
     error::chain,
     guard::SpikeGuard,
@@ -222,6 +222,9 @@ impl Trainer {
         }
         let updates = state.updates;
         let guard = SpikeGuard::new(&recipe.train);
+        let own = |path: &PathBuf| same_place(path, &store.path_of(state.step));
+        let held = checkpoint.as_ref().filter(|path| own(path));
+        let held = held.map(|_| state.step);
         if group.is_first() {
             let text = recipe.to_toml()?;
             let path = run_dir.join("recipe.toml");
@@ -233,6 +236,7 @@ impl Trainer {
             tokenizer_folder,
             run_dir: run_dir.to_owned(),
             store,
+            held,
             source: Arc::new(source),
             orders: Arc::new(orders),
             optimizer,
@@ -314,13 +318,23 @@ fn find_checkpoint(
                     reason: "the run folder holds no checkpoint".into(),
                 });
             }
+            if !path.is_dir() {
+                return Err(TrainError::Checkpoint {
+                    path: path.clone(),
+                    reason: missing(path),
+                });
+            }
             verify(path).map_err(|reason| TrainError::Checkpoint {
                 path: path.clone(),
                 reason,
             })?;
             let step = TrainState::read(path)?.step;
             // Going on from the middle of a run would meet that run's own later checkpoints.
-            if let Some(newer) = store.list()?.iter().find(|info| info.step > step) {
+            let all = store.list()?;
+            let in_the_way = |info: &CheckpointInfo| {
+                info.step > step || info.step == step && !same_place(&info.path, path)
+            };
+            if let Some(newer) = all.iter().find(|info| in_the_way(info)) {
                 return Err(TrainError::Checkpoint {
                     path: path.clone(),
                     reason: format!(
@@ -331,6 +345,21 @@ fn find_checkpoint(
             }
             Ok(Some(path.clone()))
         }
+    }
+}
+
+/// What there is instead of a checkpoint that was asked for.
+fn missing(path: &Path) -> String {
+    let run = path.parent().and_then(Path::parent);
+    let all = run.map(checkpoint::list).transpose().ok().flatten();
+    let steps: Vec<String> = all
+        .into_iter()
+        .flatten()
+        .map(|info| info.step.to_string())
+        .collect();
+    match steps.is_empty() {
+        true => "there is no such folder".into(),
+        false => format!("it is not there; the run holds steps {}", steps.join(", ")),
     }
 }
 

@@ -14,7 +14,7 @@ use llavar_tensor::{DType, Device};
 use super::Trainer;
 use crate::{
     Observer, TrainError,
-    checkpoint::{TrainState, replace_folder},
+    checkpoint::{Best, TrainState, is_published, publish_file, publish_folder},
     error::chain,
     lazy::write_tensors,
     recipe::{OnSaveError, Stage},
@@ -38,11 +38,15 @@ impl Trainer {
             true => self.publish(&state)?,
             false => self.publish_with_first(&state)?,
         };
+        self.held = Some(state.step);
         // The folder copied from until now may be a checkpoint that is deleted next.
         self.tokenizer_folder = path.join("model");
         observer.on_checkpoint(state.step, &path);
+        let train = &self.recipe.train;
+        let metric = train.metric_for_best_model.as_deref();
+        let best = metric.map(|metric| Best::new(metric, train.greater_is_better));
         if self.group.is_first()
-            && let Err(error) = self.store.retain(self.recipe.train.save_total_limit)
+            && let Err(error) = self.store.retain(train.save_total_limit, best.as_ref())
         {
             // The new checkpoint is safe; an old one too many is no reason to stop.
             observer.on_warning(&format!("old checkpoints could not be deleted: {error}"));
@@ -54,13 +58,18 @@ impl Trainer {
     fn publish(&self, state: &TrainState) -> Result<PathBuf, TrainError> {
         let alone = self.group.size() == 1;
         let mut asked = alone;
-        let published = self.store.publish(state.step, |dir| {
-            if !alone {
-                asked = true;
-                self.group.exchange(dir.to_string_lossy().as_bytes())?;
-            }
-            self.write_checkpoint(dir, state)
-        });
+        let path = self.store.path_of(state.step);
+        // What this run has saved, or goes on from, is there already.
+        let published = match self.held == Some(state.step) && is_published(&path) {
+            true => Ok(path),
+            false => self.store.publish(state.step, |dir| {
+                if !alone {
+                    asked = true;
+                    self.group.exchange(dir.to_string_lossy().as_bytes())?;
+                }
+                self.write_checkpoint(dir, state)
+            }),
+        };
         if alone {
             return published;
         }
@@ -161,11 +170,16 @@ impl Trainer {
     pub(super) fn finish(&mut self, observer: &mut dyn Observer) -> Result<PathBuf, TrainError> {
         self.save_or_warn(observer)?;
         if self.recipe.train.stage == Stage::Pretrain {
-            self.save_projector(&self.run_dir.join(PROJECTOR_FILE))?;
+            let path = self.run_dir.join(PROJECTOR_FILE);
+            let kept = self.save_projector(&path)?;
+            tell_kept(kept, &path, observer);
         }
         let model = self.run_dir.join("model");
         match self.group.is_first() {
-            true => replace_folder(&model, |dir| self.save_model(dir))?,
+            true => {
+                let kept = publish_folder(&model, |dir| self.save_model(dir))?;
+                tell_kept(kept, &model, observer);
+            }
             false => self.save_model(&model)?,
         }
         Ok(model)
@@ -190,8 +204,9 @@ impl Trainer {
         })
     }
 
-    /// Projector and fusion under their published names, written aside and renamed.
-    fn save_projector(&self, path: &Path) -> Result<(), TrainError> {
+    /// Projector and fusion under their published names; gives the name of an earlier file that differs.
+    fn save_projector(&self, path: &Path) -> Result<Option<PathBuf>, TrainError> {
+        let mut kept = None;
         self.zero.write_values(&self.optimizer.masters(), |value| {
             let mut tensors = Vec::new();
             for param in self.model.params() {
@@ -200,14 +215,21 @@ impl Trainer {
                     tensors.push((param.name().to_owned(), value));
                 }
             }
-            let aside = path.with_extension("partial");
-            let written = write_tensors(&aside, tensors)
-                .and_then(|()| fs::rename(&aside, path).map_err(|e| TrainError::save(path, e)));
-            if written.is_err() {
-                let _ = fs::remove_file(&aside);
-            }
-            written
-        })
+            kept = publish_file(path, |aside| write_tensors(aside, tensors))?;
+            Ok(())
+        })?;
+        Ok(kept)
+    }
+}
+
+/// Says where what was there before is now.
+fn tell_kept(kept: Option<PathBuf>, path: &Path, observer: &mut dyn Observer) {
+    if let Some(kept) = kept {
+        observer.on_warning(&format!(
+            "{} was there with other weights; it is kept as {}",
+            path.display(),
+            kept.display()
+        ));
     }
 }
 

@@ -240,6 +240,7 @@ impl Trainer {
         state.seconds += seconds;
         state.log_loss += loss;
         state.log_steps += 1;
+        state.add_loss(loss);
         let spike = result.loss_spike || result.norm_spike;
         let scores = pending.usual.scores(loss, result.norm);
         if let Some(guard) = self.guard {

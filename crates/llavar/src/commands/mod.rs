@@ -3,10 +3,12 @@
 pub(crate) mod ask;
 pub(crate) mod bench;
 pub(crate) mod chat;
+pub(crate) mod checkpoint;
 pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod init;
+pub(crate) mod plan;
 pub(crate) mod quickstart;
 pub(crate) mod select;
 pub(crate) mod train;

@@ -8,10 +8,10 @@ use std::{
 use llavar_tensor::collective::Launch;
 use llavar_train::{
     NAMED_RECIPES, Observer, Outcome as TrainOutcome, Recipe, Resume, RunInfo, Silent, StepReport,
-    TraceSummary, Trainer, join_ranks,
+    TraceSummary, Trainer, join_ranks, recipe::Launch as LaunchFlags,
 };
 
-use super::{no_pipe, no_pipe_in_model, print};
+use super::{no_pipe, no_pipe_in_model, print, write_file};
 use crate::{
     device::announce,
     failure::{Class, Failure, Outcome},
@@ -25,12 +25,30 @@ use crate::{
     after_help = "Example: llavar train --recipe nano-sft --set model_name_or_path=models/nano \\\n  \
 --set data_path=data/data.json --set image_folder=data --out runs/sft\n\
 Several ranks: start the same command with torchrun --no-python, srun or mpirun; --set zero_stage=3 shards \
-weights, gradients and states over them."
+weights, gradients and states over them.\n\
+Coming from LLaVA, LLaVA-HR or LLaVAR-2: llavar train --out runs/sft --from-llava-flags deepspeed train_mem.py \
+--model_name_or_path .. trains as that command does; with --write-recipe sft.toml it becomes a recipe."
 )]
 pub(crate) struct Args {
     /// Name of a built-in recipe (see --list) or a TOML file.
-    #[arg(long, required_unless_present = "list")]
+    #[arg(long, required_unless_present_any = ["list", "from_llava_flags", "from_llava_script"])]
     recipe: Option<String>,
+    /// Train as a command of the original scripts says: everything after this is that command, from its launcher
+    /// or from its first flag on. Flags without effect are named.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        num_args = 1..,
+        allow_hyphen_values = true,
+        conflicts_with_all = ["recipe", "list"]
+    )]
+    from_llava_flags: Option<Vec<String>>,
+    /// The same from a shell script that holds the command.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["recipe", "list", "from_llava_flags"])]
+    from_llava_script: Option<PathBuf>,
+    /// Write the resolved recipe to a TOML file and stop.
+    #[arg(long, value_name = "FILE")]
+    write_recipe: Option<PathBuf>,
     /// Change a key of the recipe; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
@@ -44,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "f32|bf16|bf16-pure")]
     dtype: Option<String>,
     /// Run folder: logs, checkpoints, the trained model.
-    #[arg(long, required_unless_present_any = ["list", "dry_run"])]
+    #[arg(long, required_unless_present_any = ["list", "dry_run", "write_recipe", "from_llava_flags", "from_llava_script"])]
     out: Option<PathBuf>,
     /// Go on from a checkpoint: `auto` takes the newest in the run folder, or name one.
     #[arg(long, value_name = "auto|DIR")]
@@ -65,17 +83,11 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
         return Ok(());
     }
-    let name = args.recipe.as_deref().unwrap_or_default();
-    no_pipe(Path::new(name))?;
-    let mut sets = args.sets;
-    sets.extend(args.mask_compat.map(|mode| format!("mask_compat={mode}")));
-    sets.extend(args.device.map(|device| format!("train.device={device}")));
-    sets.extend(args.dtype.map(|dtype| format!("train.precision={dtype}")));
-    let recipe = Recipe::resolve(name, &sets).map_err(|error| match error {
-        llavar_train::TrainError::Io { .. } => Failure::new(Class::Usage, error)
-            .hint("--recipe takes a TOML file or a built-in name; --list shows the names"),
-        other => other.into(),
-    })?;
+    let (recipe, launch) = resolve(&args)?;
+    if let Some(path) = &args.write_recipe {
+        write_file(path, recipe.to_toml()?.as_bytes())?;
+        return print(format!("{}\n", path.display()));
+    }
     if args.dry_run {
         return print(recipe.to_toml()?);
     }
@@ -85,8 +97,14 @@ pub(crate) fn run(args: Args) -> Outcome {
     if let Some(model) = &recipe.model.model_name_or_path {
         no_pipe_in_model(Path::new(model))?;
     }
-    let out = args.out.unwrap_or_default();
-    let resume = match args.resume.as_deref() {
+    let (output_dir, resume) = launch.map_or((None, None), |l| (l.output_dir, l.resume));
+    let Some(out) = args.out.or(output_dir) else {
+        return Err(
+            Failure::usage("no run folder: the flags have no --output_dir")
+                .hint("give one as --out DIR before --from-llava-flags"),
+        );
+    };
+    let resume = match args.resume.or(resume).as_deref() {
         None => Resume::No,
         Some("auto") => Resume::Auto,
         Some(dir) => Resume::From(dir.into()),
@@ -115,6 +133,50 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
         TrainOutcome::Interrupted { checkpoint, step } => Err(interrupted(&out, &checkpoint, step)),
     }
+}
+
+/// The recipe that the command line asks for, and what else launch flags said; tells which of them do nothing.
+fn resolve(args: &Args) -> Outcome<(Recipe, Option<LaunchFlags>)> {
+    let mut sets = args.sets.clone();
+    let more = [
+        ("mask_compat", &args.mask_compat),
+        ("train.device", &args.device),
+        ("train.precision", &args.dtype),
+    ];
+    sets.extend(
+        more.iter()
+            .filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?))),
+    );
+    // A script may be given in place of its words.
+    let script = match args.from_llava_flags.as_deref() {
+        Some([one]) if !one.starts_with("--") => Some(PathBuf::from(one)),
+        _ => args.from_llava_script.clone(),
+    };
+    let launch = match (&args.from_llava_flags, script) {
+        (_, Some(path)) => {
+            no_pipe(&path)?;
+            LaunchFlags::from_script(&path, &sets)?
+        }
+        (Some(words), None) => LaunchFlags::from_words(words, &sets)?,
+        (None, None) => {
+            let name = args.recipe.as_deref().unwrap_or_default();
+            return Ok((named(name, &sets)?, None));
+        }
+    };
+    for said in &launch.notes {
+        note(format!("note: {said}"));
+    }
+    Ok((launch.recipe.clone(), Some(launch)))
+}
+
+/// A built-in recipe or a file.
+pub(super) fn named(name: &str, sets: &[String]) -> Outcome<Recipe> {
+    no_pipe(Path::new(name))?;
+    Recipe::resolve(name, sets).map_err(|error| match error {
+        llavar_train::TrainError::Io { .. } => Failure::new(Class::Usage, error)
+            .hint("--recipe takes a TOML file or a built-in name; --list shows the names"),
+        other => other.into(),
+    })
 }
 
 /// What to say when a run was stopped.

@@ -1,0 +1,374 @@
+//! `Planner`: what a run will need on each of its GPUs, from shapes alone, before there is a model or a GPU.
+
+use llavar_model::config::{ModelConfig, Parameter, parameters};
+use llavar_tensor::optim::Precision;
+
+use super::{
+    Activations, MemoryPlan, MicroBatch, USABLE, activations::Trained, gpu_workspace, held,
+};
+use crate::{
+    Recipe, TrainError,
+    recipe::{GradientCheckpointing, PrecisionName, TrainSection},
+    stage::is_trained,
+    trainer::makes_adapters,
+};
+
+/// How a run is spread and what one micro-batch of it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spread {
+    /// GPUs.
+    pub gpus: usize,
+    /// ZeRO's stage, 0 to 3; without effect on one GPU.
+    pub zero_stage: u8,
+    /// Element types.
+    pub precision: Precision,
+    /// Bytes of one GPU.
+    pub memory: usize,
+}
+
+/// The model of a recipe as shapes.
+#[derive(Debug, Clone)]
+pub struct Planner {
+    config: ModelConfig,
+    adapters: bool,
+    trained: Trained,
+    train: TrainSection,
+    /// Elements: all weights, those that train, and the largest block, which ZeRO gathers whole.
+    weights: usize,
+    trainable: usize,
+    largest: usize,
+}
+
+impl Planner {
+    /// For a model of this configuration, trained as the recipe says.
+    ///
+    /// # Errors
+    /// [`TrainError::Model`] where the recipe's image size does not fit the configuration;
+    /// [`TrainError::Setting`] where nothing is left to train.
+    pub fn new(config: &ModelConfig, recipe: &Recipe) -> Result<Self, TrainError> {
+        let mut config = config.clone();
+        if let (Some(size), true) = (recipe.model.input_image_size, config.vision.is_some()) {
+            config = config
+                .with([("input_image_size".to_owned(), size.into())])
+                .map_err(|e| TrainError::model(None, e))?;
+        }
+        let adapters = makes_adapters(recipe, &config);
+        let list = parameters(&config, adapters);
+        let trains = |p: &&Parameter| is_trained(&recipe.train, &p.name);
+        let trained: Vec<&Parameter> = list.iter().filter(trains).collect();
+        if trained.is_empty() {
+            return Err(TrainError::Setting {
+                key: "train.stage",
+                reason: "no weight is left to train; check train.stage and train.freeze".into(),
+            });
+        }
+        let mut largest = 0;
+        for block in list.chunk_by(|a, b| block_of(&a.name) == block_of(&b.name)) {
+            largest = largest.max(block.iter().map(Parameter::numel).sum());
+        }
+        Ok(Self {
+            trained: Trained::of(trained.iter().map(|p| p.name.as_str())),
+            trainable: trained.iter().map(|p| p.numel()).sum(),
+            weights: list.iter().map(Parameter::numel).sum(),
+            largest,
+            train: recipe.train.clone(),
+            config,
+            adapters,
+        })
+    }
+
+    /// The configuration, with the recipe's image size.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Weights, and those of them that train, elements.
+    pub fn parameters(&self) -> (usize, usize) {
+        (self.weights, self.trainable)
+    }
+
+    /// Which parts a gradient reaches: any of the vision tower, and the language model's own weights.
+    pub fn trains(&self) -> (bool, bool) {
+        let weights = parameters(&self.config, self.adapters);
+        let language = weights
+            .iter()
+            .any(|p| p.name.starts_with("model.layers.") && is_trained(&self.train, &p.name));
+        (self.trained.slow || self.trained.fast, language)
+    }
+
+    /// The recipe's element types; those of a GPU by default.
+    pub fn precision(&self) -> Precision {
+        self.train.precision.unwrap_or(PrecisionName::Bf16).into()
+    }
+
+    /// Tokens and pictures of one full micro-batch of the recipe, as the run itself plans for them.
+    pub fn micro_batch(&self) -> (usize, usize) {
+        let image_tokens = self.config.image_tokens().unwrap_or(0);
+        let batch = super::micro_batch(image_tokens, &self.train, usize::MAX);
+        (batch.tokens, batch.images)
+    }
+
+    /// Pictures in so many tokens where each takes its positions and nothing else is said.
+    pub fn most_images(&self, tokens: usize) -> usize {
+        let image_tokens = self.config.image_tokens().unwrap_or(0);
+        tokens.checked_div(image_tokens).unwrap_or(0)
+    }
+
+    /// What one GPU holds for a micro-batch of so many tokens, those of its pictures among them. `keep`
+    /// replaces the recipe's `gradient_checkpointing`.
+    pub fn plan(
+        &self,
+        spread: &Spread,
+        (tokens, images): (usize, usize),
+        keep: Option<GradientCheckpointing>,
+    ) -> MemoryPlan {
+        let stage = if spread.gpus > 1 {
+            spread.zero_stage
+        } else {
+            0
+        };
+        let precision = spread.precision;
+        let batch = MicroBatch { tokens, images };
+        let activations = Activations::count(&self.config, self.adapters, self.trained, batch);
+        let size = precision.weights().size();
+        let (weights, gradients) = held(
+            stage,
+            spread.gpus,
+            self.weights,
+            self.trainable,
+            self.largest,
+        );
+        let states = match stage {
+            0 => self.trainable,
+            _ => self.trainable.div_ceil(spread.gpus),
+        };
+        let mut plan = MemoryPlan {
+            device: "gpu".into(),
+            precision,
+            capacity: Some(spread.memory),
+            weights: size * weights,
+            gradients: precision.grads().size() * gradients,
+            optimizer_states: super::state_bytes(precision) * states,
+            activations: 0,
+            workspace: gpu_workspace(&self.config.llm, size),
+            data: 0,
+            kept_blocks: 0,
+            blocks: activations.blocks(),
+        };
+        plan.kept_blocks = match keep.unwrap_or(self.train.gradient_checkpointing) {
+            _ if stage == 3 => 0,
+            GradientCheckpointing::Switch(on) => {
+                if on {
+                    0
+                } else {
+                    plan.blocks
+                }
+            }
+            GradientCheckpointing::Keep(count) => count.min(plan.blocks),
+            GradientCheckpointing::Auto => {
+                let left = usable(spread.memory).saturating_sub(plan.on_device());
+                activations.most_kept(left / size)
+            }
+        };
+        plan.activations = size * activations.peak(plan.kept_blocks);
+        plan
+    }
+
+    /// The most tokens that a micro-batch may have so that a GPU holds it, in steps of 64; `images_of` says how
+    /// many pictures are among so many tokens. `None` where not even 64 fit.
+    pub fn largest_budget(
+        &self,
+        spread: &Spread,
+        keep: GradientCheckpointing,
+        images_of: &dyn Fn(usize) -> usize,
+    ) -> Option<usize> {
+        /// Beyond this nobody packs, and a count of bytes stays in its type.
+        const MOST: usize = (1 << 22) / 64;
+        let fits = |steps: usize| {
+            let tokens = 64 * steps;
+            let plan = self.plan(spread, (tokens, images_of(tokens)), Some(keep));
+            fits(&plan)
+        };
+        let (mut low, mut high) = (0, MOST);
+        while low < high {
+            let middle = (low + high).div_ceil(2);
+            match fits(middle) {
+                true => low = middle,
+                false => high = middle - 1,
+            }
+        }
+        (low > 0).then_some(64 * low)
+    }
+}
+
+/// Whether a plan leaves the GPU what it needs beside it: contexts, libraries, fragments.
+pub(crate) fn fits(plan: &MemoryPlan) -> bool {
+    plan.capacity
+        .is_none_or(|all| plan.on_device() <= usable(all))
+}
+
+impl MemoryPlan {
+    /// As [`MemoryPlan::fits`] with the share of the GPU left free that a run needs for contexts, libraries and
+    /// what is not counted.
+    pub fn fits_safely(&self) -> bool {
+        fits(self)
+    }
+}
+
+fn usable(memory: usize) -> usize {
+    (memory as f64 * USABLE) as usize
+}
+
+/// What ZeRO gathers at once: a layer, or a module that stands outside of layers.
+fn block_of(name: &str) -> &str {
+    for marker in [".blocks.", ".layers.", ".stages.", ".align_stages_latent."] {
+        if let Some(at) = name.find(marker) {
+            let number = name.get(at + marker.len()..).unwrap_or_default();
+            let digits = number.bytes().take_while(u8::is_ascii_digit).count();
+            return name.get(..at + marker.len() + digits).unwrap_or(name);
+        }
+    }
+    name.rsplit_once('.').map_or(name, |(module, _)| module)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llavar_model::config::Preset;
+
+    const GIB: usize = 1 << 30;
+
+    fn planner(recipe: &str, sets: &[&str], preset: Preset) -> Planner {
+        let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+        let recipe = Recipe::resolve(recipe, &sets).unwrap();
+        Planner::new(&preset.config(None).unwrap(), &recipe).unwrap()
+    }
+
+    fn spread(gpus: usize, zero_stage: u8, precision: Precision) -> Spread {
+        Spread {
+            gpus,
+            zero_stage,
+            precision,
+            memory: 80 * GIB,
+        }
+    }
+
+    fn own(plan: &MemoryPlan) -> usize {
+        plan.weights + plan.gradients + plan.optimizer_states
+    }
+
+    #[test]
+    fn bytes_a_parameter_are_those_of_the_types() {
+        let planner = planner("phi3-readme-sft", &[], Preset::Phi35Mini);
+        let (all, trained) = planner.parameters();
+        assert_eq!(all, trained);
+        // 3.82e9 of the language model, 0.3e9 of CLIP, 0.2e9 of ConvNeXt, adapters and projector.
+        assert!((4.3e9..4.45e9).contains(&(all as f64)), "{all}");
+        for (precision, bytes) in [
+            (Precision::F32, 16),
+            (Precision::MixedBf16, 18),
+            (Precision::PureBf16, 8),
+        ] {
+            let plan = planner.plan(&spread(1, 3, precision), (1000, 1), None);
+            assert_eq!(own(&plan), bytes * all, "{precision}");
+        }
+        // ZeRO 1 shards moments and masters (12 bytes), 2 gradients too (4), 3 weights too (2).
+        let at =
+            |stage| own(&planner.plan(&spread(8, stage, Precision::MixedBf16), (1000, 1), None));
+        let share = |bytes: usize| (bytes as f64 / all as f64 * 8.0).round() as usize;
+        assert_eq!(share(at(0)), 8 * 18);
+        // A piece of weights and gradients of its own: 6 bytes a parameter of a rank.
+        assert_eq!(share(at(1)), 8 * 6 + 12 + 6);
+        assert!(at(0) > at(1) && at(1) > at(2) && at(2) > at(3));
+        assert!(at(3) < all * 18 / 8 * 12 / 10, "{}", at(3));
+    }
+
+    #[test]
+    fn stage_one_trains_projector_and_fusion_alone() {
+        let planner = planner("phi3-readme-pretrain", &[], Preset::Phi35Mini);
+        let (all, trained) = planner.parameters();
+        let plan = planner.plan(&spread(1, 0, Precision::MixedBf16), (1000, 1), None);
+        assert_eq!(own(&plan), 2 * all + 16 * trained);
+        // 1024 x 3072 + 3072 x 3072 with biases, and the fusion.
+        assert!((12.5e6..17e6).contains(&(trained as f64)), "{trained}");
+        assert_eq!(planner.trains(), (false, false));
+    }
+
+    #[test]
+    fn more_costs_more_and_budgets_are_what_fits() {
+        let planner = planner(
+            "phi3-readme-sft",
+            &["group_by_modality_length=false", "pack_tokens=8192"],
+            Preset::Phi35Mini,
+        );
+        let (on, off) = (
+            GradientCheckpointing::Switch(true),
+            GradientCheckpointing::Switch(false),
+        );
+        let budget = |gpus, stage, memory, keep| {
+            let spread = Spread {
+                memory: memory * GIB,
+                ..spread(gpus, stage, Precision::MixedBf16)
+            };
+            planner.largest_budget(&spread, keep, &|tokens| planner.most_images(tokens))
+        };
+        assert_eq!(
+            budget(1, 0, 80, on),
+            None,
+            "18 bytes of 4.4e9 parameters are 73 GiB"
+        );
+        let mut before = 0;
+        for gpus in [2, 4, 8, 16] {
+            let now = budget(gpus, 3, 80, on).unwrap();
+            assert!(now >= before, "{gpus}");
+            before = now;
+        }
+        assert!(budget(8, 2, 80, off).unwrap() < budget(8, 2, 80, on).unwrap());
+        assert!(budget(8, 2, 40, on) < budget(8, 2, 80, on));
+        let tokens = budget(8, 2, 80, on).unwrap();
+        let spread = spread(8, 2, Precision::MixedBf16);
+        let of = |tokens| planner.plan(&spread, (tokens, planner.most_images(tokens)), Some(on));
+        assert!(of(tokens).fits_safely() && !of(tokens + 64).fits_safely());
+        let peaks: Vec<usize> = (1..20).map(|n| of(512 * n).on_device()).collect();
+        assert!(peaks.is_sorted());
+        let auto = planner.plan(&spread, (4096, 7), Some(GradientCheckpointing::Auto));
+        assert!(auto.fits_safely() && auto.kept_blocks > 0);
+    }
+
+    #[test]
+    fn measured_peaks_are_met_within_a_tenth() {
+        // BENCHMARKS.md, one H200, 2026-11-24: 8 samples of 800 tokens, 576 of them a picture.
+        let planner = planner("phi3-readme-sft", &[], Preset::Phi35Mini);
+        let at = |precision, recompute| {
+            let keep = Some(GradientCheckpointing::Switch(recompute));
+            let plan = planner.plan(&spread(1, 0, precision), (6400, 8), keep);
+            plan.on_device() as f64 / GIB as f64
+        };
+        for (precision, recompute, measured) in [
+            (Precision::PureBf16, true, 36.6),
+            (Precision::PureBf16, false, 69.7),
+            (Precision::MixedBf16, true, 77.2),
+        ] {
+            let planned = at(precision, recompute);
+            let ratio = planned / measured;
+            eprintln!(
+                "{precision}, recompute {recompute}: planned {planned:.1} GiB, measured {measured}, {ratio:.3}"
+            );
+            assert!((0.9..1.1).contains(&ratio), "{planned} {measured}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_layers_or_parts() {
+        for (name, block) in [
+            ("model.layers.3.mlp.down_proj.weight", "model.layers.3"),
+            ("model.embed_tokens.weight", "model.embed_tokens"),
+            ("lm_head.weight", "lm_head"),
+            ("a.stages.2.blocks.5.weight", "a.stages.2.blocks.5"),
+            ("a.stages.2.downsample.0.weight", "a.stages.2"),
+            ("a.encoder.layers.7.layer_norm1.bias", "a.encoder.layers.7"),
+        ] {
+            assert_eq!(block_of(name), block);
+        }
+    }
+}
