@@ -21,6 +21,15 @@ if ! command -v mpirun >/dev/null; then
   fi
 fi
 
+if [ -z "${LLAVAR_PYTHON:-}" ] && ! python3 -c "import tensorboard" 2>/dev/null; then
+  step "TensorBoard, for the test that reads event files with it"
+  if python3 -m venv target/tensorboard && target/tensorboard/bin/pip install -q tensorboard; then
+    export LLAVAR_PYTHON="$PWD/target/tensorboard/bin/python"
+  else
+    echo "SKIPPED reading event files with TensorBoard: it cannot be installed"
+  fi
+fi 2>/dev/null
+
 step "tests (those on reference data skip by name where LLAVAR_SHARED, default ../shared, is absent)"
 cargo test --release --workspace
 

@@ -5,8 +5,8 @@
 //! rates measured on the same card in the same run.
 
 pub mod estimate;
-pub mod flops;
 pub mod gpu;
 mod report;
 
+pub use llavar_model::flops;
 pub use report::{Machine, Report, Row};

@@ -22,6 +22,7 @@
 mod checkpointing;
 pub mod config;
 mod error;
+pub mod flops;
 mod forward_order;
 pub mod generation;
 mod init;

@@ -104,6 +104,9 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Images a second.
     pub images_per_second: f64,
+    /// Share of the data sheet's rate that the operations of the model, each counted once, reach on this rank,
+    /// percent; null where the rate of the device is not known (`log.peak_tflops` gives it).
+    pub mfu_percent: Option<f64>,
     /// Share of the step in which the device had nothing to do because data were not ready, percent.
     pub data_wait_percent: f64,
     /// Largest memory held by tensors since the start of the run, bytes, where the model trains.

@@ -28,7 +28,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GuardState, TrainError};
+use crate::{GuardState, TrainError, WorstSample};
 
 /// Position of a run: with weights and moments, everything that decides how it goes on. The order of
 /// samples is a function of seed and step, so no generator state is needed.
@@ -75,6 +75,9 @@ pub struct TrainState {
     /// Exponential mean of the losses, and the weight that it has seen (Adam's correction of its start).
     #[serde(default)]
     pub mean_loss: [f64; 2],
+    /// Samples of the highest loss so far, the worst first.
+    #[serde(default)]
+    pub worst_samples: Vec<WorstSample>,
 }
 
 /// Share that the mean loss keeps at each step: it looks back over about 50 steps.

@@ -22,6 +22,8 @@ pub(crate) struct Batch {
     pub(crate) pictures: Option<Pictures>,
     /// Tokens whose prediction counts.
     pub(crate) supervised: usize,
+    /// Number of the sample in each segment.
+    pub(crate) samples: Vec<usize>,
 }
 
 impl Batch {
@@ -60,7 +62,13 @@ impl Batch {
             segments,
             pictures: processor.and_then(|processor| Pictures::new(samples, processor)),
             supervised,
+            samples: samples.iter().map(|s| s.index).collect(),
         })
+    }
+
+    /// Its pictures.
+    pub(crate) fn images(&self) -> usize {
+        self.pictures.as_ref().map_or(0, |p| p.count)
     }
 }
 

@@ -20,6 +20,8 @@ use crate::{
 /// A sample that only waits for its place in a batch.
 #[derive(Debug)]
 pub(crate) struct Prepared {
+    /// Its number over all data files, from 0.
+    pub(crate) index: usize,
     /// Its tokens, images not yet expanded.
     pub(crate) encoded: Encoded,
     /// Its pictures, square, in the order of their tags. Bytes take a quarter of the room of floats.
@@ -224,6 +226,7 @@ impl SampleSource {
                 images.push(image.map_err(|reason| text.record.image_fault(&source, reason))?);
             }
             Ok(Prepared {
+                index,
                 encoded: text.encoded,
                 images,
                 cut: text.cut,

@@ -120,7 +120,7 @@ impl Recipe {
     /// hold, which the checkpoint checks itself.
     pub(crate) fn changed_keys(&self, other: &Self) -> Vec<String> {
         /// Keys that do not change what is computed.
-        const FREE: [&str; 17] = [
+        const FREE: [&str; 20] = [
             "model.model_name_or_path",
             "model.pretrain_mm_mlp_adapter",
             "data.data_path",
@@ -138,6 +138,9 @@ impl Recipe {
             "train.allow_recipe_change",
             "log.logging_steps",
             "log.trace_step",
+            "log.tensorboard",
+            "log.worst_samples",
+            "log.peak_tflops",
         ];
         let other = other.keys();
         self.keys()

@@ -439,6 +439,12 @@ pub struct LogSection {
     /// A step whose work on the GPU is written to `trace-STEP-rank-RANK.json`, with its exchanges between
     /// ranks (0 for none). Open it with Perfetto.
     pub trace_step: u64,
+    /// Whether event files for TensorBoard are written to `tb/`.
+    pub tensorboard: bool,
+    /// Samples of the highest loss that are kept in `worst_samples.jsonl`; 0 keeps none.
+    pub worst_samples: usize,
+    /// Rate of the device by its data sheet, TFLOP/s, for `mfu_percent`; None: that of known GPUs.
+    pub peak_tflops: Option<f64>,
 }
 
 impl Default for LogSection {
@@ -446,6 +452,9 @@ impl Default for LogSection {
         Self {
             logging_steps: 1,
             trace_step: 0,
+            tensorboard: true,
+            worst_samples: 32,
+            peak_tflops: None,
         }
     }
 }

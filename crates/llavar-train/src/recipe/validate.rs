@@ -282,6 +282,20 @@ impl Recipe {
             "1 or above",
         );
         check(
+            self.log.worst_samples <= 10_000,
+            "log.worst_samples",
+            &self.log.worst_samples,
+            "0 (off) to 10000",
+        );
+        if let Some(rate) = self.log.peak_tflops {
+            check(
+                rate.is_finite() && rate > 0.0,
+                "log.peak_tflops",
+                &rate,
+                positive,
+            );
+        }
+        check(
             self.log.logging_steps > 0,
             "log.logging_steps",
             &self.log.logging_steps,

@@ -10,6 +10,7 @@ mod rollback;
 mod save;
 mod step;
 mod trace;
+mod worst;
 
 use std::{
     fs::File,
@@ -21,6 +22,7 @@ use device::Place;
 use llavar_model::LlavaModel;
 use llavar_tensor::collective::Group;
 pub(crate) use model::makes_adapters;
+use serde_json::json;
 use step::Pipeline;
 
 pub use trace::TraceSummary;
@@ -30,9 +32,9 @@ use crate::{
     checkpoint::{Store, TrainState},
     data::{Cut, CutLog, Feed, Loader, Orders, Quarantine, SampleSource},
     guard::SpikeGuard,
+    logs::{Logs, Recording, Worst, mfu::Utilisation},
     optimizer::Optimizer,
     parallel::{Share, Zero},
-    run_log::RunLog,
     schedule::{Schedule, StepPlan},
 };
 
@@ -97,6 +99,8 @@ pub struct Trainer {
     guard: Option<SpikeGuard>,
     /// A step whose spike asks to go back.
     spiked: Option<u64>,
+    worst: Worst,
+    utilisation: Option<Utilisation>,
     quarantine: Quarantine,
     cuts: CutLog,
     resumed_from: Option<PathBuf>,
@@ -214,7 +218,19 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, TrainError> {
-        let outcome = self.run_steps(observer, stop);
+        let path = self.run_dir.join("events.jsonl");
+        let mut recording = Recording::new(observer, self.group.is_first().then_some(&path));
+        let outcome = self.run_steps(&mut recording, stop);
+        match &outcome {
+            Ok(Outcome::Finished { step, .. }) => recording.add("finish", json!({"step": step})),
+            Ok(Outcome::Interrupted { step, .. }) => {
+                recording.add("interrupt", json!({"step": step}));
+            }
+            Err(error) => recording.add(
+                "error",
+                json!({"step": self.state.step, "message": crate::error::chain(error)}),
+            ),
+        }
         outcome.map_err(|error| {
             let error = self.zero.explained(error);
             // Saying farewell after a failure cannot fail; one rank alone has nobody to say it to.
@@ -260,10 +276,7 @@ impl Trainer {
     ) -> Result<Option<Outcome>, TrainError> {
         let total = self.plan.total_steps();
         let log = match self.group.is_first() {
-            true => Some(RunLog::open(
-                &self.run_dir.join("train.jsonl"),
-                self.state.step,
-            )?),
+            true => Some(Logs::open(&self.run_dir, &self.recipe, self.state.step)?),
             false => None,
         };
         let mut pipe = Pipeline::new(log, self.state.step, self.checkpointing());

@@ -17,6 +17,7 @@ use crate::{
     data::{CutLog, Orders, Quarantine, SampleSource, lengths},
     error::chain,
     guard::SpikeGuard,
+    logs::{Worst, mfu::Utilisation},
     optimizer::Optimizer,
     parallel::{Sharding, Zero},
     recipe::{GradientCheckpointing, OnBadSample, PrecisionName},
@@ -225,6 +226,8 @@ impl Trainer {
         let own = |path: &PathBuf| same_place(path, &store.path_of(state.step));
         let held = checkpoint.as_ref().filter(|path| own(path));
         let held = held.map(|_| state.step);
+        let worst = Worst::new(recipe.log.worst_samples, state.worst_samples.clone());
+        let utilisation = Utilisation::new(&model, &place.device, place.precision, &recipe.log);
         if group.is_first() {
             let text = recipe.to_toml()?;
             let path = run_dir.join("recipe.toml");
@@ -249,6 +252,8 @@ impl Trainer {
             state,
             guard,
             spiked: None,
+            worst,
+            utilisation,
             quarantine,
             cuts: CutLog::open(&run_dir.join("truncated.jsonl")),
             resumed_from: checkpoint,

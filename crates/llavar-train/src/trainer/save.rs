@@ -30,7 +30,9 @@ impl Trainer {
         &mut self,
         observer: &mut dyn Observer,
     ) -> Result<PathBuf, TrainError> {
+        self.gather_worst()?;
         let state = TrainState {
+            worst_samples: self.worst.samples().to_vec(),
             bad_samples: self.quarantine.bad().iter().copied().collect(),
             ..self.state.clone()
         };
@@ -39,6 +41,12 @@ impl Trainer {
             false => self.publish_with_first(&state)?,
         };
         self.held = Some(state.step);
+        if self.group.is_first()
+            && self.worst.is_on()
+            && let Err(error) = self.write_worst()
+        {
+            observer.on_warning(&crate::error::chain(&error));
+        }
         // The folder copied from until now may be a checkpoint that is deleted next.
         self.tokenizer_folder = path.join("model");
         observer.on_checkpoint(state.step, &path);

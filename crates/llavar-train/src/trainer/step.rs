@@ -21,9 +21,9 @@ use crate::{
     Observer, StepReport, TrainError,
     data::{Batch, Feed, Item},
     guard::Usual,
+    logs::{Logs, SampleLosses},
     observer::resident_bytes,
     recipe::{LossWeighting, OnSpike},
-    run_log::RunLog,
 };
 
 /// How long to wait for data before looking at the device and the stop flag again.
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(1);
 /// What goes on from one step to the next.
 pub(super) struct Pipeline {
     /// Absent on ranks that do not log.
-    log: Option<RunLog>,
+    log: Option<Logs>,
     checkpointing: Checkpointing,
     /// When this run began, and after which step.
     begun: (Instant, u64),
@@ -51,6 +51,10 @@ struct PendingStep {
     /// Losses of the step's micro-batches.
     losses: Losses,
     result: StepReadback,
+    /// Losses of this rank's samples, where they are wanted.
+    samples: Vec<SampleLosses>,
+    /// Operations of the model on this rank.
+    operations: f64,
     /// What loss and norm were judged by.
     usual: Usual,
     learning_rate: f64,
@@ -63,6 +67,16 @@ struct PendingStep {
 pub(super) enum LossValue {
     Known(f64),
     Coming(Readback),
+}
+
+/// Loss of a micro-batch.
+struct MicroLoss {
+    /// Summed over its tokens.
+    value: LossValue,
+    /// Where that is.
+    sum: Tensor,
+    /// Of its samples, where they are wanted.
+    samples: Option<SampleLosses>,
 }
 
 impl LossValue {
@@ -96,7 +110,7 @@ impl LossValue {
 
 impl Pipeline {
     /// For a run that goes on after `step`.
-    pub(super) fn new(log: Option<RunLog>, step: u64, checkpointing: Checkpointing) -> Self {
+    pub(super) fn new(log: Option<Logs>, step: u64, checkpointing: Checkpointing) -> Self {
         let now = Instant::now();
         Self {
             log,
@@ -138,6 +152,7 @@ impl Trainer {
         // A step that failed half-way may have left some.
         self.forget_gradients();
         let mut losses = Vec::with_capacity(round.own_parts);
+        let (mut samples, mut operations) = (Vec::new(), 0.0);
         for (part, images) in round.all.with_images.iter().enumerate() {
             self.zero.begin_micro_batch(*images);
             if part < round.own_parts {
@@ -162,7 +177,13 @@ impl Trainer {
                 };
                 let loss = self.forward_backward(&batch, weight as f32, pipe.checkpointing);
                 let loss = loss.map_err(|error| self.zero.explained(error))?;
-                losses.push((weight, loss.0, loss.1));
+                samples.extend(loss.samples);
+                losses.push((weight, loss.value, loss.sum));
+                if let Some(utilisation) = &self.utilisation {
+                    let (count, images) = (batch.supervised, batch.images());
+                    operations +=
+                        utilisation.operations(&self.model, &batch.segments, count, images);
+                }
             }
             self.zero.finish_micro_batch()?;
         }
@@ -191,8 +212,8 @@ impl Trainer {
         let state = &mut self.state;
         state.step += 1;
         let next = self.plan.first_sample(state.data_step());
-        let samples = self.orders.epoch_len() as u64;
-        (state.epoch, state.position) = (next / samples, next % samples);
+        let units = self.orders.epoch_len() as u64;
+        (state.epoch, state.position) = (next / units, next % units);
         state.tokens += tokens as u64;
         state.supervised_tokens += supervised as u64;
         state.images += images as u64;
@@ -202,6 +223,8 @@ impl Trainer {
             waited,
             losses,
             result,
+            samples,
+            operations,
             usual,
             learning_rate,
             supervised,
@@ -241,6 +264,8 @@ impl Trainer {
         state.log_loss += loss;
         state.log_steps += 1;
         state.add_loss(loss);
+        self.worst.observe(pending.step, loss, pending.samples)?;
+        let state = &mut self.state;
         let spike = result.loss_spike || result.norm_spike;
         let scores = pending.usual.scores(loss, result.norm);
         if let Some(guard) = self.guard {
@@ -278,6 +303,9 @@ impl Trainer {
             supervised_tokens_per_second: pending.supervised as f64 / seconds,
             tokens_per_second: pending.tokens as f64 / seconds,
             images_per_second: pending.images as f64 / seconds,
+            mfu_percent: self
+                .utilisation
+                .map(|u| u.percent(pending.operations, seconds)),
             data_wait_percent: (100.0 * pending.waited / seconds).min(100.0),
             tensor_peak_bytes: match self.place.device.as_cuda() {
                 Some(cuda) => cuda.memory().peak,
@@ -293,7 +321,7 @@ impl Trainer {
     }
 
     /// Writes the step to the log if its turn has come.
-    fn log(&mut self, log: Option<&mut RunLog>, report: &StepReport) -> Result<(), TrainError> {
+    fn log(&mut self, log: Option<&mut Logs>, report: &StepReport) -> Result<(), TrainError> {
         let state = &mut self.state;
         let last = report.step == report.total_steps;
         if last || report.step.is_multiple_of(self.recipe.log.logging_steps) {
@@ -338,13 +366,13 @@ impl Trainer {
         }
     }
 
-    /// Adds the gradient of `weight` times the batch's summed loss; gives the summed loss, and where it is.
+    /// Adds the gradient of `weight` times the batch's summed loss.
     fn forward_backward(
         &self,
         batch: &Batch,
         weight: f32,
         checkpointing: Checkpointing,
-    ) -> Result<(LossValue, Tensor), TrainError> {
+    ) -> Result<MicroLoss, TrainError> {
         let dtype = self.model.activation_dtype();
         let pixels = batch
             .pictures
@@ -369,6 +397,14 @@ impl Trainer {
             tape.backward(&loss.sum, weight)?;
         }
         // Asked for behind the backward pass, so that its arrival tells that the device has come so far.
-        Ok((LossValue::of(&sum)?, sum))
+        let samples = match self.worst.is_on() {
+            true => Some(SampleLosses::of(batch, &loss.per_token)?),
+            false => None,
+        };
+        Ok(MicroLoss {
+            value: LossValue::of(&sum)?,
+            sum,
+            samples,
+        })
     }
 }

@@ -3,7 +3,7 @@
 //! A multiply-add counts two. Norms, activations and softmax are left out: they are bound by memory and
 //! run on other units. A backward pass takes twice the forward pass, a recomputation once more.
 
-use llavar_model::config::{ModelConfig, VisionConfig, VisionTower};
+use crate::config::{ModelConfig, VisionConfig, VisionTower};
 
 /// Language model without its head: all layers over samples of these lengths, attention causal.
 pub fn language_model(config: &ModelConfig, lengths: &[usize]) -> f64 {
@@ -76,7 +76,7 @@ pub fn decode_weights(config: &ModelConfig) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use llavar_model::config::Preset;
+    use crate::config::Preset;
 
     #[test]
     fn published_shapes_have_their_published_counts() {

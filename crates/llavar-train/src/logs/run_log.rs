@@ -45,13 +45,9 @@ impl RunLog {
         })
     }
 
-    /// Appends one line; `loss` replaces that of the report.
-    pub(crate) fn write(&mut self, report: &StepReport, loss: f64) -> Result<(), TrainError> {
-        let report = StepReport {
-            loss,
-            ..report.clone()
-        };
-        let mut line = serde_json::to_string(&report).unwrap_or_default();
+    /// Appends one line.
+    pub(crate) fn write(&mut self, report: &StepReport) -> Result<(), TrainError> {
+        let mut line = serde_json::to_string(report).unwrap_or_default();
         line.push('\n');
         // One call a line, so that an interruption leaves whole lines.
         let written = self.file.write_all(line.as_bytes());
