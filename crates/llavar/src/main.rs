@@ -41,6 +41,9 @@ enum Command {
     /// See, check, keep and rate the checkpoints of a run.
     #[command(subcommand)]
     Checkpoint(commands::checkpoint::Command),
+    /// Look at training runs: list, compare, plot, a page, exports.
+    #[command(subcommand)]
+    Runs(commands::runs::Command),
     /// Ask one question about one picture.
     Ask(commands::ask::Args),
     /// Talk about pictures in the terminal.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Plan(args) => commands::plan::run(args),
         Command::Checkpoint(command) => commands::checkpoint::run(command),
+        Command::Runs(command) => commands::runs::run(command),
         Command::Ask(args) => commands::ask::run(args),
         Command::Chat(args) => commands::chat::run(args),
         Command::Eval(command) => commands::eval::run(command),

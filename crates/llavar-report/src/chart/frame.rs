@@ -8,6 +8,8 @@ use crate::text::Text;
 /// Size of a chart in its own units; the page scales it.
 pub(super) const WIDTH: f64 = 720.0;
 pub(super) const HEIGHT: f64 = 280.0;
+/// Width and height.
+pub(super) const SIZE: (f64, f64) = (WIDTH, HEIGHT);
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 14.0;

@@ -54,7 +54,7 @@ pub struct LineChart {
 }
 
 impl LineChart {
-    fn drawn(&self, y: &Axis) -> Markup {
+    pub(super) fn drawn(&self, y: &Axis) -> Markup {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let with_place =
             |p: &&(f64, f64)| p.1.is_finite() && (y.scale == Scale::Linear || p.1 > 0.0);

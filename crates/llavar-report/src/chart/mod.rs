@@ -6,6 +6,7 @@ mod frame;
 mod histogram;
 mod line;
 mod scatter;
+mod standalone;
 
 pub use axis::{Axis, Scale};
 pub use bars::{BarChart, BarSeries, BarValue};

@@ -178,6 +178,10 @@ impl Run {
         }
         let finished = path.join("model/config.json").is_file();
         let checkpoints = checkpoint::list(path)?;
+        let objects = |name: &str, notes: &mut Vec<String>| -> Result<Vec<Value>, RunError> {
+            let lines = read_lines(&path.join(name), notes)?;
+            Ok(lines.into_iter().filter(Value::is_object).collect())
+        };
         Ok(Self {
             status: match (is_locked(path), finished) {
                 (true, _) => Status::Running,
@@ -187,8 +191,8 @@ impl Run {
             path: path.to_owned(),
             recipe,
             rows: rows.into_values().collect(),
-            events: read_lines(&path.join("events.jsonl"), &mut notes)?,
-            worst: read_lines(&path.join("worst_samples.jsonl"), &mut notes)?,
+            events: objects("events.jsonl", &mut notes)?,
+            worst: objects("worst_samples.jsonl", &mut notes)?,
             checkpoints: checkpoints.into_iter().map(|c| c.step).collect(),
             notes,
         })

@@ -10,6 +10,7 @@ pub(crate) mod eval;
 pub(crate) mod init;
 pub(crate) mod plan;
 pub(crate) mod quickstart;
+pub(crate) mod runs;
 pub(crate) mod select;
 pub(crate) mod train;
 
