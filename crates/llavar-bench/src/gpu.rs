@@ -1,6 +1,7 @@
 //! The work of one model shape on one GPU, with random weights.
 
 mod generate;
+mod select;
 mod train;
 
 use std::{
@@ -33,6 +34,12 @@ pub enum BenchError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Scoring.
+    #[error(transparent)]
+    Select(#[from] llavar_select::SelectError),
+    /// A loss that is no number: the figure would mean nothing.
+    #[error("a loss is not a finite number")]
+    NotFinite,
     /// A shape without a vision tower.
     #[error("the shape {0} has no vision tower")]
     NoVision(String),
@@ -47,6 +54,8 @@ pub enum Work {
     Vision,
     /// Prefill and decoding.
     Generate,
+    /// All six scores of duos about pictures.
+    Select,
     /// Training steps with bf16 states.
     Train,
     /// Training steps with f32 master weights and moments.
@@ -126,6 +135,7 @@ pub fn run(device: &Device, options: &Options, mut progress: impl FnMut(&str)) -
         match work {
             Work::Vision => bench.vision(&model, &mut progress)?,
             Work::Generate => bench.generate(&model, &mut progress)?,
+            Work::Select => bench.select(&model, &mut progress)?,
             Work::Train | Work::Master => bench.train(&model, precision, &mut progress)?,
         }
         if precision == Precision::PureBf16 {

@@ -15,6 +15,14 @@ pub enum SelectError {
     /// Scores of pictures from a model that takes none.
     #[error("this model takes no pictures, so it gives IFD alone: ask for --scores ifd")]
     NoVision,
+    /// Scores of pictures from a server.
+    #[error(
+        "completions of a server take no pictures, so it gives IFD alone: ask for --scores ifd"
+    )]
+    ServerVision,
+    /// The server failed for good; single texts that it refuses are rows with a reason.
+    #[error("the server that scores cannot be used")]
+    Server(#[source] llavar_client::ClientError),
     /// A template that has no questions.
     #[error("the template `plain` has no questions; give the template of the model's second stage")]
     PlainTemplate,

@@ -34,6 +34,17 @@ impl Loss {
         Self::Qa,
         Self::Duo,
     ];
+
+    /// As the formulas write it.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Self::AGivenQ => "s(A|Q)",
+            Self::A => "s(A)",
+            Self::QaGivenImage => "s(Q,A|I)",
+            Self::Qa => "s(Q,A)",
+            Self::Duo => "s(Qs,As|I,Qe,Ae)",
+        }
+    }
 }
 
 /// Mean and number of tokens of each loss of a pair, as far as they were measured.

@@ -109,8 +109,8 @@ pub fn score_dataset(
                             Ok(match taken_over(scorer, &sample, i, occurrence, finished) {
                                 Some(rows) => Work::Known(rows),
                                 None => {
-                                    let file_of = |name: &str| data.image_path(name);
-                                    Work::New(scorer.prepare(&sample, i, occurrence, file_of))
+                                    let source_of = |nth| data.image(i, &sample, nth);
+                                    Work::New(scorer.prepare(&sample, i, occurrence, source_of))
                                 }
                             })
                         }

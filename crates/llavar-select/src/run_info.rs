@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Compat, Duos, ScoreSet, Scorer, SelectError,
     hash::{START, fnv1a},
+    scorer::Model,
 };
 
 /// Bytes of each file of the model folder that count: enough to tell models apart, quick for large ones.
@@ -17,7 +18,8 @@ const FINGERPRINT_BYTES: u64 = 1 << 20;
 pub struct RunInfo {
     /// Version of the columns.
     pub schema: u32,
-    /// Hash over names, sizes and first MiB of the model folder's files.
+    /// Hash over names, sizes and first MiB of the model folder's files; name and address of a model on a
+    /// server.
     pub model: String,
     /// Conversation template.
     pub template: String,
@@ -29,22 +31,28 @@ pub struct RunInfo {
     pub duos: Duos,
     /// Spans of the formulas.
     pub compat: Compat,
-    /// Longest text, tokens.
-    pub max_length: usize,
+    /// Longest text, tokens; absent where a server sets the limit.
+    pub max_length: Option<usize>,
 }
 
 impl RunInfo {
-    /// The settings of a scorer whose model lies in `folder`.
+    /// The settings of a scorer; `folder` is where its model lies, and of no account for one on a server.
     ///
     /// # Errors
     /// [`SelectError::Io`] where the folder cannot be read.
     pub fn new(scorer: &Scorer<'_>, folder: &Path) -> Result<Self, SelectError> {
         let options = scorer.options();
+        let (model, dtype) = match scorer.model() {
+            Model::Local(assistant) => {
+                (fingerprint(folder)?, assistant.model().dtype().to_string())
+            }
+            Model::Remote(model) => (model.to_string(), "of the server".to_owned()),
+        };
         Ok(Self {
             schema: 1,
-            model: fingerprint(folder)?,
-            template: scorer.assistant().template().name().as_str().to_owned(),
-            dtype: scorer.assistant().model().dtype().to_string(),
+            model,
+            template: scorer.template().name().as_str().to_owned(),
+            dtype,
             scores: options.scores,
             duos: options.duos,
             compat: options.compat,
@@ -63,7 +71,10 @@ impl RunInfo {
                 ("scores", info.scores.to_string()),
                 ("duos", format!("{:?}", info.duos).to_lowercase()),
                 ("compat", format!("{:?}", info.compat).to_lowercase()),
-                ("max length", info.max_length.to_string()),
+                (
+                    "max length",
+                    info.max_length.map_or("none".to_owned(), |n| n.to_string()),
+                ),
             ]
         };
         let pairs = fields(self).into_iter().zip(fields(other));

@@ -3,14 +3,17 @@
 use std::{error::Error as StdError, path::PathBuf};
 
 use llavar_assistant::Assistant;
-use llavar_data::{Sample, TemplateName};
-use llavar_image::{DecodeLimits, RgbImage, decode_file};
+use llavar_data::{ImageSource, Sample, Template, TemplateName};
+use llavar_image::{DecodeLimits, RgbImage, decode_bytes, decode_file};
 use llavar_model::SharedPrefixes;
 use llavar_tensor::Tensor;
 
 use crate::{
-    Compat, Duos, ScoreRow, ScoreSet, SelectError, pairs,
+    Compat, Duos, ScoreRow, ScoreSet, SelectError,
+    hash::{START, fnv1a},
+    pairs,
     pass::{self, Job},
+    remote::{RemoteModel, RemotePrompt},
     row::Place,
     texts::{Text, TextBuilder},
 };
@@ -44,7 +47,7 @@ impl Default for ScoreOptions {
             compat: Compat::Exact,
             max_length: None,
             batch_tokens: 4096,
-            batch_images: 4,
+            batch_images: 1,
         }
     }
 }
@@ -52,11 +55,13 @@ impl Default for ScoreOptions {
 /// A sample that only waits for the model.
 #[derive(Debug)]
 pub struct Prepared {
-    rows: Vec<ScoreRow>,
+    pub(crate) rows: Vec<ScoreRow>,
     texts: Vec<Text>,
     pictures: Vec<(PathBuf, RgbImage)>,
     /// Tokens to compute, beginnings counted once.
     tokens: usize,
+    /// What a server is asked instead of the texts.
+    pub(crate) prompts: Vec<RemotePrompt>,
 }
 
 impl Prepared {
@@ -73,11 +78,17 @@ impl Prepared {
     /// A record that cannot be read.
     pub(crate) fn unreadable(mut row: ScoreRow, reason: String) -> Self {
         row.reason = Some(reason);
+        Self::rows(vec![row])
+    }
+
+    /// Rows that nothing has to be computed for.
+    fn rows(rows: Vec<ScoreRow>) -> Self {
         Self {
-            rows: vec![row],
+            rows,
             texts: Vec::new(),
             pictures: Vec::new(),
             tokens: 0,
+            prompts: Vec::new(),
         }
     }
 }
@@ -85,8 +96,15 @@ impl Prepared {
 /// Measures the losses of samples with one model.
 #[derive(Debug)]
 pub struct Scorer<'a> {
-    assistant: &'a Assistant,
+    model: Model<'a>,
     options: ScoreOptions,
+}
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Model<'a> {
+    Local(&'a Assistant),
+    Remote(&'a RemoteModel),
 }
 
 impl<'a> Scorer<'a> {
@@ -98,7 +116,23 @@ impl<'a> Scorer<'a> {
         if options.scores.needs_images() && assistant.model().image_size().is_none() {
             return Err(SelectError::NoVision);
         }
-        if assistant.template().name() == TemplateName::Plain {
+        Self::checked(Model::Local(assistant), options)
+    }
+
+    /// A scorer whose model is on a server: it gives IFD, since completions take no pictures.
+    ///
+    /// # Errors
+    /// [`SelectError::ServerVision`], [`SelectError::PlainTemplate`], [`SelectError::Setting`].
+    pub fn remote(model: &'a RemoteModel, options: ScoreOptions) -> Result<Self, SelectError> {
+        if options.scores.needs_images() {
+            return Err(SelectError::ServerVision);
+        }
+        Self::checked(Model::Remote(model), options)
+    }
+
+    fn checked(model: Model<'a>, options: ScoreOptions) -> Result<Self, SelectError> {
+        let scorer = Self { model, options };
+        if scorer.template().name() == TemplateName::Plain {
             return Err(SelectError::PlainTemplate);
         }
         for (option, value) in [
@@ -111,7 +145,7 @@ impl<'a> Scorer<'a> {
                 return Err(SelectError::Setting { option, reason });
             }
         }
-        Ok(Self { assistant, options })
+        Ok(scorer)
     }
 
     /// Its options.
@@ -120,24 +154,38 @@ impl<'a> Scorer<'a> {
     }
 
     /// Its model.
-    pub fn assistant(&self) -> &Assistant {
-        self.assistant
+    pub(crate) fn model(&self) -> Model<'a> {
+        self.model
     }
 
-    /// Longest text, tokens.
-    pub fn max_length(&self) -> usize {
-        let context = self.assistant.model().context_length();
-        self.options.max_length.map_or(context, |n| n.min(context))
+    /// The conversation template that texts are rendered with.
+    pub fn template(&self) -> &Template {
+        match self.model {
+            Model::Local(assistant) => assistant.template(),
+            Model::Remote(model) => model.template(),
+        }
     }
 
-    /// Tokenizes a sample and decodes its pictures; `file_of` finds the file of a picture. What is wrong
-    /// with it becomes the reason of its rows.
+    /// Longest text, tokens; none where a server sets the limit.
+    pub fn max_length(&self) -> Option<usize> {
+        let own = self.options.max_length;
+        match self.model {
+            Model::Local(assistant) => {
+                let context = assistant.model().context_length();
+                Some(own.map_or(context, |n| n.min(context)))
+            }
+            Model::Remote(_) => own,
+        }
+    }
+
+    /// Tokenizes a sample and decodes its pictures; `source_of` finds them by number. What is wrong with it
+    /// becomes the reason of its rows.
     pub fn prepare<E: StdError>(
         &self,
         sample: &Sample,
         record: usize,
         occurrence: u32,
-        file_of: impl Fn(&str) -> Result<PathBuf, E>,
+        source_of: impl Fn(usize) -> Result<ImageSource, E>,
     ) -> Prepared {
         let place = Place::of(sample, record, occurrence);
         let pairs = pairs(sample, self.options.duos);
@@ -145,11 +193,22 @@ impl<'a> Scorer<'a> {
             .iter()
             .map(|pair| ScoreRow::unscored(&place, pair))
             .collect();
+        let assistant = match self.model {
+            Model::Local(assistant) => assistant,
+            Model::Remote(model) => {
+                let prompts = model.prompts(&pairs, self.options.compat, &mut rows);
+                return Prepared {
+                    prompts,
+                    ..Prepared::rows(rows)
+                };
+            }
+        };
         let mut trouble = None;
         let mut pictures = Vec::new();
         if self.options.scores.needs_images() {
-            for name in &sample.images {
-                match self.picture(name, &file_of) {
+            for (nth, name) in sample.images.iter().enumerate() {
+                let source = source_of(nth).map_err(|error| chain(&error));
+                match source.and_then(|source| picture(assistant, name, source)) {
                     Ok(picture) => pictures.push(picture),
                     Err(reason) => {
                         trouble = Some(format!("picture {name}: {reason}"));
@@ -160,11 +219,11 @@ impl<'a> Scorer<'a> {
             }
         }
         let builder = TextBuilder {
-            assistant: self.assistant,
+            assistant,
             scores: self.options.scores,
             compat: self.options.compat,
             images: pictures.len(),
-            limit: self.max_length(),
+            limit: self.max_length().unwrap_or(usize::MAX),
         };
         let (texts, reasons) = builder.texts(&pairs).unwrap_or_else(|error| {
             let reason = format!("cannot be encoded: {}", chain(&error));
@@ -178,22 +237,11 @@ impl<'a> Scorer<'a> {
             shared.push(&text.ids, false);
         }
         Prepared {
-            rows,
             tokens: shared.tokens(),
             texts,
             pictures,
+            ..Prepared::rows(rows)
         }
-    }
-
-    fn picture<E: StdError>(
-        &self,
-        name: &str,
-        file_of: impl Fn(&str) -> Result<PathBuf, E>,
-    ) -> Result<(PathBuf, RgbImage), String> {
-        let path = file_of(name).map_err(|error| chain(&error))?;
-        let image = decode_file(&path, &DecodeLimits::default()).map_err(|error| chain(&error))?;
-        let square = self.assistant.to_square(&image);
-        Ok((path, square.map_err(|error| chain(&error))?))
     }
 
     /// The rows of prepared samples in their order. `seen` keeps features of pictures between calls.
@@ -205,6 +253,10 @@ impl<'a> Scorer<'a> {
         prepared: Vec<Prepared>,
         seen: &mut SeenPictures,
     ) -> Result<Vec<ScoreRow>, SelectError> {
+        let assistant = match self.model {
+            Model::Local(assistant) => assistant,
+            Model::Remote(model) => return model.score(prepared, self.options.max_length),
+        };
         let mut rows = Vec::new();
         let mut rest = prepared.into_iter().peekable();
         while rest.peek().is_some() {
@@ -215,17 +267,18 @@ impl<'a> Scorer<'a> {
                 tokens += next.tokens;
                 batch.push(next);
             }
-            rows.extend(self.score_pass(batch, seen)?);
+            rows.extend(self.score_pass(assistant, batch, seen)?);
         }
         Ok(rows)
     }
 
     fn score_pass(
         &self,
+        assistant: &Assistant,
         batch: Vec<Prepared>,
         seen: &mut SeenPictures,
     ) -> Result<Vec<ScoreRow>, SelectError> {
-        let (pictures, features) = seen.look(self.assistant, &batch, self.options.batch_images)?;
+        let (pictures, features) = seen.look(assistant, &batch, self.options.batch_images)?;
         let jobs: Vec<Job<'_>> = batch
             .iter()
             .zip(pictures)
@@ -235,7 +288,7 @@ impl<'a> Scorer<'a> {
                 pictures,
             })
             .collect();
-        let losses = pass::run(self.assistant, &jobs, features.as_ref())?;
+        let losses = pass::run(assistant.model(), &jobs, features.as_ref())?;
         let rows = batch
             .into_iter()
             .zip(losses)
@@ -248,6 +301,30 @@ impl<'a> Scorer<'a> {
             });
         Ok(rows.collect())
     }
+}
+
+/// A picture as the tower takes it, under a path that tells it from others.
+fn picture(
+    assistant: &Assistant,
+    name: &str,
+    source: ImageSource,
+) -> Result<(PathBuf, RgbImage), String> {
+    let limits = DecodeLimits::default();
+    let (path, image) = match source {
+        ImageSource::File(path) => {
+            let image = decode_file(&path, &limits);
+            (path, image)
+        }
+        ImageSource::Bytes { name: at, bytes } => {
+            // Several pictures of a container may have one name, and none.
+            let content = fnv1a(START, &bytes);
+            let image = decode_bytes(&bytes, &at, &limits);
+            (at.join(format!("{name}.{content:016x}")), image)
+        }
+    };
+    let image = image.map_err(|error| chain(&error))?;
+    let square = assistant.to_square(&image);
+    Ok((path, square.map_err(|error| chain(&error))?))
 }
 
 /// Features of pictures seen last, by file.

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 
 use crate::{
     DType, Device, Error, Result, Stored, Tensor, cuda::ops::copy_rows, error::ensure_shape,
+    memory::Buffer,
 };
 
 impl Tensor {
@@ -45,11 +46,11 @@ impl Tensor {
             shape: &[usize],
         ) -> Result<Tensor> {
             let data = from.data::<T>()?;
-            let mut out = Vec::with_capacity(rows.len() * width);
-            for row in rows {
-                out.extend_from_slice(&data[row * width..(row + 1) * width]);
+            let mut out = Buffer::<T>::unspecified(rows.len() * width);
+            for (to, row) in out.chunks_exact_mut(width.max(1)).zip(rows) {
+                to.copy_from_slice(&data[row * width..(row + 1) * width]);
             }
-            Tensor::from_vec(out, shape)
+            Ok(Tensor::from_buffer(out, shape))
         }
         debug_assert!(rows.iter().all(|row| *row < count));
         match self.dtype() {

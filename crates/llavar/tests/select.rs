@@ -190,6 +190,33 @@ fn a_pick_repeats_and_says_why_the_rest_is_gone() {
     let dropped = fs::read_to_string(world.path("a.dropped.jsonl")).unwrap();
     assert_eq!(dropped.lines().count(), table.rows.len() - pairs);
 
+    // The page: scores with their pictures, what was dropped beside what was kept, no address outside.
+    let report = |more: &[&str]| {
+        let args = [
+            "select",
+            "report",
+            "scores.parquet",
+            "--image-folder",
+            "docs",
+        ];
+        world.run(&args, &[&["--out", "page.html"], more].concat())
+    };
+    report(&["--picked", "a.json"]).ok();
+    let page = fs::read_to_string(world.path("page.html")).unwrap();
+    for words in [
+        "VFD against IFD",
+        "lowest mIFD",
+        "Kept beside dropped",
+        "data:image/",
+        "too long",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
+    assert!(!page.contains("src=\"http") && !page.contains("href=\"http"));
+    report(&["--picked", "none.json"]).fails(3, &["none.dropped.jsonl"]);
+
+    let clusters = [&open[..], &["--clusters", "3"]].concat();
+    pick("c.json", &clusters).fails(2, &["--clusters", "--fraction"]);
     pick("c.json", &["--fraction", "2"]).fails(2, &["fraction"]);
     fs::write(world.path("broken.parquet"), "PAR1 no").unwrap();
     let args = [

@@ -4,7 +4,9 @@
 //! the RMS-normed input. Whether projections are stored one by one (Llama) or fused (Phi-3) is data.
 
 use llavar_tensor::{
-    Param, Result as TensorResult, Tape, Var, decode::DecodeLayer, ops::AttentionSpec,
+    Param, Result as TensorResult, Tape, Var,
+    decode::DecodeLayer,
+    ops::{AttentionSpec, PathSpec},
 };
 
 use super::{kv_cache::KvCache, rope::Rotation};
@@ -32,9 +34,25 @@ pub(crate) struct DecoderLayer {
 #[derive(Debug)]
 pub(crate) struct StreamPlan {
     pub(crate) rotations: Vec<Rotation>,
-    pub(crate) attention: AttentionSpec,
-    /// Rows of the keys that the segments meet, where stretches share them; the keys as they lie otherwise.
-    pub(crate) key_rows: Option<Vec<usize>>,
+    pub(crate) attention: Attention,
+}
+
+/// Who attends to whom in one pass.
+#[derive(Debug)]
+pub(crate) enum Attention {
+    /// Every segment to itself, or to its keys in a cache.
+    Segments(AttentionSpec),
+    /// Every stretch to its path; without gradients and cache.
+    Paths(PathSpec),
+}
+
+impl Attention {
+    fn run(&self, tape: &Tape, q: &Var, k: &Var, v: &Var) -> TensorResult<Var> {
+        match self {
+            Self::Segments(spec) => tape.attention(q, k, v, spec),
+            Self::Paths(spec) => tape.path_attention(q, k, v, spec),
+        }
+    }
 }
 
 /// The cache of one pass: which layer's part, how many tokens of each sequence are new, and where they go.
@@ -160,21 +178,14 @@ impl DecoderLayer {
         let y = self.input_layernorm.forward(tape, x)?;
         let (q, k, v) = self.qkv_rotated(tape, &y, plan)?;
         let y = match cache {
-            None => match &plan.key_rows {
-                None => tape.attention(&q, &k, &v, &plan.attention)?,
-                // Without gradients: only passes of inference share keys.
-                Some(rows) => {
-                    let (k, v) = (k.value().gather_rows(rows)?, v.value().gather_rows(rows)?);
-                    tape.attention(&q, &k.into(), &v.into(), &plan.attention)?
-                }
-            },
+            None => plan.attention.run(tape, &q, &k, &v)?,
             Some(step) => {
                 step.cache.write(step.layer, step.rows, &k, &v)?;
                 let (k, v) = match step.fresh {
                     true => (k, v),
                     false => step.cache.view(step.layer, step.new)?,
                 };
-                tape.attention(&q, &k, &v, &plan.attention)?
+                plan.attention.run(tape, &q, &k, &v)?
             }
         };
         let y = tape.reshape(&y, &[x.value().rows(), self.heads * self.head_dim])?;

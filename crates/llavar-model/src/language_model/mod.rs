@@ -24,7 +24,7 @@ use crate::{
     config::LlmConfig,
     layers::{ParamSet, run_simple},
 };
-use decoder_layer::{CacheStep, DecoderLayer, RmsNorm, StreamPlan};
+use decoder_layer::{Attention, CacheStep, DecoderLayer, RmsNorm, StreamPlan};
 use rope::Rope;
 
 /// The language model.
@@ -113,8 +113,7 @@ impl LanguageModel {
         let texts: Vec<_> = segments.ranges().map(|r| (0..r.len(), r.len())).collect();
         let plan = Arc::new(StreamPlan {
             rotations: self.rope.rotations(&texts),
-            attention: self.attention(segments.clone(), segments.clone()),
-            key_rows: None,
+            attention: Attention::Segments(self.attention(segments.clone(), segments.clone())),
         });
         let mut x = x.clone();
         for (n, layer) in self.layers.iter().enumerate() {
@@ -164,8 +163,7 @@ impl LanguageModel {
         };
         let plan = StreamPlan {
             rotations: self.rope.rotations(&texts),
-            attention: self.attention(queries, keys),
-            key_rows: None,
+            attention: Attention::Segments(self.attention(queries, keys)),
         };
         let mut x = x.clone();
         for (n, layer) in self.layers.iter().enumerate() {
@@ -204,7 +202,7 @@ impl LanguageModel {
             vocab: config.vocab_size,
             eps: config.rms_norm_eps as f32,
             window: config.sliding_window,
-            scale: (config.head_dim as f32).sqrt().recip(),
+            scale: self.attention_scale(),
         };
         let table = self.embed_tokens.value();
         let device = table.device();
@@ -263,8 +261,12 @@ impl LanguageModel {
             k_segments,
             causal: true,
             window: self.config.sliding_window,
-            scale: (self.config.head_dim as f32).sqrt().recip(),
+            scale: self.attention_scale(),
         }
+    }
+
+    fn attention_scale(&self) -> f32 {
+        (self.config.head_dim as f32).sqrt().recip()
     }
 }
 

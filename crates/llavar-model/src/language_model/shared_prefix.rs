@@ -6,12 +6,15 @@
 
 use std::ops::Range;
 
-use llavar_tensor::{Result as TensorResult, Segments, Tape, Var};
+use llavar_tensor::{Result as TensorResult, Segments, Tape, Var, ops::PathSpec};
 
-use super::{LanguageModel, decoder_layer::StreamPlan};
+use super::{
+    LanguageModel,
+    decoder_layer::{Attention, StreamPlan},
+};
 
 /// Tokens that texts must have in common before a stretch is cut for it: a shorter stretch saves less
-/// than the copies of its keys cost.
+/// than a run of keys of its own costs.
 const LEAST_SHARED: usize = 8;
 
 /// A stretch of tokens in the stream.
@@ -155,13 +158,23 @@ impl SharedPrefixes {
     }
 
     fn rows_to(&self, end: usize, starts: &[usize]) -> Vec<usize> {
-        let mut path = Vec::new();
-        let mut at = Some(end);
-        while let Some(stretch) = at {
-            path.push(starts[stretch]..starts[stretch] + self.stretches[stretch].ids.len());
-            at = self.stretches[stretch].parent;
-        }
-        path.into_iter().rev().flatten().collect()
+        let path = self.path_to(end).into_iter().chain([end]);
+        path.flat_map(|at| starts[at]..starts[at] + self.stretches[at].ids.len())
+            .collect()
+    }
+
+    /// The stretches before one in its texts.
+    fn path_to(&self, at: usize) -> Vec<usize> {
+        let parent = |at: &usize| self.stretches[*at].parent;
+        let mut path: Vec<usize> = std::iter::successors(parent(&at), parent).collect();
+        path.reverse();
+        path
+    }
+
+    fn paths(&self) -> Vec<Vec<usize>> {
+        (0..self.stretches.len())
+            .map(|at| self.path_to(at))
+            .collect()
     }
 
     /// Positions of every stretch's tokens in its texts, with a length that stands for theirs.
@@ -183,25 +196,15 @@ impl LanguageModel {
     /// When the shapes do not fit or the device has no room.
     pub fn forward_shared(&self, x: &Var, texts: &SharedPrefixes) -> TensorResult<Var> {
         let tape = Tape::inference();
-        let starts = texts.starts();
-        let queries = Segments::from_lengths(texts.stretches.iter().map(|s| s.ids.len()));
-        let has_paths = texts.stretches.iter().any(|s| s.parent.is_some());
-        let (keys, key_rows) = if has_paths {
-            let mut rows = Vec::new();
-            let mut lengths = Vec::with_capacity(texts.stretches.len());
-            for at in 0..texts.stretches.len() {
-                let path = texts.rows_to(at, &starts);
-                lengths.push(path.len());
-                rows.extend(path);
-            }
-            (Segments::from_lengths(lengths), Some(rows))
-        } else {
-            (queries.clone(), None)
-        };
+        let lengths = texts.stretches.iter().map(|s| s.ids.len());
         let plan = StreamPlan {
             rotations: self.rope.rotations(&texts.positions()),
-            attention: self.attention(queries, keys),
-            key_rows,
+            attention: Attention::Paths(PathSpec {
+                stretches: Segments::from_lengths(lengths),
+                paths: texts.paths(),
+                window: self.config.sliding_window,
+                scale: self.attention_scale(),
+            }),
         };
         let mut x = x.clone();
         for layer in &self.layers {

@@ -139,7 +139,7 @@ impl NearDuplicates {
     }
 }
 
-fn text_of(unit: &[&ScoreRow]) -> String {
+pub(super) fn text_of(unit: &[&ScoreRow]) -> String {
     let texts = unit.iter().flat_map(|row| [&*row.question, &*row.answer]);
     texts.collect::<Vec<&str>>().join(" ")
 }

@@ -4,6 +4,7 @@
 //! only if both of its pairs pass the limits, and ranks by the worse of them.
 
 mod card;
+mod cluster;
 mod dedup;
 mod image_hash;
 mod output;
@@ -82,6 +83,10 @@ pub struct PickOptions {
     /// Bits of 256 that hashes of two pictures may differ in to count as the same; the lower-ranked picture
     /// goes with its pairs.
     pub near_image: Option<u32>,
+    /// Clusters of texts from which the best are taken in turn; 0 for none. It matters with a fraction or
+    /// number only.
+    #[serde(default)]
+    pub clusters: usize,
 }
 
 impl Default for PickOptions {
@@ -105,6 +110,7 @@ impl Default for PickOptions {
             duo_rule: true,
             near_text: None,
             near_image: None,
+            clusters: 0,
         }
     }
 }
@@ -198,6 +204,9 @@ pub fn pick(
         (&row.id, row.occurrence, row.qa_id)
     };
     units.sort_by(|a, b| b.rank.total_cmp(&a.rank).then(order(a).cmp(&order(b))));
+    if options.clusters > 1 {
+        units = in_turn(rows, units, options.clusters);
+    }
 
     let mut near = dedup::NearDuplicates::new(options);
     let mut of_source: HashMap<&str, usize> = HashMap::new();
@@ -234,6 +243,26 @@ pub fn pick(
         }
     }
     Ok(verdicts)
+}
+
+/// The best unit of every cluster, then the second of every cluster, and so on.
+fn in_turn(rows: &[ScoreRow], units: Vec<Unit>, clusters: usize) -> Vec<Unit> {
+    let texts: Vec<String> = units
+        .iter()
+        .map(|unit| {
+            let of_unit: Vec<&ScoreRow> = unit.rows.iter().map(|i| &rows[*i]).collect();
+            dedup::text_of(&of_unit)
+        })
+        .collect();
+    let mut taken = vec![0usize; clusters];
+    let turns = cluster::clusters(&texts, clusters).into_iter().map(|of| {
+        taken[of] += 1;
+        taken[of]
+    });
+    let mut order: Vec<(usize, Unit)> = turns.zip(units).collect();
+    // Stable: within a turn the rank decides as before.
+    order.sort_by_key(|(turn, _)| *turn);
+    order.into_iter().map(|(_, unit)| unit).collect()
 }
 
 fn check(options: &PickOptions) -> Result<(), SelectError> {

@@ -165,3 +165,27 @@ fn a_random_pick_depends_on_the_seed_alone() {
     assert_ne!(kept(1), kept(2));
     assert_eq!(kept(3).iter().filter(|name| **name == "kept").count(), 10);
 }
+
+#[test]
+fn clusters_are_taken_in_turn() {
+    // Ten pairs about boxes rank above two about a bus.
+    let mut rows: Vec<ScoreRow> = (0..10)
+        .map(|i| row(&format!("s{i}"), 0, PairKind::Single, [0.9, 0.9, 0.0]))
+        .collect();
+    for i in 0..2 {
+        let mut bus = row(&format!("t{i}"), 0, PairKind::Single, [0.5, 0.5, 0.0]);
+        bus.question = "Where does this bus go to tonight".into();
+        bus.answer = format!("Line nine goes to the harbour, stop {i}");
+        rows.push(bus);
+    }
+    let options = |clusters| PickOptions {
+        number: Some(4),
+        clusters,
+        ..PickOptions::default()
+    };
+    assert_eq!(names(&rows, &options(0))[10..], ["rank", "rank"]);
+    let spread = names(&rows, &options(2));
+    assert_eq!(spread[10..], ["kept", "kept"]);
+    assert_eq!(spread.iter().filter(|name| **name == "kept").count(), 4);
+    assert_eq!(spread, names(&rows, &options(2)));
+}

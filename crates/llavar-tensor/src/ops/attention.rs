@@ -3,7 +3,8 @@
 //! Flash attention (Dao et al. 2022): blocks of queries meet blocks of keys with a running softmax, so
 //! that no `n x m` matrix exists; the backward pass recomputes probabilities from the log-sum-exp of
 //! every row. `forward` and `backward` hold the blocked passes, `decode` the pass for single queries
-//! over a long cache, `layout` the mask and the copies of strided heads.
+//! over a long cache, `paths` the pass over texts that share their beginnings, `layout` the mask and the
+//! copies of strided heads.
 //!
 //! Shapes: `q`, `o` `[T, Hq, D]`, `k`, `v` `[S, Hkv, D]`, Hq a multiple of Hkv: query head `h` attends
 //! to key head `h / (Hq / Hkv)`. Segment `i` of the queries meets segment `i` of the keys only.
@@ -17,11 +18,13 @@ mod backward;
 mod decode;
 mod forward;
 mod layout;
+mod paths;
 
 use crate::{
     Error, Result, Segments, Tape, Tensor, Var, cuda, error::ensure_shape, memory::Buffer,
 };
 pub(crate) use layout::{Problem, Segment};
+pub use paths::PathSpec;
 
 /// Who attends to whom.
 #[derive(Debug, Clone, PartialEq)]

@@ -25,7 +25,7 @@ mod swiglu;
 pub(crate) mod testing;
 
 pub use activation::Activation;
-pub use attention::AttentionSpec;
+pub use attention::{AttentionSpec, PathSpec};
 pub use linear_cross_entropy::{IGNORE_INDEX, TokenLoss};
 pub(crate) use narrow_tokens::Span;
 pub use resample::Resample;

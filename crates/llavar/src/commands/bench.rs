@@ -30,7 +30,8 @@ pub(crate) struct GpuArgs {
     /// Shape: nano, phi3.5-3.8b, llama3.1-8b or vicuna1.5-13b.
     #[arg(long, default_value = "phi3.5-3.8b")]
     preset: String,
-    /// Rows: vision, generate, train (bf16 states), master (f32 master weights and moments).
+    /// Rows: vision, generate, select (scores of duos), train (bf16 states), master (f32 master weights and
+    /// moments).
     #[arg(long, value_delimiter = ',', default_value = "vision,generate,train")]
     work: Vec<String>,
     /// The GPU: cuda or cuda:N.
@@ -94,11 +95,12 @@ fn work(name: &str) -> Result<Work, Failure> {
     match name {
         "vision" => Ok(Work::Vision),
         "generate" => Ok(Work::Generate),
+        "select" => Ok(Work::Select),
         "train" => Ok(Work::Train),
         "master" => Ok(Work::Master),
         _ => Err(
             Failure::usage(format!("`{name}` is no row of this benchmark"))
-                .hint("there are vision, generate, train and master"),
+                .hint("there are vision, generate, select, train and master"),
         ),
     }
 }

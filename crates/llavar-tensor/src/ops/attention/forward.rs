@@ -41,21 +41,29 @@ pub(super) fn run(
         .collect();
     let out = SharedRows::new(out, problem.dim);
     let lse = SharedRows::new(lse, 1);
+    let shape = (problem.heads, problem.dim);
     tasks
         .par_iter()
         .for_each(|(segment, head, queries, start)| {
-            block(
-                problem,
-                segment,
-                *head,
-                queries.clone(),
-                q,
-                &packed,
-                *start,
-                out,
-                lse,
-            );
+            let first = segment.q.start + queries.start;
+            let scaled = (q, shape, *head, first..first + queries.len(), problem.scale);
+            let panels = packed.panels(problem, segment, *head, *start, queries.clone());
+            block(scaled, queries.start, panels, out, lse);
         });
+}
+
+/// A block of keys and values of one head, and who sees them.
+pub(super) struct Panel<'a> {
+    /// The mask; keys are counted from the first one of its segment.
+    pub(super) segment: &'a Segment,
+    /// First key of the block.
+    pub(super) from: usize,
+    pub(super) cols: usize,
+    /// Keys, `[D, stride]`.
+    pub(super) kt: &'a [f32],
+    pub(super) stride: usize,
+    /// Values, `[cols, D]`.
+    pub(super) v: &'a [f32],
 }
 
 /// Keys transposed and values made contiguous, once a call: every block of queries reads them.
@@ -99,24 +107,46 @@ impl Packed {
             starts,
         }
     }
+
+    /// The blocks of keys that any of a segment's `queries` sees; `start` is the segment's.
+    fn panels<'a>(
+        &'a self,
+        problem: &Problem,
+        segment: &'a Segment,
+        head: usize,
+        start: usize,
+        queries: Range<usize>,
+    ) -> impl Iterator<Item = Panel<'a>> {
+        let dim = problem.dim;
+        let own = segment.k.len().div_ceil(BLOCK_K) * BLOCK_K * dim;
+        let start = start + head / problem.group() * own;
+        let seen = segment.keys_of_any(queries);
+        (seen.start / BLOCK_K * BLOCK_K..seen.end)
+            .step_by(BLOCK_K)
+            .map(move |from| {
+                let (at, cols) = (start + from * dim, BLOCK_K.min(seen.end - from));
+                Panel {
+                    segment,
+                    from,
+                    cols,
+                    kt: &self.kt[at..at + BLOCK_K * dim],
+                    stride: BLOCK_K,
+                    v: &self.v[at..at + cols * dim],
+                }
+            })
+    }
 }
 
-/// One block of queries of one head against all keys that it sees.
-fn block(
-    problem: &Problem,
-    segment: &Segment,
-    head: usize,
-    queries: Range<usize>,
-    q: &[f32],
-    packed: &Packed,
-    start: usize,
+/// One block of queries of one head against all keys that it sees. The queries are given as to
+/// [`gather`]; the first of them has number `number` in its segment.
+pub(super) fn block<'a>(
+    (q, (heads, dim), head, tokens, scale): (&[f32], (usize, usize), usize, Range<usize>, f32),
+    number: usize,
+    panels: impl Iterator<Item = Panel<'a>>,
     out: SharedRows<'_>,
     lse: SharedRows<'_>,
 ) {
-    let (dim, rows) = (problem.dim, queries.len());
-    let panels = segment.k.len().div_ceil(BLOCK_K) * BLOCK_K * dim;
-    let start = start + head / problem.group() * panels;
-    let first = segment.q.start + queries.start;
+    let (first, rows) = (tokens.start, tokens.len());
     with_scratch(BLOCK_Q * (2 * dim + BLOCK_K + 2), |mut rest| {
         let scores = cut(&mut rest, BLOCK_Q * BLOCK_K);
         let scaled = cut(&mut rest, rows * dim);
@@ -126,23 +156,9 @@ fn block(
         acc.fill(0.0);
         max.fill(f32::NEG_INFINITY);
         sum.fill(0.0);
-        gather(
-            q,
-            (problem.heads, dim),
-            head,
-            first..first + rows,
-            problem.scale,
-            scaled,
-        );
-
-        let seen = segment.keys_of_any(queries.clone());
-        for from in (seen.start / BLOCK_K * BLOCK_K..seen.end).step_by(BLOCK_K) {
-            let cols = BLOCK_K.min(seen.end - from);
-            let at = start + from * dim;
-            let (kt, v) = (
-                &packed.kt[at..at + BLOCK_K * dim],
-                &packed.v[at..at + cols * dim],
-            );
+        gather(q, (heads, dim), head, tokens, scale, scaled);
+        for panel in panels {
+            let cols = panel.cols;
             gemm_serial(
                 Layout::NN,
                 rows,
@@ -153,17 +169,17 @@ fn block(
                     stride: dim,
                 },
                 Rows {
-                    data: kt,
-                    stride: BLOCK_K,
+                    data: panel.kt,
+                    stride: panel.stride,
                 },
                 scores,
                 BLOCK_K,
                 0.0,
             );
             let softmax = Softmax {
-                segment,
-                first: queries.start,
-                from,
+                segment: panel.segment,
+                first: number,
+                from: panel.from,
                 cols,
                 dim,
                 scores,
@@ -182,7 +198,7 @@ fn block(
                     stride: BLOCK_K,
                 },
                 Rows {
-                    data: v,
+                    data: panel.v,
                     stride: dim,
                 },
                 acc,
@@ -191,7 +207,7 @@ fn block(
             );
         }
         for r in 0..rows {
-            let index = (first + r) * problem.heads + head;
+            let index = (first + r) * heads + head;
             // SAFETY: this task alone owns this head of these tokens.
             let (out, lse) = unsafe { (out.row(index), lse.row(index)) };
             let inverse = if sum[r] == 0.0 { 0.0 } else { 1.0 / sum[r] };

@@ -16,6 +16,17 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// Causal: the last queries and keys of the two ranges stand at the same position.
+    pub(crate) fn causal(q: Range<usize>, k: Range<usize>, window: Option<usize>) -> Self {
+        let causal = true;
+        Self {
+            q,
+            k,
+            causal,
+            window,
+        }
+    }
+
     /// Keys (counted from the segment's first) that its query `i` sees.
     #[inline(always)]
     pub(crate) fn keys_of(&self, i: usize) -> Range<usize> {

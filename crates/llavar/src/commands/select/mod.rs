@@ -1,7 +1,9 @@
 //! `llavar select`: score training data with a model and keep what helps.
 
 mod pick;
+mod report;
 mod score;
+mod server;
 
 use llavar_select::SelectError;
 
@@ -16,6 +18,8 @@ pub(crate) enum Command {
     Merge(score::MergeArgs),
     /// Keep the pairs that help: by limits, rank, quotas and near-duplicates.
     Pick(pick::Args),
+    /// Show scores, and a pick of them, on a page.
+    Report(report::Args),
 }
 
 /// Runs the command.
@@ -24,6 +28,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Score(args) => score::run(args),
         Command::Merge(args) => score::merge(args),
         Command::Pick(args) => pick::run(args),
+        Command::Report(args) => report::run(args),
     }
 }
 
@@ -34,6 +39,7 @@ impl From<SelectError> for Failure {
             E::Data(error) => error.into(),
             E::Assistant(error) => error.into(),
             E::Image(error) => error.into(),
+            E::Server(error) => server::failure(error),
             E::Tensor(error @ llavar_tensor::Error::OutOfMemory { .. }) => {
                 Self::new(Class::Resource, error)
                     .hint("give a smaller --batch-tokens; what was scored before is kept")
@@ -48,6 +54,7 @@ impl From<SelectError> for Failure {
             },
             E::UnknownScore { .. }
             | E::NoVision
+            | E::ServerVision
             | E::PlainTemplate
             | E::OtherRun { .. }
             | E::Locked { .. }

@@ -10,6 +10,7 @@ use llavar_image::{DecodeLimits, decode_file};
 use llavar_select::{
     ScoreTable,
     pick::{Card, Dropped, ImageHash, Limits, PickOptions, RankBy, kept_samples, pick},
+    report::in_words,
 };
 use serde::Serialize;
 
@@ -95,6 +96,10 @@ pub(crate) struct Args {
     /// Drop pictures whose hash differs from a kept one's in at most this many of 256 bits, for example 10.
     #[arg(long, value_name = "BITS")]
     near_image: Option<u32>,
+    /// Spread the pick over this many clusters of texts: the best of each are taken in turn. Needs
+    /// --fraction or --number.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    clusters: usize,
     /// Folder below which the pictures lie, for --near-image; that of --data by default.
     #[arg(long)]
     image_folder: Option<PathBuf>,
@@ -155,6 +160,7 @@ impl Args {
             duo_rule: !self.no_duo_rule,
             near_text: self.near_text,
             near_image: self.near_image,
+            clusters: self.clusters,
         }
     }
 }
@@ -176,6 +182,12 @@ pub(crate) fn run(args: Args) -> Outcome {
     no_pipe(&args.data)?;
     if args.out == args.data {
         return Err(Failure::usage("--out would write over --data").hint("give another --out"));
+    }
+    if args.clusters > 1 && args.fraction.is_none() && args.number.is_none() {
+        return Err(
+            Failure::usage("--clusters spreads what is taken, and all would be taken")
+                .hint("add --fraction or --number"),
+        );
     }
     let table = ScoreTable::read(&args.scores)?;
     let folder = image_folder(&args.data, args.image_folder.as_deref());
@@ -243,24 +255,6 @@ pub(crate) fn run(args: Args) -> Outcome {
 /// `picked.json` has `picked.card.json` beside it.
 pub(crate) fn beside(out: &Path, end: &str) -> PathBuf {
     out.with_extension(end)
-}
-
-/// A reason of the card for people.
-pub(crate) fn in_words(reason: &str) -> &str {
-    match reason {
-        "unscored" => "no scores (column `reason` says why)",
-        "ifd" => "IFD outside the limits",
-        "vfd" => "VFD outside the limits",
-        "mifd" => "mIFD outside the limits",
-        "ffd" => "FFD outside the limits",
-        "duo_partner" => "the other pair of the duo was dropped",
-        "no_rank" => "no score to rank by",
-        "near_text" => "text nearly that of a kept pair",
-        "near_image" => "picture nearly that of a kept pair",
-        "quota" => "its source has its quota",
-        "rank" => "enough others rank higher",
-        other => other,
-    }
 }
 
 /// Hashes of pictures, each computed once.

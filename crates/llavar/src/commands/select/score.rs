@@ -15,6 +15,7 @@ use llavar_select::{
 };
 use serde::Serialize;
 
+use super::server::ServerFlags;
 use crate::{
     commands::{no_pipe, no_pipe_in_model, print, print_json, write_file},
     device::DeviceFlags,
@@ -36,14 +37,19 @@ s is the mean loss in nats a token. Above 1 the condition hurts.\n\
 \n\
 Rows go to scores.journal.jsonl as they come; the same command again goes on where it was, and scores\n\
 what was added or changed. With RANK and WORLD_SIZE set (torchrun, Slurm) or --num-chunks and --chunk-idx\n\
-every process writes scores-00000-of-00004.parquet and so on; `llavar select merge` joins them."
+every process writes scores-00000-of-00004.parquet and so on; `llavar select merge` joins them.\n\
+\n\
+A model on a server: llavar select score data.json --server http://localhost:8000 --conv-mode phi3_instruct\n\
+--out scores.parquet"
 )]
 pub(crate) struct Args {
     /// LLaVA JSON or JSONL.
     data: PathBuf,
     /// Model folder: a trained LLaVAR-2 or LLaVA-HR model, or a plain language model for IFD.
-    #[arg(long, short)]
-    model: PathBuf,
+    #[arg(long, short, required_unless_present = "server")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerFlags,
     /// Folder below which the pictures lie; that of DATA by default.
     #[arg(long)]
     image_folder: Option<PathBuf>,
@@ -102,20 +108,17 @@ enum CompatName {
 }
 
 impl How {
-    /// Opens the model and settles the options.
-    pub(crate) fn open(
-        &self,
-        model: &Path,
-        scores: Option<&str>,
-    ) -> Outcome<(Assistant, ScoreOptions)> {
-        let scores: Option<ScoreSet> = scores.map(str::parse).transpose()?;
-        let template = self.conv_mode.as_deref();
-        let template: Option<TemplateName> = template
-            .map(|name| {
-                name.parse()
-                    .map_err(|e: llavar_data::Error| Failure::new(Class::Usage, e))
-            })
-            .transpose()?;
+    fn template(&self) -> Outcome<Option<TemplateName>> {
+        let parse = |name: &str| {
+            name.parse()
+                .map_err(|e: llavar_data::Error| Failure::new(Class::Usage, e))
+        };
+        self.conv_mode.as_deref().map(parse).transpose()
+    }
+
+    /// Opens the model.
+    fn open(&self, model: &Path) -> Outcome<Assistant> {
+        let template = self.template()?;
         if !model.is_dir() {
             let message = format!("there is no model folder {}", model.display());
             return Err(Failure::new(Class::Data, message)
@@ -123,15 +126,20 @@ impl How {
         }
         no_pipe_in_model(model)?;
         let (device, dtype) = self.device.open()?;
-        let assistant = Assistant::load_on(model, template, &device, dtype)?;
-        let sees = assistant.model().image_size().is_some();
+        Ok(Assistant::load_on(model, template, &device, dtype)?)
+    }
+
+    /// The options; without a model here a server has it.
+    fn options(&self, model: Option<&Assistant>, scores: Option<&str>) -> Outcome<ScoreOptions> {
+        let scores: Option<ScoreSet> = scores.map(str::parse).transpose()?;
+        let model = model.map(Assistant::model);
+        let sees = model.is_some_and(|model| model.image_size().is_some());
         let usual = if sees { ScoreSet::ALL } else { ScoreSet::TEXT };
-        let (tokens, images) = if device.is_cuda() {
-            (32768, 16)
-        } else {
-            (4096, 4)
+        let (tokens, images) = match model {
+            Some(model) if model.device().is_cuda() => (32768, 16),
+            _ => (4096, 1),
         };
-        let options = ScoreOptions {
+        Ok(ScoreOptions {
             scores: scores.unwrap_or(usual),
             duos: match self.duos {
                 DuosName::Auto => Duos::Auto,
@@ -145,8 +153,7 @@ impl How {
             max_length: self.max_length,
             batch_tokens: self.batch_tokens.unwrap_or(tokens),
             batch_images: images,
-        };
-        Ok((assistant, options))
+        })
     }
 }
 
@@ -173,9 +180,22 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     let folder = image_folder(&args.data, args.image_folder.as_deref());
     let data = Dataset::open(&args.data, Some(&folder))?;
-    let (assistant, options) = args.how.open(&args.model, args.scores.as_deref())?;
-    let scorer = Scorer::new(&assistant, options)?;
-    let info = RunInfo::new(&scorer, &args.model)?;
+    let (assistant, remote);
+    let scores = args.scores.as_deref();
+    let folder = args.model.clone().unwrap_or_default();
+    let scorer = match &args.server.server {
+        Some(url) => {
+            let options = args.how.options(None, scores)?;
+            remote = args.server.open(url, args.how.template()?)?;
+            Scorer::remote(&remote, options)?
+        }
+        None => {
+            assistant = args.how.open(&folder)?;
+            let options = args.how.options(Some(&assistant), scores)?;
+            Scorer::new(&assistant, options)?
+        }
+    };
+    let info = RunInfo::new(&scorer, &folder)?;
     let out = shard.file(&args.out);
     let mut journal = Journal::open(&Journal::path_of(&out), &info)?;
 
