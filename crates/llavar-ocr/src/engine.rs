@@ -2,7 +2,10 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use crate::{Line, OcrError, Page};
+use crate::{
+    Line, OcrError, Page,
+    ppocr::{ModelSet, PpOcr, Settings},
+};
 
 /// Reads text off pictures.
 pub trait Engine: Send + Sync {
@@ -46,13 +49,16 @@ pub enum EngineChoice {
     None,
     /// The `tesseract` program.
     Tesseract,
+    /// PP-OCR with a set of models.
+    PpOcr(&'static ModelSet),
     /// Results in JSON files: in a folder, in one file, or beside each picture.
     Sidecar(Option<PathBuf>),
 }
 
 impl EngineChoice {
     /// How engines are written.
-    pub const KNOWN: &'static str = "none, tesseract, sidecar, sidecar:FILE-OR-FOLDER";
+    pub const KNOWN: &'static str =
+        "ppocr, ppocr-v4, tesseract, sidecar, sidecar:FILE-OR-FOLDER, none";
 
     /// Makes the engine ready.
     ///
@@ -62,6 +68,7 @@ impl EngineChoice {
         Ok(match self {
             Self::None => Box::new(NoEngine),
             Self::Tesseract => Box::new(crate::Tesseract::find()?),
+            Self::PpOcr(set) => Box::new(PpOcr::of_user(set, Settings::default())?),
             Self::Sidecar(place) => Box::new(crate::Sidecar::open(place.as_deref())?),
         })
     }
@@ -71,6 +78,9 @@ impl FromStr for EngineChoice {
     type Err = OcrError;
 
     fn from_str(name: &str) -> Result<Self, OcrError> {
+        if let Some(set) = ModelSet::named(name) {
+            return Ok(Self::PpOcr(set));
+        }
         Ok(match name.split_once(':') {
             None if name == "none" => Self::None,
             None if name == "tesseract" => Self::Tesseract,
@@ -91,6 +101,7 @@ impl fmt::Display for EngineChoice {
         match self {
             Self::None => f.write_str("none"),
             Self::Tesseract => f.write_str("tesseract"),
+            Self::PpOcr(set) => f.write_str(set.name),
             Self::Sidecar(None) => f.write_str("sidecar"),
             Self::Sidecar(Some(place)) => write!(f, "sidecar:{}", place.display()),
         }
@@ -103,7 +114,14 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for name in ["none", "tesseract", "sidecar", "sidecar:a/b.json"] {
+        for name in [
+            "none",
+            "ppocr",
+            "ppocr-v4",
+            "tesseract",
+            "sidecar",
+            "sidecar:a/b.json",
+        ] {
             let choice: EngineChoice = name.parse().unwrap();
             assert_eq!(choice.to_string(), name);
         }

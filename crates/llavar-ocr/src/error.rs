@@ -33,6 +33,43 @@ pub enum OcrError {
         /// Its own words, or how it ended.
         reason: String,
     },
+    /// The models of an engine have not been fetched.
+    #[error("the models of `{set}` are not in {folder}", folder = folder.display())]
+    NoModels {
+        /// The engine.
+        set: &'static str,
+        /// Where they were looked for.
+        folder: PathBuf,
+    },
+    /// A model file cannot be used.
+    #[error("{path}: {reason}", path = path.display())]
+    BadModel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Models could not be fetched.
+    #[error("cannot get the models of `{set}` from {from}: {reason}")]
+    Pull {
+        /// The engine.
+        set: &'static str,
+        /// Where they were to come from.
+        from: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The system has no place for what is kept for a user.
+    #[error("there is no cache folder: neither LLAVAR_CACHE nor XDG_CACHE_HOME nor HOME is set")]
+    NoCacheFolder,
+    /// A network failed on a picture.
+    #[error("reading {path} failed: {reason}", path = path.display())]
+    Network {
+        /// The picture.
+        path: PathBuf,
+        /// Which operation, and why.
+        reason: String,
+    },
     /// A sidecar has nothing for a picture.
     #[error("no OCR result for {image} in {sidecar}", image = image.display(), sidecar = sidecar.display())]
     NoSidecar {

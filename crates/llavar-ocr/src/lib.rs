@@ -1,6 +1,7 @@
 //! Text off pictures: engines behind one trait, the page as text, the OCR prefix of a question.
 //!
-//! It calls `llavar-image` for pixels and `llavar-data` for the place of the user's cache.
+//! It calls `llavar-image` for pixels, `llavar-onnx` for networks and `llavar-data` for the place of the
+//! user's cache.
 //!
 //! | Start here | For |
 //! |---|---|
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod atomic;
+pub mod bench;
 mod cache;
 mod engine;
 mod error;
@@ -31,9 +33,11 @@ mod layout;
 mod line;
 mod page;
 mod paragraph;
+pub mod ppocr;
 mod prefix;
 mod sidecar;
 mod tesseract;
+mod wheel;
 
 use std::path::PathBuf;
 
@@ -44,6 +48,7 @@ pub use layout::page_layout;
 pub use line::{Line, Quad};
 pub use page::{ContentHash, Page};
 pub use paragraph::{Paragraph, paragraphs};
+pub use ppocr::PpOcr;
 pub use prefix::prefix;
 pub use sidecar::{Sidecar, parse_lines};
 pub use tesseract::Tesseract;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Corners of a line in px of the picture, clockwise from where its text begins: `[x, y]` each.
+/// Corners of a line in px of the picture, clockwise from the top left: `[x, y]` each.
 pub type Quad = [[f64; 2]; 4];
 
 /// One line of text.

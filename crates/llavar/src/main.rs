@@ -51,6 +51,9 @@ enum Command {
     /// Evaluate models on the benchmarks, or score answers that are there.
     #[command(subcommand)]
     Eval(commands::eval::Command),
+    /// Read text off pictures.
+    #[command(subcommand)]
+    Ocr(commands::ocr::Command),
     /// Score training data with a model and keep what helps.
     #[command(subcommand)]
     Select(commands::select::Command),
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Ask(args) => commands::ask::run(args),
         Command::Chat(args) => commands::chat::run(args),
         Command::Eval(command) => commands::eval::run(command),
+        Command::Ocr(command) => commands::ocr::run(command),
         Command::Select(command) => commands::select::run(command),
         Command::Bench(command) => commands::bench::run(command),
     });

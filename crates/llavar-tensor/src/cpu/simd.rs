@@ -19,6 +19,7 @@
 /// closure made here carries the attribute, and its arguments stay function arguments, so that the
 /// compiler knows that `&mut` slices do not overlap the others. One call costs a few nanoseconds:
 /// loop inside, over rows too.
+#[macro_export]
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
@@ -28,7 +29,7 @@ macro_rules! kernel {
         $vis fn $name($($arg: $ty),*) $(-> $out)? {
             #[inline(always)]
             fn body($($arg: $ty),*) $(-> $out)? $body
-            $crate::cpu::dispatch(#[inline(always)] move || body($($arg),*))
+            $crate::kernels::dispatch(#[inline(always)] move || body($($arg),*))
         }
     };
 }

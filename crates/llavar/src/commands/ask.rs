@@ -32,6 +32,8 @@ pub(crate) struct Args {
     /// The question.
     question: String,
     #[command(flatten)]
+    ocr: super::ocr::OcrFlag,
+    #[command(flatten)]
     decoding: Decoding,
     /// Print a JSON object instead of the bare answer.
     #[arg(long)]
@@ -121,6 +123,9 @@ pub(crate) fn load(
 #[derive(Debug, Serialize)]
 struct Report {
     question: String,
+    /// What stood before the question: text of the pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ocr: Option<String>,
     answer: String,
     images: Vec<PathBuf>,
     model: PathBuf,
@@ -133,15 +138,19 @@ struct Report {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
+    let reader = args.ocr.open()?;
     let assistant = args.decoding.load(&args.model)?;
     let options = args.decoding.options(&assistant);
     let begun = Instant::now();
     let mut conversation = Conversation::default();
+    let mut ocr = String::new();
     for path in &args.image {
         conversation.show(assistant.see_file(path)?);
+        ocr += &super::ocr::prefix(reader.as_ref(), path)?;
     }
     let mut shown = Ok(());
-    let answer = conversation.ask(&assistant, &args.question, &options, |piece| {
+    let question = format!("{ocr}{}", args.question);
+    let answer = conversation.ask(&assistant, &question, &options, |piece| {
         if !args.json {
             shown = print(piece);
         }
@@ -157,6 +166,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     print_json(&Report {
         question: args.question,
+        ocr: reader.map(|_| ocr),
         answer: answer.text,
         images: args.image,
         model: args.model,

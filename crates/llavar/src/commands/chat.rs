@@ -26,16 +26,27 @@ pub(crate) struct Args {
     #[arg(long, short)]
     image: Option<PathBuf>,
     #[command(flatten)]
+    ocr: super::ocr::OcrFlag,
+    #[command(flatten)]
     decoding: Decoding,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
+    let reader = args.ocr.open()?;
     let assistant = args.decoding.load(&args.model)?;
     let options = args.decoding.options(&assistant);
     let mut conversation = Conversation::default();
+    // Text of the pictures that the next question is about.
+    let mut ocr = String::new();
+    let see = |path: &Path| -> Outcome<_> {
+        let text = super::ocr::prefix(reader.as_ref(), path)?;
+        Ok((assistant.see_file(path)?, text))
+    };
     if let Some(path) = &args.image {
-        conversation.show(assistant.see_file(path)?);
+        let (picture, text) = see(path)?;
+        conversation.show(picture);
+        ocr += &text;
     }
     note(HELP);
     let interactive = std::io::stdin().is_terminal();
@@ -52,22 +63,27 @@ pub(crate) fn run(args: Args) -> Outcome {
             ("", _) => {}
             ("/quit" | "/exit", _) => break,
             ("/help", _) => note(HELP),
-            ("/new", _) => conversation = Conversation::default(),
+            ("/new", _) => {
+                conversation = Conversation::default();
+                ocr.clear();
+            }
             ("/image", "") => note("error: /image needs a file"),
             // A mistyped path must not end the conversation.
-            ("/image", path) => match assistant.see_file(Path::new(path)) {
-                Ok(picture) => {
+            ("/image", path) => match see(Path::new(path)) {
+                Ok((picture, text)) => {
                     conversation.show(picture);
+                    ocr += &text;
                     note(format!("{path}: ask about it"));
                 }
-                Err(error) => note(Failure::from(error).to_string()),
+                Err(error) => note(error.to_string()),
             },
             (word, _) if word.starts_with('/') => {
                 note(format!("error: unknown command {word}; {HELP}"))
             }
             _ => {
                 let mut shown = Ok(());
-                let asked = conversation.ask(&assistant, line, &options, |piece| {
+                let question = format!("{ocr}{line}");
+                let asked = conversation.ask(&assistant, &question, &options, |piece| {
                     shown = print(piece);
                     match shown {
                         Ok(()) => ControlFlow::Continue(()),
@@ -76,8 +92,10 @@ pub(crate) fn run(args: Args) -> Outcome {
                 });
                 shown?;
                 print("\n")?;
-                if let Err(error) = asked {
-                    note(Failure::from(error).to_string());
+                match asked {
+                    Ok(_) => ocr.clear(),
+                    // The pictures still wait for a question, and so does their text.
+                    Err(error) => note(Failure::from(error).to_string()),
                 }
             }
         }

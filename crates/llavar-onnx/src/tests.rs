@@ -1,0 +1,328 @@
+//! Operations beside plain loops over ONNX's own order of sides.
+
+use crate::{
+    conv::{Conv, Kernels, Spread},
+    lower::lower,
+    model::{Attribute, Node},
+    op::Op,
+    pointwise::Pointwise,
+    value::{Order, Value},
+    window::Pads,
+};
+
+/// Numbers without a pattern.
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn value(dims: &[usize], seed: u32) -> Value {
+    Value::floats(dims.to_vec(), numbers(dims.iter().product(), seed))
+}
+
+fn node(op: &str, attributes: &[(&str, Attribute)]) -> Node {
+    Node {
+        op: op.to_owned(),
+        inputs: vec!["x".to_owned(), "w".to_owned()],
+        outputs: vec!["y".to_owned()],
+        attributes: attributes
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), v.clone()))
+            .collect(),
+    }
+}
+
+fn ints(list: &[i64]) -> Attribute {
+    Attribute::Ints(list.to_vec())
+}
+
+fn close(got: &Value, want: &[f32]) {
+    let got = got.clone().ordered(Order::Plain);
+    let got = got.as_floats().unwrap();
+    assert_eq!(got.len(), want.len());
+    for (at, (a, b)) in got.iter().zip(want).enumerate() {
+        assert!(
+            (a - b).abs() < 1e-4 * (1.0 + b.abs()),
+            "element {at}: {a} instead of {b}"
+        );
+    }
+}
+
+/// A convolution by its definition: `[1, c, h, w]` by `[o, c / groups, kh, kw]`, zeros around.
+fn plain_conv(
+    x: &Value,
+    weights: &Value,
+    stride: [usize; 2],
+    pads: [usize; 4],
+    depthwise: bool,
+) -> Vec<f32> {
+    let [_, c, h, w] = x.nchw().unwrap();
+    let [o, per, kh, kw] = weights.nchw().unwrap();
+    let (x, k) = (x.as_floats().unwrap(), weights.as_floats().unwrap());
+    let oh = (h + pads[0] + pads[2] - kh) / stride[0] + 1;
+    let ow = (w + pads[1] + pads[3] - kw) / stride[1] + 1;
+    let mut out = Vec::new();
+    for o in 0..o {
+        for y in 0..oh {
+            for across in 0..ow {
+                let mut sum = 0.0;
+                for i in 0..per {
+                    let channel = if depthwise { o } else { i };
+                    assert!(channel < c);
+                    for dy in 0..kh {
+                        for dx in 0..kw {
+                            let (sy, sx) = (y * stride[0] + dy, across * stride[1] + dx);
+                            if sy < pads[0]
+                                || sx < pads[1]
+                                || sy - pads[0] >= h
+                                || sx - pads[1] >= w
+                            {
+                                continue;
+                            }
+                            let from = (channel * h + sy - pads[0]) * w + sx - pads[1];
+                            sum += x[from] * k[((o * per + i) * kh + dy) * kw + dx];
+                        }
+                    }
+                }
+                out.push(sum);
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn convolutions() {
+    for (channels, outputs, kernel, stride, pads, size) in [
+        (3, 16, [3, 3], [2, 2], [1, 1, 1, 1], [17, 22]),
+        (24, 10, [1, 1], [1, 1], [0; 4], [9, 40]),
+        (8, 5, [5, 3], [2, 1], [2, 0, 2, 1], [11, 9]),
+        (45, 0, [3, 3], [1, 1], [1; 4], [7, 9]),
+        (41, 0, [1, 7], [1, 1], [0, 3, 0, 3], [1, 5]),
+        (64, 0, [5, 5], [2, 2], [2; 4], [20, 13]),
+    ] {
+        let depthwise = outputs == 0;
+        let outputs = if depthwise { channels } else { outputs };
+        let x = value(&[1, channels, size[0], size[1]], 1);
+        let per = if depthwise { 1 } else { channels };
+        let weights = value(&[outputs, per, kernel[0], kernel[1]], 2);
+        let node = node(
+            "Conv",
+            &[
+                ("strides", ints(&stride.map(|s| s as i64))),
+                ("pads", ints(&pads.map(|p| p as i64))),
+                (
+                    "group",
+                    Attribute::Int(if depthwise { channels as i64 } else { 1 }),
+                ),
+            ],
+        );
+        let (op, read) = lower(&node, &[None, Some(&weights)]).unwrap();
+        assert_eq!(read, [0]);
+        let mut want = plain_conv(&x, &weights, stride, pads, depthwise);
+        for parallel in [false, true] {
+            close(&op.run(vec![x.clone()], &[], parallel).unwrap(), &want);
+        }
+        // With a normalisation inside and a function behind.
+        let Op::Conv(mut conv) = op else {
+            panic!("no convolution")
+        };
+        let (scale, shift) = (numbers(outputs, 3), numbers(outputs, 4));
+        conv.scaled(&scale, &shift);
+        let places = want.len() / outputs;
+        for (at, y) in want.iter_mut().enumerate() {
+            *y = (*y * scale[at / places] + shift[at / places]).max(0.0);
+        }
+        let relu = [Pointwise::Clip(0.0, f32::INFINITY)];
+        close(&Op::Conv(conv).run(vec![x], &relu, false).unwrap(), &want);
+    }
+}
+
+#[test]
+fn a_kernel_of_even_size_keeps_the_size() {
+    let x = value(&[1, 3, 4, 5], 1);
+    let weights = value(&[2, 3, 2, 2], 2);
+    let same = node(
+        "Conv",
+        &[("auto_pad", Attribute::Text("SAME_UPPER".to_owned()))],
+    );
+    let (op, _) = lower(&same, &[None, Some(&weights)]).unwrap();
+    assert!(matches!(&op, Op::Conv(Conv { window, .. }) if window.pads == Pads::SameUpper));
+    let y = op.run(vec![x.clone()], &[], false).unwrap();
+    assert_eq!(y.dims, [1, 2, 4, 5]);
+    close(&y, &plain_conv(&x, &weights, [1, 1], [0, 0, 1, 1], false));
+}
+
+#[test]
+fn large_products_are_cut_into_tiles() {
+    let x = value(&[1, 48, 70, 60], 1);
+    let weights = value(&[96, 48, 3, 3], 2);
+    let padded = node("Conv", &[("pads", ints(&[1; 4]))]);
+    let (op, _) = lower(&padded, &[None, Some(&weights)]).unwrap();
+    let want = plain_conv(&x, &weights, [1, 1], [1; 4], false);
+    close(&op.run(vec![x.clone()], &[], true).unwrap(), &want);
+    let alone = op.run(vec![x.clone()], &[], false).unwrap();
+    assert_eq!(
+        alone.as_floats(),
+        op.run(vec![x], &[], true).unwrap().as_floats()
+    );
+}
+
+#[test]
+fn spreading_and_repeating() {
+    let x = value(&[1, 6, 3, 4], 1);
+    let weights = value(&[6, 5, 2, 2], 2);
+    let bias = value(&[5], 3);
+    let twice = node("ConvTranspose", &[("strides", ints(&[2, 2]))]);
+    let (op, _) = lower(&twice, &[None, Some(&weights), Some(&bias)]).unwrap();
+    assert!(matches!(op, Op::Spread(Spread { outputs: 5, .. })));
+    let (xs, ks, bs) = (
+        x.as_floats().unwrap(),
+        weights.as_floats().unwrap(),
+        bias.as_floats().unwrap(),
+    );
+    let mut want = Vec::new();
+    for o in 0..5 {
+        for y in 0..6 {
+            for at in 0..8 {
+                let sum: f32 = (0..6)
+                    .map(|i| {
+                        xs[(i * 3 + y / 2) * 4 + at / 2]
+                            * ks[((i * 5 + o) * 2 + y % 2) * 2 + at % 2]
+                    })
+                    .sum();
+                want.push(sum + bs[o]);
+            }
+        }
+    }
+    for parallel in [false, true] {
+        close(&op.run(vec![x.clone()], &[], parallel).unwrap(), &want);
+    }
+    let again = Op::Repeat([2, 3]).run(vec![x.clone()], &[], false).unwrap();
+    assert_eq!(again.dims, [1, 6, 6, 12]);
+    let mut want = Vec::new();
+    for place in 0..6 * 6 * 12 {
+        let (channel, y, at) = (place / 72, place / 12 % 6, place % 12);
+        want.push(xs[(channel * 3 + y / 2) * 4 + at / 3]);
+    }
+    close(&again, &want);
+}
+
+#[test]
+fn pools_and_means() {
+    let x = value(&[1, 9, 5, 6], 1);
+    let xs = x.as_floats().unwrap();
+    let pool = node(
+        "MaxPool",
+        &[
+            ("kernel_shape", ints(&[3, 2])),
+            ("strides", ints(&[2, 2])),
+            ("pads", ints(&[1, 0, 1, 0])),
+        ],
+    );
+    let (op, _) = lower(&pool, &[None, None]).unwrap();
+    let mut want = Vec::new();
+    for c in 0..9 {
+        for y in 0..3_usize {
+            for at in 0..3 {
+                let rows = (2 * y).saturating_sub(1)..(2 * y + 2).min(5);
+                let all = rows.flat_map(|y| [0, 1].map(|d| xs[(c * 5 + y) * 6 + 2 * at + d]));
+                want.push(all.fold(f32::NEG_INFINITY, f32::max));
+            }
+        }
+    }
+    close(&op.run(vec![x.clone()], &[], true).unwrap(), &want);
+    let mean = Op::Mean {
+        axes: vec![2, 3],
+        keep: true,
+    }
+    .run(vec![x.clone()], &[], false)
+    .unwrap();
+    assert_eq!(mean.dims, [1, 9, 1, 1]);
+    let want: Vec<f32> = xs
+        .chunks(30)
+        .map(|c| c.iter().sum::<f32>() / 30.0)
+        .collect();
+    close(&mean, &want);
+}
+
+#[test]
+fn shapes() {
+    let run = |op: Op, inputs: Vec<Value>| op.run(inputs, &[], false);
+    let x = value(&[2, 3, 4], 1);
+    let xs = x.as_floats().unwrap();
+    let turned = run(Op::Transpose(vec![2, 0, 1]), vec![x.clone()]).unwrap();
+    assert_eq!(turned.dims, [4, 2, 3]);
+    assert_eq!(turned.as_floats().unwrap()[7], xs[4 + 1]);
+    let to = Value::ints(vec![2], vec![0, -1]);
+    assert_eq!(run(Op::Reshape, vec![x.clone(), to]).unwrap().dims, [2, 12]);
+    let to = Value::ints(vec![1], vec![5]);
+    assert!(run(Op::Reshape, vec![x.clone(), to]).is_err());
+    let bound = |v: i64| Value::ints(vec![1], vec![v]);
+    let part = run(
+        Op::Slice,
+        vec![x.clone(), bound(1), bound(i64::MAX), bound(-1)],
+    )
+    .unwrap();
+    assert_eq!(part.dims, [2, 3, 3]);
+    assert_eq!(part.as_floats().unwrap()[3], xs[5]);
+    let joined = run(Op::Concat(1), vec![x.clone(), part.clone()]);
+    assert!(joined.is_err());
+    let joined = run(Op::Concat(2), vec![x.clone(), part]).unwrap();
+    assert_eq!(joined.dims, [2, 3, 7]);
+    assert_eq!(joined.as_floats().unwrap()[7 + 4], xs[5]);
+    // A picture with its channels last and one as it is come to the same.
+    let a = value(&[1, 3, 2, 5], 1);
+    let b = value(&[1, 3, 1, 1], 2);
+    let last = a.clone().ordered(Order::ChannelsLast);
+    let add = Op::Binary(crate::pointwise::Binary::Add);
+    let one = run(add.clone(), vec![last, b.clone()]).unwrap();
+    let want: Vec<f32> = (0..30)
+        .map(|i| a.as_floats().unwrap()[i] + b.as_floats().unwrap()[i / 10])
+        .collect();
+    close(&one, &want);
+    close(&run(add, vec![b, a]).unwrap(), &want);
+    let product = run(Op::MatMul, vec![value(&[2, 3, 4], 1), value(&[2, 4, 5], 2)]).unwrap();
+    assert_eq!(product.dims, [2, 3, 5]);
+    assert!(run(Op::MatMul, vec![value(&[2, 3, 4], 1), value(&[3, 4, 5], 2)]).is_err());
+}
+
+#[test]
+fn what_is_not_known_is_named() {
+    let error = lower(&node("Einsum", &[]), &[None, None])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("Einsum") && error.contains('y'), "{error}");
+    let weights = value(&[4, 2, 3, 3], 1);
+    let error = lower(
+        &node("Conv", &[("group", Attribute::Int(2))]),
+        &[None, Some(&weights)],
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("2 groups"), "{error}");
+    for bytes in [&b""[..], b"\x00", b"hello", &[0x3a, 0x7f]] {
+        assert!(crate::Network::load(bytes).is_err());
+    }
+    assert!(
+        matches!(lower(&node("Conv", &[]), &[None, None]), Err(error) if error.to_string().contains("kernels"))
+    );
+}
+
+/// Kernels are a constant of the operation, not of the network's memory.
+#[test]
+fn kernels_are_laid_out_once() {
+    let weights = value(&[2, 1, 1, 1], 1);
+    let (op, _) = lower(
+        &node("Conv", &[("group", Attribute::Int(2))]),
+        &[None, Some(&weights)],
+    )
+    .unwrap();
+    let Op::Conv(conv) = op else {
+        panic!("no convolution")
+    };
+    assert!(matches!(&conv.kernels, Kernels::Depthwise(w) if w == weights.as_floats().unwrap()));
+}

