@@ -1,5 +1,6 @@
 //! The work of one model shape on one GPU, with random weights.
 
+mod docvqa;
 mod generate;
 mod select;
 mod train;
@@ -56,6 +57,8 @@ pub enum Work {
     Generate,
     /// All six scores of duos about pictures.
     Select,
+    /// Questions about documents, as an evaluation asks them.
+    DocVqa,
     /// Training steps with bf16 states.
     Train,
     /// Training steps with f32 master weights and moments.
@@ -136,6 +139,7 @@ pub fn run(device: &Device, options: &Options, mut progress: impl FnMut(&str)) -
             Work::Vision => bench.vision(&model, &mut progress)?,
             Work::Generate => bench.generate(&model, &mut progress)?,
             Work::Select => bench.select(&model, &mut progress)?,
+            Work::DocVqa => bench.doc_vqa(&model, &mut progress)?,
             Work::Train | Work::Master => bench.train(&model, precision, &mut progress)?,
         }
         if precision == Precision::PureBf16 {

@@ -300,6 +300,12 @@ impl Tensor {
         Arc::strong_count(&self.storage) == 1
     }
 
+    /// Whether both are the same elements of the same memory.
+    pub fn is_same_memory(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.storage, &other.storage)
+            && (self.offset, &self.shape) == (other.offset, &other.shape)
+    }
+
     /// The same elements under another shape.
     ///
     /// # Errors

@@ -282,6 +282,21 @@ fn prompts_and_ocr_text_are_recorded_as_two_results() {
         serde_json::from_str::<Value>(&all).unwrap(),
         report["results"]
     );
+    // Where nothing is answered there is no score.
+    fs::write(world.path("empty.json"), "{\"other.png\": []}").unwrap();
+    let more = [
+        "--out",
+        "none",
+        "--ocr",
+        "on",
+        "--ocr-engine",
+        "sidecar:empty.json",
+    ];
+    let run = world.run(&RUN, &more);
+    run.fails(
+        3,
+        &["none of the 40 questions was answered", "no OCR result"],
+    );
     for (flags, code, words) in [
         (vec!["--prompt", "no place"], 2, "{question}"),
         (
@@ -349,6 +364,12 @@ fn broken_and_absent_pictures_are_named_and_counted() {
         "{}",
         failed[0]
     );
+    // Fewer questions are a part of the same run, and nothing is asked for them.
+    let more = [&SHORT[..], &["--out", "run", "--limit", "4", "--json"]].concat();
+    let part = world.run(&RUN, &more).json();
+    assert_eq!(part["answered_now"], 0);
+    assert_eq!(part["results"][0]["counts"]["unknown"], 0);
+    assert_eq!(part["results"][0]["counts"]["scored"], 4);
     // Repaired, the same command asks what failed and nothing else.
     fs::write(world.path("docs/images/cut.png"), &bytes).unwrap();
     let report = world

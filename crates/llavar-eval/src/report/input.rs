@@ -1,8 +1,7 @@
 //! Reading run folders, whatever state they are in.
 
-use crate::results::{
-    RESULTS_FILE, ResultsError, RunResult, SAMPLES_FILE, SCORED_FILE, ScoredRow, read_result,
-};
+use crate::results::{RESULTS_FILE, ResultsError, RunResult, SCORED_FILE, ScoredRow, read_result};
+use crate::run::columns;
 use std::path::{Path, PathBuf};
 
 /// One task asked in one way, with its scores.
@@ -56,7 +55,7 @@ impl ReportRun {
             columns: Vec::new(),
             faults: Vec::new(),
         };
-        for column in column_folders(folder)? {
+        for (_, column) in columns(folder)? {
             run.open_column(&column);
         }
         if run.columns.is_empty() {
@@ -111,31 +110,6 @@ fn name_of(folder: &Path) -> String {
         .unwrap_or(full.as_os_str())
         .to_string_lossy()
         .into_owned()
-}
-
-/// The folder itself if it is a column's, else those below it that are.
-fn column_folders(folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
-    let is_column = |path: &Path| {
-        [SCORED_FILE, SAMPLES_FILE]
-            .iter()
-            .any(|name| path.join(name).is_file())
-    };
-    if is_column(folder) {
-        return Ok(vec![folder.to_path_buf()]);
-    }
-    let read = |source| ResultsError::Read {
-        path: folder.to_path_buf(),
-        source,
-    };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(read)? {
-        let path = entry.map_err(read)?.path();
-        if path.is_dir() && is_column(&path) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// The rows that can be read, and what is wrong with the others in one line.

@@ -1,6 +1,6 @@
 //! Reading and writing the files of a run folder.
 
-use super::{RunResult, RunSettings, SAMPLES_FILE, SCORED_FILE, SETTINGS_FILE, ScoredRow};
+use super::{RunResult, SAMPLES_FILE, SCORED_FILE, ScoredRow};
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -51,21 +51,6 @@ pub fn read_result(path: &Path) -> Result<RunResult, ResultsError> {
 /// [`ResultsError::Read`], [`ResultsError::Form`].
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ResultsError> {
     parse(path, &read(path)?)
-}
-
-/// The settings of the run whose answers lie in `folder`; none where there is no `run.json`.
-///
-/// # Errors
-/// [`ResultsError::Read`], [`ResultsError::Form`].
-pub fn read_settings(folder: &Path) -> Result<Option<RunSettings>, ResultsError> {
-    let path = folder.join(SETTINGS_FILE);
-    match read(&path) {
-        Ok(bytes) => parse(&path, &bytes).map(Some),
-        Err(ResultsError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// Reads scored rows: a `scored.jsonl`, or the one in a run folder.

@@ -11,8 +11,7 @@ mod settings;
 
 pub use display::Unit;
 pub use files::{
-    ResultsError, read_json, read_result, read_rows, read_rows_of, read_settings, write_json,
-    write_rows,
+    ResultsError, read_json, read_result, read_rows, read_rows_of, write_json, write_rows,
 };
 pub use settings::{DecodeSettings, ModelInfo, OcrMode, PromptSettings, RunSettings};
 

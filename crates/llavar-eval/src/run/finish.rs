@@ -4,7 +4,7 @@ use super::{Column, RunError};
 use crate::results::{RESULTS_FILE, RunResult, SCORED_FILE, ScoredRow, write_json, write_rows};
 use crate::samples::{AnswersFile, SampleKey, SampleRow};
 use crate::score::{ScoreOptions, score};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 impl Column<'_> {
     /// Scores answers and errors of all chunks, and writes `results.json` and `scored.jsonl`.
@@ -32,7 +32,10 @@ impl Column<'_> {
                 questions: self.task.items.len(),
             });
         }
-        let file = AnswersFile::from_rows(rows.iter().chain(errors));
+        // A run of fewer questions than the one before leaves answers that are not of its task.
+        let ids: HashSet<&str> = self.task.items.iter().map(|item| &*item.id).collect();
+        let own = |row: &&SampleRow| ids.contains(&*row.question_id);
+        let file = AnswersFile::from_rows(rows.iter().chain(errors).filter(own));
         let options = ScoreOptions {
             only_with_image: true,
             ..options.clone()

@@ -1,7 +1,7 @@
 //! What a column's folder says of itself, and finding columns.
 
 use crate::results::{
-    RESULTS_FILE, ResultsError, RunSettings, SCORED_FILE, SETTINGS_FILE, read_json,
+    ResultsError, RunSettings, SAMPLES_FILE, SCORED_FILE, SETTINGS_FILE, read_json,
 };
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -43,14 +43,16 @@ pub fn read_record(folder: &Path) -> Result<Option<RunRecord>, ResultsError> {
 }
 
 /// The columns below a folder with their names, in alphabetical order: the folder itself if it is one
-/// (its name is then empty), else its subfolders. A column has a `run.json`, results or scored rows.
+/// (its name is then empty), else its subfolders. A column has a `run.json`, answers or scored rows.
 ///
 /// # Errors
 /// [`ResultsError::Read`] where the folder cannot be listed.
 pub fn columns(folder: &Path) -> Result<Vec<(String, PathBuf)>, ResultsError> {
     let is_column = |path: &Path| {
         let has = |name: &str| path.join(name).is_file();
-        has(SETTINGS_FILE) || has(SCORED_FILE)
+        [SETTINGS_FILE, SAMPLES_FILE, SCORED_FILE]
+            .iter()
+            .any(|name| has(name))
     };
     if is_column(folder) {
         return Ok(vec![(String::new(), folder.to_path_buf())]);
@@ -62,7 +64,7 @@ pub fn columns(folder: &Path) -> Result<Vec<(String, PathBuf)>, ResultsError> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(read)? {
         let path = entry.map_err(read)?.path();
-        if path.is_dir() && (is_column(&path) || path.join(RESULTS_FILE).is_file()) {
+        if path.is_dir() && is_column(&path) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             found.push((name.into_owned(), path));
         }

@@ -4,7 +4,10 @@
 use llavar_tensor::{DType, Device};
 
 use super::{
-    tests::{PROMPT, greedy, many, many_prompts, model, plain_logits, run, same},
+    tests::{
+        PROMPT, alike_prompts, alike_variants, greedy, many, many_prompts, model, plain_logits,
+        run, same,
+    },
     *,
 };
 use serde_json::{Value, json};
@@ -122,6 +125,24 @@ fn many_answers_are_those_of_one_by_one() {
             let what = changes.to_string();
             same(&many(&gpu, &prompts, options), &want, &what);
             same(&many(&gpu, &prompts[..3], options), &want[..3], &what);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn beginnings_that_are_taken_over_change_no_answer() {
+    llavar_tensor::memory::set_poison(true);
+    let prompts = alike_prompts(80);
+    for changes in alike_variants() {
+        let gpu = on_gpu(&changes, DType::F32);
+        let stopped = GenerationOptions {
+            stop_ids: vec![3, 11, 19, 26, 33],
+            ..greedy(20)
+        };
+        for options in [&greedy(10), &stopped] {
+            let want: Vec<Generation> = prompts.iter().map(|p| run(&gpu, p, options)).collect();
+            same(&many(&gpu, &prompts, options), &want, &changes.to_string());
         }
     }
 }

@@ -3,6 +3,7 @@
 mod batch;
 mod beam;
 mod options;
+mod prefix;
 mod sampling;
 mod session;
 mod stop;

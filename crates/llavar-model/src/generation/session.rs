@@ -9,7 +9,10 @@ use llavar_tensor::{
     decode::{DecodeRow, Decoder, Picks},
 };
 
-use super::sampling;
+use super::{
+    prefix::{self, Held},
+    sampling,
+};
 use crate::{LlavaModel, Result, language_model::KvCache};
 
 /// Sequences in their slots of one cache.
@@ -20,6 +23,8 @@ pub(crate) struct Session<'a> {
     /// Slots and next ids of the rows that a step reads, by slot.
     rows: Vec<(usize, u32)>,
     vocab_limit: Option<usize>,
+    /// What the rows of every slot hold from the front, also after it was cleared.
+    held: Vec<Option<Held>>,
 }
 
 /// A whole text for an empty slot: a prompt, its features where it has pictures, and the answer so far.
@@ -31,8 +36,13 @@ pub(crate) struct Text<'a> {
 }
 
 impl Text<'_> {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.prompt.len() + self.answer.len()
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = i32> {
+        let answer = self.answer.iter().map(|id| *id as i32);
+        self.prompt.iter().copied().chain(answer)
     }
 }
 
@@ -90,6 +100,7 @@ impl<'a> Session<'a> {
             model,
             rows: Vec::new(),
             vocab_limit,
+            held: (0..slots).map(|_| None).collect(),
         })
     }
 
@@ -115,22 +126,64 @@ impl<'a> Session<'a> {
         model.is_long(held + 1) != model.is_long(held)
     }
 
-    /// Reads whole texts into empty slots, in the order of their slots and in one pass; what follows each.
+    /// Reads whole texts into empty slots; what follows each, in their order. What a text has in common
+    /// with one that is there, or with an earlier one of the call, is taken over and not read.
     pub(crate) fn read(&mut self, texts: &[Text<'_>], want: Want) -> Result<Vec<Next>> {
+        let language_model = &self.model.language_model;
+        let plan = prefix::plan(&self.held, texts, |length| language_model.is_long(length));
+        for text in texts {
+            self.clear(text.slot);
+            // Unless all goes well nothing is known of the slot.
+            self.held[text.slot] = None;
+        }
+        self.cache.begin_with(&plan.before)?;
+        let mut next: Vec<Option<Next>> = texts.iter().map(|_| None).collect();
+        let whole: Vec<(usize, usize)> = plan.whole.iter().map(|number| (*number, 0)).collect();
+        for (copies, part) in [(&[][..], &whole), (&plan.after, &plan.ends)] {
+            self.cache.begin_with(copies)?;
+            if !part.is_empty() {
+                let part_next = self.read_ends(texts, part, want)?;
+                for ((number, _), found) in part.iter().zip(part_next) {
+                    next[*number] = Some(found);
+                }
+            }
+        }
+        for text in texts {
+            let long = self.model.language_model.is_long(text.len());
+            self.held[text.slot] = Some(Held::new(text, long));
+        }
+        Ok(next.into_iter().flatten().collect())
+    }
+
+    /// Reads, in one pass, what comes after the first tokens of some texts: `(number, tokens)`.
+    fn read_ends(
+        &mut self,
+        texts: &[Text<'_>],
+        part: &[(usize, usize)],
+        want: Want,
+    ) -> Result<Vec<Next>> {
         let language_model = &self.model.language_model;
         let tape = Tape::inference();
         let (device, dtype) = (self.model.device(), self.model.activation_dtype());
         let (mut ids, mut pictures, mut last) = (Vec::new(), Vec::new(), Vec::new());
         let mut new = vec![0; self.cache.lengths().len()];
-        for text in texts {
-            ids.extend(text.prompt);
-            ids.extend(text.answer.iter().map(|id| *id as i32));
+        // The cache takes new tokens in the order of their slots.
+        let mut order: Vec<usize> = (0..part.len()).collect();
+        order.sort_by_key(|at| texts[part[*at].0].slot);
+        for at in &order {
+            let (number, known) = part[*at];
+            let text = &texts[number];
             if let Some(features) = text.features {
-                pictures.push(features.to_device(&device)?.cast(dtype)?);
+                let seen = text.ids().take(known).filter(|id| *id < 0).count();
+                if seen < features.rows() {
+                    let unseen = features.narrow(seen, features.rows() - seen)?;
+                    pictures.push(unseen.to_device(&device)?.cast(dtype)?);
+                }
             }
+            ids.extend(text.ids().skip(known));
             last.push(ids.len().saturating_sub(1));
             if let Some(new) = new.get_mut(text.slot) {
-                *new = text.len();
+                *new = text.len() - known;
             }
         }
         let features = match pictures.as_slice() {
@@ -139,16 +192,20 @@ impl<'a> Session<'a> {
         };
         let x = language_model.embed(&tape, &ids, features.as_ref())?;
         let hidden = language_model.forward_cached(&x, &mut self.cache, &new)?;
-        if let Some(decoder) = &mut self.decoder {
+        let found = if let Some(decoder) = &mut self.decoder {
             decoder.head(hidden.value(), &last)?;
-            return match want {
-                Want::Pick => Pending::OnDevice(decoder.picks(last.len())?).wait(),
-                Want::Logits => Ok(known(decoder.logits(last.len())?)),
-            };
-        }
-        let hidden = hidden.value().gather_rows(&last)?;
-        let logits = rows(&language_model.logits(&tape, &hidden.into())?)?;
-        Ok(self.next(logits, want))
+            match want {
+                Want::Pick => Pending::OnDevice(decoder.picks(last.len())?).wait()?,
+                Want::Logits => known(decoder.logits(last.len())?),
+            }
+        } else {
+            let hidden = hidden.value().gather_rows(&last)?;
+            let logits = rows(&language_model.logits(&tape, &hidden.into())?)?;
+            self.next(logits, want)
+        };
+        let mut placed: Vec<(usize, Next)> = order.into_iter().zip(found).collect();
+        placed.sort_by_key(|(at, _)| *at);
+        Ok(placed.into_iter().map(|(_, next)| next).collect())
     }
 
     /// Sets which sequences the steps to come read, and their next ids; in the order of their slots.
@@ -217,12 +274,14 @@ impl<'a> Session<'a> {
 
     /// Copies the sequence in slot 0 to all others.
     pub(crate) fn spread(&mut self) -> Result<()> {
+        self.held.iter_mut().for_each(|held| *held = None);
         Ok(self.cache.spread()?)
     }
 
     /// Makes sequence `i` a continuation of sequence `parents[i]`, those beyond stay as they are; all have
     /// the first `shared` tokens in common.
     pub(crate) fn reorder(&mut self, parents: &[usize], shared: usize) -> Result<()> {
+        self.held.iter_mut().for_each(|held| *held = None);
         let slots = self.cache.lengths().len();
         let parents: Vec<usize> = (0..slots)
             .map(|slot| parents.get(slot).copied().unwrap_or(slot))

@@ -330,6 +330,35 @@ pub(super) fn many_prompts(count: usize) -> Vec<Vec<i32>> {
         .collect()
 }
 
+/// Prompts that begin as others do, in mixed order: 90 or 70 tokens of three beginnings, then a few own.
+pub(super) fn alike_prompts(count: usize) -> Vec<Vec<i32>> {
+    (0..count)
+        .map(|i| {
+            let (kind, own) = (i * 7 % 3, 1 + i % 5);
+            let begin = (0..90 - 10 * kind).map(|j| (j * 5 + kind * j * j) as i32 % 40);
+            begin
+                .chain((0..own).map(|j| (i * 3 + j * 11) as i32 % 40))
+                .collect()
+        })
+        .collect()
+}
+
+/// Models for [`alike_prompts`]: some of the texts, or all of an answer, lie beyond a window.
+pub(super) fn alike_variants() -> Vec<Value> {
+    let longrope = json!({
+        "max_position_embeddings": 256,
+        "original_max_position_embeddings": 96,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3],
+                         "long_factor": [1.0, 3.0, 6.0, 9.0]}
+    });
+    vec![
+        json!({"max_position_embeddings": 256}),
+        json!({"max_position_embeddings": 256, "sliding_window": 20}),
+        longrope,
+        json!({"model_type": "llama", "max_position_embeddings": 256, "num_key_value_heads": 1}),
+    ]
+}
+
 pub(super) fn many(
     model: &LlavaModel,
     prompts: &[Vec<i32>],
@@ -352,6 +381,27 @@ pub(super) fn same(got: &[Generation], want: &[Generation], what: &str) {
         assert_eq!(got.stop_reason, want.stop_reason, "{what}");
         assert_eq!(got.prompt_tokens, want.prompt_tokens, "{what}");
         assert!((got.score - want.score).abs() < 1e-3, "{what}");
+    }
+}
+
+#[test]
+fn beginnings_that_are_taken_over_change_no_answer() {
+    let prompts = alike_prompts(40);
+    for changes in alike_variants() {
+        let model = model(changes.clone());
+        let stopped = GenerationOptions {
+            stop_ids: vec![3, 11, 19, 26, 33],
+            ..greedy(20)
+        };
+        let beams = GenerationOptions {
+            num_beams: 3,
+            ..greedy(4)
+        };
+        for (options, count) in [(&greedy(10), 40), (&stopped, 40), (&beams, 3)] {
+            let prompts = &prompts[..count];
+            let want: Vec<Generation> = prompts.iter().map(|p| run(&model, p, options)).collect();
+            same(&many(&model, prompts, options), &want, &changes.to_string());
+        }
     }
 }
 

@@ -71,6 +71,30 @@ impl KvCache {
         }
     }
 
+    /// Makes each sequence `to` begin with the first `tokens` of another: `(from, to, tokens)`. What it
+    /// held is forgotten. Rows that a forgotten sequence has left can be taken as long as nothing was
+    /// written over them.
+    ///
+    /// # Errors
+    /// When the device has no room for the copies.
+    pub(crate) fn begin_with(&mut self, moves: &[(usize, usize, usize)]) -> TensorResult<()> {
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for (source, slot, tokens) in moves.iter().filter(|(source, slot, _)| source != slot) {
+            from.extend((0..*tokens).map(|i| source * self.capacity + i));
+            to.extend((0..*tokens).map(|i| slot * self.capacity + i));
+        }
+        if !from.is_empty() {
+            for tensor in self.layers.iter_mut().flatten() {
+                let rows = tensor.gather_rows(&from)?;
+                tensor.scatter_rows(&to, &rows)?;
+            }
+        }
+        for (_, slot, tokens) in moves {
+            self.lengths[*slot] = *tokens;
+        }
+        Ok(())
+    }
+
     /// Makes sequence `i` a continuation of sequence `parents[i]`, where all have the first `shared`
     /// tokens in common. Rows are copied only where the parent is another.
     ///

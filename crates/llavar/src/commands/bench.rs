@@ -30,8 +30,8 @@ pub(crate) struct GpuArgs {
     /// Shape: nano, phi3.5-3.8b, llama3.1-8b or vicuna1.5-13b.
     #[arg(long, default_value = "phi3.5-3.8b")]
     preset: String,
-    /// Rows: vision, generate, select (scores of duos), train (bf16 states), master (f32 master weights and
-    /// moments).
+    /// Rows: vision, generate, select (scores of duos), docvqa (document questions), train (bf16 states),
+    /// master (f32 master weights and moments).
     #[arg(long, value_delimiter = ',', default_value = "vision,generate,train")]
     work: Vec<String>,
     /// The GPU: cuda or cuda:N.
@@ -96,11 +96,12 @@ fn work(name: &str) -> Result<Work, Failure> {
         "vision" => Ok(Work::Vision),
         "generate" => Ok(Work::Generate),
         "select" => Ok(Work::Select),
+        "docvqa" => Ok(Work::DocVqa),
         "train" => Ok(Work::Train),
         "master" => Ok(Work::Master),
         _ => Err(
             Failure::usage(format!("`{name}` is no row of this benchmark"))
-                .hint("there are vision, generate, select, train and master"),
+                .hint("there are vision, generate, select, docvqa, train and master"),
         ),
     }
 }

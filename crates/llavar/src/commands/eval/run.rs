@@ -29,7 +29,7 @@ use super::{
 use crate::{
     commands::{ask::load, print, print_json},
     device::DeviceFlags,
-    failure::{Failure, Outcome},
+    failure::{Class, Failure, Outcome},
     interrupt,
     progress::{Progress, note},
 };
@@ -172,21 +172,28 @@ impl AnswerFlags {
     }
 }
 
+/// A task with its prompts.
+struct Asking {
+    task: Task,
+    format: PromptFormat,
+    /// Of all prompts, also those that `--limit` leaves out: more may be asked later.
+    hash: String,
+}
+
 impl Args {
     /// A task asked in one way.
     fn column<'a>(
         &self,
-        task: &'a Task,
+        Asking { task, format, hash }: &'a Asking,
         mode: OcrMode,
         ocr: Option<&OcrText>,
         prefix: Prefix<'a>,
         model: &dyn Answerer,
         shard: Shard,
-    ) -> Outcome<Column<'a>> {
-        let format = self.prompt.format(task)?;
+    ) -> Column<'a> {
         let on = mode == OcrMode::On;
         let name = column_name(&task.name, &task.split, mode);
-        Ok(Column {
+        Column {
             settings: RunSettings {
                 task: task.name.clone(),
                 split: task.split.clone(),
@@ -195,12 +202,12 @@ impl Args {
                     format: format.as_str().to_owned(),
                     ocr: mode,
                     ocr_lines: ocr.filter(|_| on).map(|ocr| ocr.source.clone()),
-                    hash: format.hash(task),
+                    hash: hash.clone(),
                 },
                 decode: self.how.decode(task, model),
             },
             task,
-            format,
+            format: format.clone(),
             prefix: on.then_some(prefix),
             source: DataSource {
                 data: self.data.clone(),
@@ -209,7 +216,7 @@ impl Args {
             },
             folder: self.out.join(name),
             shard,
-        })
+        }
     }
 }
 
@@ -242,7 +249,7 @@ pub(crate) fn run(args: Args) -> Outcome {
 /// Puts all tasks in all ways to a model and tells the results.
 fn ask_tasks(
     args: &Args,
-    tasks: &[Task],
+    tasks: &[Asking],
     ocr: Option<&OcrText>,
     shard: Shard,
     options: &ScoreOptions,
@@ -257,7 +264,7 @@ fn ask_tasks(
     let mut answered_now = 0;
     for task in tasks {
         for mode in args.ocr.modes() {
-            let column = args.column(task, *mode, ocr, &prefix, model, shard)?;
+            let column = args.column(task, *mode, ocr, &prefix, model, shard);
             let asked = ask(&column, model)?;
             unless_stopped(&asked, &column.name())?;
             answered_now += asked.view.new_answers();
@@ -281,6 +288,7 @@ fn ask_tasks(
     } else {
         write_all(&args.out)?;
     }
+    answered_at_all(&results)?;
     if args.json {
         return print_json(&Report {
             out: &args.out,
@@ -301,7 +309,24 @@ fn ask_tasks(
     })
 }
 
-fn open_tasks(args: &Args) -> Outcome<Vec<Task>> {
+/// A score of questions of which none was answered says nothing of the model.
+pub(crate) fn answered_at_all(results: &[RunResult]) -> Outcome {
+    let Some(result) = results.iter().find(|result| result.counts.answered == 0) else {
+        return Ok(());
+    };
+    let message = format!(
+        "{} ({}): none of the {} questions was answered; {}",
+        result.task,
+        result.split,
+        result.counts.scored,
+        result.notes.last().map_or("", String::as_str)
+    );
+    Err(Failure::new(Class::Data, message).hint(
+        "errors.jsonl beside the results names every question; the same command asks them again",
+    ))
+}
+
+fn open_tasks(args: &Args) -> Outcome<Vec<Asking>> {
     let options = Options {
         split: args.split.clone(),
         image_folder: args.image_folder.clone(),
@@ -314,16 +339,21 @@ fn open_tasks(args: &Args) -> Outcome<Vec<Task>> {
         true => known,
         false => args.task.iter().map(String::as_str).collect(),
     };
-    let mut tasks: Vec<Task> = Vec::new();
+    let mut tasks: Vec<Asking> = Vec::new();
     for name in names {
         match Task::open_with(name, &args.data, &options) {
             Ok(mut task) => {
-                announce(&task);
-                keep_first(&mut task, args.limit);
-                let same = |other: &Task| other.name == task.name && other.split == task.split;
-                if !tasks.iter().any(same) {
-                    tasks.push(task);
+                let same = |Asking { task: other, .. }: &Asking| {
+                    other.name == task.name && other.split == task.split
+                };
+                if tasks.iter().any(same) {
+                    continue;
                 }
+                announce(&task);
+                let format = args.prompt.format(&task)?;
+                let hash = format.hash(&task);
+                keep_first(&mut task, args.limit);
+                tasks.push(Asking { task, format, hash });
             }
             Err(TaskError::NoLayout { .. } | TaskError::NoSplit { .. }) if all => {
                 note(format!("{name}: not there"));
@@ -333,7 +363,7 @@ fn open_tasks(args: &Args) -> Outcome<Vec<Task>> {
     }
     if tasks.is_empty() {
         let message = format!("no benchmark lies below {}", args.data.display());
-        return Err(Failure::new(crate::failure::Class::Data, message)
+        return Err(Failure::new(Class::Data, message)
             .hint("`llavar eval list` shows the files that are looked for"));
     }
     Ok(tasks)

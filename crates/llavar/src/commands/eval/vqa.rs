@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     announce, must_exist,
     ocr::OcrFlags,
-    run::{AnswerFlags, ask, unless_stopped},
+    run::{AnswerFlags, answered_at_all, ask, unless_stopped},
     show,
 };
 use crate::{
@@ -150,6 +150,7 @@ fn report(args: &Args, column: &Column<'_>, asked: &Asked, lines: usize) -> Outc
         ));
     }
     let (result, _) = column.finish(&asked.rows, &asked.errors, &ScoreOptions::default())?;
+    answered_at_all(std::slice::from_ref(&result))?;
     if args.json {
         return print_json(&result);
     }
