@@ -470,6 +470,9 @@ fn vqa_writes_the_reference_s_schema_and_reports_by_kind() {
     }
     fs::write(world.path("joined.jsonl"), joined).unwrap();
     assert_eq!(lines(&world.path("joined.jsonl")).len(), 40);
+    // Chunks are of samples: 4, 4 and 2 of 10, with four questions each.
+    let counts = ["out/0.jsonl", "out/1.jsonl", "out/2.jsonl"].map(|f| lines(&world.path(f)).len());
+    assert_eq!(counts, [16, 16, 8]);
     let score = [
         "eval",
         "score",

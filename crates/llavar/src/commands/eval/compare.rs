@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use llavar_eval::{
     compare::{Comparison, DRAWS, compare},
-    results::read_rows,
+    results::{SCORED_FILE, read_rows},
     run::columns,
 };
 use serde::Serialize;
@@ -20,9 +20,10 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: llavar eval compare runs/eval-a runs/eval-b\n\
 \n\
-Questions are paired by task and id. The standard error is clustered by picture; the interval is a bootstrap over\n\
-pictures; p comes from random swaps of A and B picture by picture. Draws have a fixed seed.\n\
-A and B are run folders, folders of one task in them (to set OCR on against off), or scored.jsonl files.")]
+Questions are paired by task and id. The standard error is clustered by picture; the interval\n\
+is a bootstrap over pictures; p comes from random swaps of A and B picture by picture. Draws\n\
+have a fixed seed. A and B are run folders, folders of one task in them (to set OCR on against\n\
+off), or scored.jsonl files.")]
 pub(crate) struct Args {
     /// A run.
     a: PathBuf,
@@ -97,11 +98,16 @@ fn scored(path: &Path) -> Outcome<Vec<(String, PathBuf)>> {
     if !path.is_dir() {
         return Ok(vec![(String::new(), path.to_path_buf())]);
     }
-    let found = columns(path)?;
+    let (found, unscored): (Vec<_>, Vec<_>) = columns(path)?
+        .into_iter()
+        .partition(|(_, folder)| folder.join(SCORED_FILE).is_file());
+    for (_, folder) in &unscored {
+        note(format!("{}: not scored yet", folder.display()));
+    }
     if found.is_empty() {
         let message = format!("{} holds no results", path.display());
         return Err(Failure::new(Class::Data, message)
-            .hint("`llavar eval run` and `llavar eval score --out` write them"));
+            .hint("`llavar eval run`, `eval merge` and `eval score --out` write them"));
     }
     Ok(found)
 }

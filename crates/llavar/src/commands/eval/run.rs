@@ -39,12 +39,13 @@ use crate::{
 #[command(
     after_help = "Example: llavar eval run --task docvqa,chartqa --data bench --model models/llavar2 --out runs/eval\n\
 \n\
-Every task gets a folder in RUN (docvqa_val; docvqa_val-ocr with OCR text): run.json (what decides the answers), samples.jsonl (answers,\n\
-appended as they come), results.json and scored.jsonl (one row a question). RUN/results.json has all of them.\n\
-The same command again goes on where it was; another task is added beside.\n\
-Under torchrun, mpirun or srun, or with --num-chunks and --chunk-idx, every process writes\n\
-samples-00000-of-00004.jsonl and so on; `llavar eval merge RUN` joins and scores them.\n\
-Decoding is greedy unless --temperature says otherwise; batch sizes and chunks change no answer."
+Every task gets a folder in RUN (docvqa_val; docvqa_val-ocr with OCR text): run.json (what\n\
+decides the answers), samples.jsonl (answers, appended as they come), results.json and\n\
+scored.jsonl (one row a question). RUN/results.json has all of them. The same command again\n\
+goes on where it was; another task is added beside. Under torchrun, mpirun or srun, or with\n\
+--num-chunks and --chunk-idx, every process writes samples-00000-of-00004.jsonl and so on;\n\
+`llavar eval merge RUN` joins and scores them. Decoding is greedy unless --temperature says\n\
+otherwise; batch sizes and chunks change no answer."
 )]
 pub(crate) struct Args {
     /// Tasks, see `llavar eval list`; `all` takes every one whose files are there.

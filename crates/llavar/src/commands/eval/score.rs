@@ -21,10 +21,11 @@ use crate::{
 #[command(
     after_help = "Example: llavar eval score --task docvqa --data DocVQA answers.jsonl --out scored/docvqa\n\
 \n\
-Read are JSONL, a JSON array, an object that holds a list, and an object from id to answer, with the keys of\n\
-LLaVA, lmms-eval, VLMEvalKit, MultimodalOCR and similar tools. Answers are matched by question id, by sample or\n\
-picture and question, or by position. Without --data the references in the answers file are used; questions that\n\
-it leaves out are then not known. Questions without an answer score 0 and are counted."
+Read are JSONL, a JSON array, an object that holds a list, and an object from id to answer,\n\
+with the keys of LLaVA, lmms-eval, VLMEvalKit, MultimodalOCR and similar tools. Answers are\n\
+matched by question id, by sample or picture and question, or by position. Without --data the\n\
+references in the answers file are used; questions that it leaves out are then not known.\n\
+Questions without an answer score 0 and are counted."
 )]
 pub(crate) struct Args {
     /// The answers.

@@ -7,7 +7,7 @@ use llavar_eval::{
     run::{Answerer, Asked, Column, DataSource, LocalModel, PromptFormat},
     samples::{SampleKey, SampleRow, Shard},
     score::ScoreOptions,
-    tasks::{ImageCheck, Options, Task},
+    tasks::{ImageCheck, Item, Options, Task},
 };
 use serde_json::{Value, json};
 
@@ -29,10 +29,11 @@ use crate::{
     after_help = "Example: llavar eval vqa --model-path models/llavar2 --question-file Hybrid_Instruct_test/vqa_test.json \\\n\
   --image-folder Hybrid_Instruct_test/LLaVAR-2_img --answers-file answers.jsonl\n\
 \n\
-QUESTION_FILE is LLaVA JSON (every question-answer pair is asked alone) or JSONL with question_id, image, text.\n\
-ANSWERS_FILE gets the keys of model_vqa.py (question_id, prompt, text, gt, model_id, metadata) and ours (qa_id,\n\
-category, image, answer_id). Beside it lies answers.run with answers as they come and scores: the same command\n\
-again goes on where it was. The published figures were made with OCR text in the prompt: --ocr on."
+QUESTION_FILE is LLaVA JSON (every question-answer pair is asked alone) or JSONL with\n\
+question_id, image, text. ANSWERS_FILE gets the keys of model_vqa.py (question_id, prompt,\n\
+text, gt, model_id, metadata) and ours (qa_id, category, image, answer_id). Beside it lies\n\
+answers.run with answers as they come and scores: the same command again goes on where it was.\n\
+The published figures were made with OCR text in the prompt: --ocr on."
 )]
 pub(crate) struct Args {
     /// Model folder.
@@ -87,7 +88,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     let mut task = Task::open_with("hybrid_instruct", &args.question_file, &options)?;
     announce(&task);
-    task.items = shard.of(&task.items).to_vec();
+    task.items = part(&task, shard);
     let ocr = args.ocr.open()?;
     let assistant = args.how.load(&args.model_path)?;
     let mut model = LocalModel::new(&assistant, &args.model_path, args.how.local(&assistant))?;
@@ -135,6 +136,20 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     unless_stopped(&asked, &args.answers_file.display().to_string())?;
     report(&args, &column, &asked, lines.len())
+}
+
+/// A chunk of the questions. As in the reference it is one of samples: the questions of a sample stay
+/// together.
+fn part(task: &Task, shard: Shard) -> Vec<Item> {
+    let is_first = |item: &Item| item.extra.get("qa_id").is_none_or(|id| *id == 0);
+    let mut samples: Vec<Vec<Item>> = Vec::new();
+    for item in &task.items {
+        match samples.last_mut() {
+            Some(sample) if !is_first(item) => sample.push(item.clone()),
+            _ => samples.push(vec![item.clone()]),
+        }
+    }
+    shard.of(&samples).concat()
 }
 
 /// Scores where there are references, and says what was done.
