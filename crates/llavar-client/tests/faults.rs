@@ -153,8 +153,8 @@ fn a_server_that_hangs_or_drips_is_left() {
     for fault in [hang, drip] {
         let server = StubServer::scripted(vec![fault], chat()).unwrap();
         let mut options = options(&server);
-        options.time_outs.answer = Duration::from_millis(1500);
-        options.time_outs.body = Duration::from_millis(1500);
+        options.time_outs.answer = Duration::from_secs(4);
+        options.time_outs.body = Duration::from_secs(4);
         let mut seen = Vec::new();
         let answer = Client::new(options)
             .unwrap()

@@ -57,6 +57,9 @@ enum Command {
     /// Score training data with a model and keep what helps.
     #[command(subcommand)]
     Select(commands::select::Command),
+    /// Build instruction data: captions and duos of questions from pictures, OCR and a language model.
+    #[command(subcommand)]
+    Instruct(commands::instruct::Command),
     /// Measure what this machine reaches, beside what it allows.
     #[command(subcommand)]
     Bench(commands::bench::Command),
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Eval(command) => commands::eval::run(command),
         Command::Ocr(command) => commands::ocr::run(command),
         Command::Select(command) => commands::select::run(command),
+        Command::Instruct(command) => commands::instruct::run(command),
         Command::Bench(command) => commands::bench::run(command),
     });
     match done {

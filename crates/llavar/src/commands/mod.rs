@@ -8,6 +8,7 @@ pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod init;
+pub(crate) mod instruct;
 pub(crate) mod ocr;
 pub(crate) mod plan;
 pub(crate) mod quickstart;

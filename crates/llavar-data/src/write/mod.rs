@@ -1,14 +1,27 @@
-//! Writing LLaVA JSON.
+//! Writing data sets: LLaVA JSON, Parquet with the pictures inside, WebDataset tars.
+//!
+//! Files are written aside and renamed, so an interrupted run leaves the old file or none.
+
+mod parquet;
+mod webdataset;
+
+pub use parquet::write_parquet;
+pub use webdataset::write_webdataset;
 
 use crate::error::Error;
 use crate::record::Sample;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Where a file is written before it gets its name.
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".partial");
+    path.with_file_name(name)
+}
 
 /// Writes samples as a LLaVA JSON array, one sample a line. Returns how many.
-///
-/// The file is written aside and renamed, so an interrupted run leaves the old file or none.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -20,9 +33,7 @@ pub fn write_llava_json<'a>(
         path: path.to_path_buf(),
         source,
     };
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".partial");
-    let aside = path.with_file_name(name);
+    let aside = aside(path);
     let mut written = 0;
     let body = || -> std::io::Result<()> {
         let mut out = BufWriter::new(File::create(&aside)?);

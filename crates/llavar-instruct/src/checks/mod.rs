@@ -1,0 +1,322 @@
+//! What is kept, and why the rest is not.
+//!
+//! Every rule gives a [`Reason`] and a sentence that says what exactly; the sentence goes into the next
+//! prompt. A proposal is turned down by the first rule that it breaks, so counts add up.
+
+mod evidence;
+mod language;
+mod quotes;
+mod sentences;
+
+pub use evidence::Evidence;
+pub use language::Language;
+pub use quotes::quoted_spans;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Duo;
+
+/// Why something was not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// No JSON of the asked form could be made out.
+    Schema,
+    /// A field is missing or empty.
+    MissingField,
+    /// Too short or too long.
+    Length,
+    /// No whole sentence, or a question without a question mark.
+    Sentence,
+    /// Brackets, placeholders or markup are left in it.
+    Markup,
+    /// The same words again and again.
+    Repetitive,
+    /// Another language than asked for.
+    Language,
+    /// It speaks of the caption, the OCR or the model.
+    MetaWords,
+    /// A quoted span is neither in the OCR nor in the caption.
+    QuoteNotFound,
+    /// The explanation quotes nothing.
+    NoQuote,
+    /// The answer names no fact that is in the OCR or the caption.
+    NoFact,
+    /// The question says what it asks for.
+    AnswersItself,
+    /// The same question or fact as one that is kept.
+    Duplicate,
+}
+
+impl Reason {
+    /// The name in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Schema => "schema",
+            Self::MissingField => "missing_field",
+            Self::Length => "length",
+            Self::Sentence => "sentence",
+            Self::Markup => "markup",
+            Self::Repetitive => "repetitive",
+            Self::Language => "language",
+            Self::MetaWords => "meta_words",
+            Self::QuoteNotFound => "quote_not_found",
+            Self::NoQuote => "no_quote",
+            Self::NoFact => "no_fact",
+            Self::AnswersItself => "answers_itself",
+            Self::Duplicate => "duplicate",
+        }
+    }
+}
+
+/// A rule that is broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Which.
+    pub reason: Reason,
+    /// What exactly.
+    pub detail: String,
+}
+
+pub(crate) fn broken(reason: Reason, detail: impl Into<String>) -> Result<(), Broken> {
+    Err(Broken {
+        reason,
+        detail: detail.into(),
+    })
+}
+
+/// The limits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Words of a caption.
+    pub caption_words: (usize, usize),
+    /// Words of a question.
+    pub question_words: (usize, usize),
+    /// Words of an answer.
+    pub answer_words: (usize, usize),
+    /// How like a quoted span must be to its best place in OCR or caption, 0 to 1:
+    /// 1 - Levenshtein distance / length, case and punctuation aside. Numbers must be equal.
+    pub grounding: f64,
+    /// From which likeness on two questions or answers are the same, 0 to 1.
+    pub duplicate: f64,
+    /// The language that texts must be in; of quoted spans it is not asked.
+    pub language: Language,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            caption_words: (12, 400),
+            question_words: (3, 60),
+            answer_words: (3, 120),
+            grounding: 0.8,
+            duplicate: 0.9,
+            language: Language::English,
+        }
+    }
+}
+
+impl Rules {
+    /// Whether a caption is kept.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn caption(&self, text: &str, evidence: &Evidence) -> Result<(), Broken> {
+        sentences::length("the caption", text, self.caption_words)?;
+        sentences::clean(text)?;
+        sentences::whole("the caption", text)?;
+        self.language.check(text)?;
+        sentences::no_meta_words(text, evidence)?;
+        self.grounded(text, evidence)
+    }
+
+    /// Whether a duo is kept beside those that are kept already.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn duo(&self, duo: &Duo, kept: &[Duo], evidence: &Evidence) -> Result<(), Broken> {
+        let named = Duo::FIELDS.iter().zip(duo.texts());
+        for (i, (field, text)) in named.enumerate() {
+            let name = field.replace('_', " ");
+            let words = [self.question_words, self.answer_words][i % 2];
+            sentences::length(&name, text, words)?;
+            sentences::clean(text)?;
+            match i % 2 {
+                0 => sentences::question(&name, text)?,
+                _ => sentences::whole(&name, text)?,
+            }
+            sentences::no_meta_words(text, evidence)?;
+        }
+        // Short texts alone say little about their language.
+        self.language.check(&duo.texts().join(" "))?;
+        duo.texts()
+            .iter()
+            .try_for_each(|text| self.grounded(text, evidence))?;
+        self.names_a_fact(duo, evidence)?;
+        if quoted_spans(&duo.self_explain_answer).is_empty() {
+            return broken(
+                Reason::NoQuote,
+                "the self explain answer quotes no text of the image",
+            );
+        }
+        self.is_new(duo, kept)
+    }
+
+    /// Every quoted span is in the evidence.
+    fn grounded(&self, text: &str, evidence: &Evidence) -> Result<(), Broken> {
+        for span in quoted_spans(text) {
+            if !evidence.holds(span, self.grounding) {
+                return broken(
+                    Reason::QuoteNotFound,
+                    format!("\"{span}\" is not written in the image"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer says something of the picture that the question does not.
+    fn names_a_fact(&self, duo: &Duo, evidence: &Evidence) -> Result<(), Broken> {
+        let question = evidence::words(&duo.extractive_question);
+        let answer = evidence::words(&duo.extractive_answer);
+        let new: Vec<&String> = answer
+            .iter()
+            .filter(|word| !question.contains(word) && !language::is_common(word))
+            .collect();
+        let spans = quoted_spans(&duo.extractive_answer);
+        let told = |span: &str| {
+            evidence::normal(&duo.extractive_question).contains(&evidence::normal(span))
+        };
+        if new.is_empty() || (!spans.is_empty() && spans.iter().all(|span| told(span))) {
+            return broken(
+                Reason::AnswersItself,
+                "the extractive question already says what its answer says",
+            );
+        }
+        if !new.iter().any(|word| evidence.has_word(word)) {
+            return broken(
+                Reason::NoFact,
+                "the extractive answer names nothing that is written in the image or known of it",
+            );
+        }
+        Ok(())
+    }
+
+    fn is_new(&self, duo: &Duo, kept: &[Duo]) -> Result<(), Broken> {
+        for other in kept {
+            let same = |a: &str, b: &str| {
+                strsim::normalized_levenshtein(&evidence::normal(a), &evidence::normal(b))
+                    >= self.duplicate
+            };
+            if same(&duo.extractive_question, &other.extractive_question)
+                || same(&duo.extractive_answer, &other.extractive_answer)
+            {
+                return broken(
+                    Reason::Duplicate,
+                    format!("\"{}\" has been asked already", other.extractive_question),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evidence() -> Evidence {
+        Evidence::new([
+            "ACME STORE",
+            "Date: 12/03/2018",
+            "TOTAL  9.90",
+            "Thank you! Visit our OCR booth",
+            "A receipt of a small shop, crumpled, on a wooden table.",
+        ])
+    }
+
+    fn duo() -> Duo {
+        Duo::from_texts([
+            "What is the total amount of the receipt?".into(),
+            "The total amount is 9.90.".into(),
+            "Which text in the image shows the total amount?".into(),
+            "The line \"TOTAL 9.90\" near the bottom shows it.".into(),
+        ])
+    }
+
+    fn reason(change: impl FnOnce(&mut Duo)) -> Option<Reason> {
+        let mut duo = duo();
+        change(&mut duo);
+        let kept = [Duo {
+            extractive_question: "On which date was it printed?".into(),
+            extractive_answer: "It was printed on 12/03/2018.".into(),
+            ..Duo::default()
+        }];
+        Rules::default()
+            .duo(&duo, &kept, &evidence())
+            .err()
+            .map(|broken| broken.reason)
+    }
+
+    #[test]
+    fn a_good_duo_is_kept_and_each_fault_has_its_reason() {
+        use Reason as R;
+        assert_eq!(reason(|_| ()), None);
+        let ea = |text: &'static str| reason(move |d| d.extractive_answer = text.into());
+        let eq = |text: &'static str| reason(move |d| d.extractive_question = text.into());
+        let sa = |text: &'static str| reason(move |d| d.self_explain_answer = text.into());
+        assert_eq!(ea("It is"), Some(R::Length));
+        assert_eq!(ea("total amount 9.90"), Some(R::Sentence));
+        assert_eq!(ea("The total amount is 9.90"), Some(R::Sentence));
+        assert_eq!(eq("Tell me the total amount."), Some(R::Sentence));
+        assert_eq!(ea("The total amount is [amount]."), Some(R::Markup));
+        assert_eq!(
+            ea("The total is the total is the total is the total is 9.90."),
+            Some(R::Repetitive)
+        );
+        assert_eq!(
+            ea("According to the caption, it is 9.90."),
+            Some(R::MetaWords)
+        );
+        assert_eq!(
+            eq("What does the OCR text say of the total?"),
+            None,
+            "OCR stands in the picture"
+        );
+        assert_eq!(ea("The total amount is \"8.90\"."), Some(R::QuoteNotFound));
+        assert_eq!(
+            sa("The line \"SUBTOTAL OF ALL\" shows it."),
+            Some(R::QuoteNotFound)
+        );
+        assert_eq!(sa("The line near the bottom shows it."), Some(R::NoQuote));
+        assert_eq!(ea("The total amount is unknown here."), Some(R::NoFact));
+        assert_eq!(
+            eq("Is the total amount of it 9.90?"),
+            Some(R::AnswersItself)
+        );
+        assert_eq!(ea("It was printed on 12/03/2018."), Some(R::Duplicate));
+        assert_eq!(
+            reason(|d| {
+                d.extractive_question = "Wie hoch ist der Betrag auf der Quittung?".into();
+                d.extractive_answer = "Der Betrag auf der Quittung ist 9.90.".into();
+                d.self_explain_question = "Wo steht der Betrag in dem Bild?".into();
+            }),
+            Some(R::Language)
+        );
+    }
+
+    #[test]
+    fn captions() {
+        let rules = Rules::default();
+        let good = "The image shows a crumpled receipt of \"Acme Store\" on a wooden table, with a total of \"9.90\".";
+        assert_eq!(rules.caption(good, &evidence()), Ok(()));
+        let fault = |text: &str| rules.caption(text, &evidence()).unwrap_err().reason;
+        assert_eq!(fault("A receipt."), Reason::Length);
+        assert_eq!(fault(&good.replace("9.90", "19.90")), Reason::QuoteNotFound);
+        assert_eq!(
+            fault(&good.replace("The image shows", "As an AI, I see")),
+            Reason::MetaWords
+        );
+        assert_eq!(fault(good.trim_end_matches('.')), Reason::Sentence);
+    }
+}

@@ -1,0 +1,174 @@
+//! The form of a text.
+
+use super::{Broken, Evidence, Reason, broken, evidence::words};
+
+/// A number of words.
+pub(super) fn length(name: &str, text: &str, limits: (usize, usize)) -> Result<(), Broken> {
+    let n = text.split_whitespace().count();
+    // Scripts without spaces: two characters count as a word.
+    let wide = text.chars().filter(|c| is_wide(*c)).count() / 2;
+    let n = n.max(wide);
+    match n {
+        n if n < limits.0 => broken(Reason::Length, format!("{name} has only {n} words")),
+        n if n > limits.1 => broken(
+            Reason::Length,
+            format!("{name} has {n} words, more than {}", limits.1),
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn is_wide(c: char) -> bool {
+    matches!(c, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{0e00}'..='\u{0e7f}')
+}
+
+/// A sentence from its capital to its full stop.
+pub(super) fn whole(name: &str, text: &str) -> Result<(), Broken> {
+    begins(name, text)?;
+    let end = text.trim_end_matches(['"', '”', '’', '\'', ')', '»', '」', '』']);
+    if end.ends_with("...") || end.ends_with('…') {
+        return broken(Reason::Sentence, format!("{name} is cut off"));
+    }
+    match end.ends_with(['.', '!', '?', '。', '！', '？', '।', '؟']) {
+        true => Ok(()),
+        false => broken(
+            Reason::Sentence,
+            format!("{name} does not end like a sentence"),
+        ),
+    }
+}
+
+/// A question.
+pub(super) fn question(name: &str, text: &str) -> Result<(), Broken> {
+    begins(name, text)?;
+    match text
+        .trim_end_matches(['"', '”', '’'])
+        .ends_with(['?', '？', '؟'])
+    {
+        true => Ok(()),
+        false => broken(
+            Reason::Sentence,
+            format!("{name} does not end with a question mark"),
+        ),
+    }
+}
+
+fn begins(name: &str, text: &str) -> Result<(), Broken> {
+    let first = text
+        .trim_start_matches(['"', '“', '„', '«', '‘', '\'', '(', '¿', '¡', '「'])
+        .chars()
+        .next();
+    match first {
+        Some(c) if c.is_lowercase() => broken(
+            Reason::Sentence,
+            format!("{name} does not begin with a capital letter"),
+        ),
+        Some(c) if c.is_alphanumeric() || "$€£¥#@&".contains(c) => Ok(()),
+        _ => broken(
+            Reason::Sentence,
+            format!("{name} does not begin with a word"),
+        ),
+    }
+}
+
+/// No markup, no placeholders, no loops.
+pub(super) fn clean(text: &str) -> Result<(), Broken> {
+    for mark in ["```", "{", "}", "<", "[", "\\n", "**", "\u{fffd}"] {
+        if text.contains(mark) {
+            return broken(Reason::Markup, format!("it holds `{mark}`"));
+        }
+    }
+    let words = words(text);
+    // Three words in the same order three times are a loop.
+    for i in 0..words.len().saturating_sub(2) {
+        let three = &words[i..i + 3];
+        let times = words.windows(3).filter(|window| *window == three).count();
+        if times >= 3 {
+            return broken(
+                Reason::Repetitive,
+                format!("\"{}\" is said {times} times", three.join(" ")),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What belongs to the making of the data and not to the picture.
+const META_WORDS: [&str; 33] = [
+    "caption",
+    "captions",
+    "ocr",
+    "json",
+    "prompt",
+    "as an ai",
+    "language model",
+    "bounding box",
+    "bounding boxes",
+    "page parser",
+    "parser results",
+    "provided text",
+    "provided information",
+    "provided description",
+    "provided image description",
+    "given text",
+    "given description",
+    "text provided",
+    "text layout",
+    "detected text",
+    "extracted text",
+    "recognized text",
+    "recognised text",
+    "the description",
+    "human annotator",
+    "annotator",
+    "annotation",
+    "i cannot see",
+    "i can't see",
+    "i cannot view",
+    "extractive",
+    "self explain",
+    "self explanation",
+];
+
+/// No word of the making of the data, unless it stands in the picture.
+pub(super) fn no_meta_words(text: &str, evidence: &Evidence) -> Result<(), Broken> {
+    let padded = format!(" {} ", words(text).join(" "));
+    for meta in META_WORDS {
+        let normal = meta.replace('\'', " ");
+        if padded.contains(&format!(" {normal} ")) && !evidence.mentions(meta) {
+            return broken(
+                Reason::MetaWords,
+                format!("it speaks of \"{meta}\", which a viewer of the image does not know"),
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms() {
+        for good in [
+            "It says \"Open.\"",
+            "“Open” is written.",
+            "9.90 is the total.",
+            "¿Qué es? Sí.",
+            "東京です。",
+        ] {
+            assert_eq!(whole("x", good), Ok(()), "{good}");
+        }
+        for bad in ["it is.", "It is", "It is...", "- It is.", ""] {
+            assert!(whole("x", bad).is_err(), "{bad}");
+        }
+        assert_eq!(question("x", "What is \"A\"?"), Ok(()));
+        assert!(clean("a b c d a b c d a b c").is_err());
+        assert_eq!(
+            clean("It is at the top of the page and at the top left."),
+            Ok(())
+        );
+        assert_eq!(length("x", "東京都千代田区の地図", (3, 10)), Ok(()));
+    }
+}

@@ -1,0 +1,163 @@
+//! A folder of pictures with many requests at once.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use llavar_ocr::Reader;
+
+use crate::{
+    Caller, InstructError, Picture, PictureResult, Pictures, Prompts, Settings, State,
+    generate::{self, Halt, Writer},
+};
+
+/// Pictures in a row whose requests fail before the server counts as gone.
+const GONE: usize = 12;
+
+/// Where a run is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct View {
+    /// Pictures gone through.
+    pub done: usize,
+    /// Pictures in all.
+    pub pictures: usize,
+    /// Duos kept.
+    pub kept: usize,
+    /// Duos proposed.
+    pub proposed: usize,
+    /// Pictures that failed.
+    pub failed: usize,
+}
+
+/// Why a run ended before its last picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The next request might have passed the budget.
+    Budget,
+    /// The user asked.
+    Cancelled,
+}
+
+/// What a run made.
+#[derive(Debug)]
+pub struct Generated {
+    /// Of every picture, in order; those that were not reached are [`State::Pending`].
+    pub pictures: Vec<PictureResult>,
+    /// Why it ended early.
+    pub stop: Option<Stop>,
+    /// What ended it early by force: what was done is in `pictures` all the same.
+    pub error: Option<InstructError>,
+}
+
+/// Goes through all pictures. Without a `caller` they are written from the page alone.
+///
+/// # Determinism
+/// The result depends on pictures, settings and the journal's answers, not on the order of requests.
+pub fn generate(
+    pictures: &Pictures,
+    captions: &HashMap<String, String>,
+    reader: &Reader,
+    caller: Option<(&Caller<'_>, &Prompts)>,
+    settings: &Settings,
+    threads: usize,
+    cancel: &AtomicBool,
+    watch: &(dyn Fn(View) + Sync),
+) -> Generated {
+    let writer = match caller {
+        Some((caller, prompts)) => Writer::Model(caller, prompts),
+        None => Writer::Template,
+    };
+    let next = AtomicUsize::new(0);
+    let halted = AtomicBool::new(false);
+    let in_a_row = AtomicUsize::new(0);
+    let shared = Mutex::new(Shared {
+        results: pictures
+            .names
+            .iter()
+            .map(|name| PictureResult::new(name, State::Pending))
+            .collect(),
+        view: View {
+            pictures: pictures.names.len(),
+            ..View::default()
+        },
+        halt: None,
+    });
+    let work = || {
+        while !halted.load(Relaxed) {
+            if cancel.load(Relaxed) {
+                return halt(&shared, &halted, Halt::Cancelled);
+            }
+            let i = next.fetch_add(1, Relaxed);
+            let Some(name) = pictures.names.get(i) else {
+                break;
+            };
+            let caption = captions.get(name).map(String::as_str);
+            let result = match Picture::open(&pictures.folder, name, caption, reader) {
+                Ok(picture) => match generate::picture(&picture, &writer, settings) {
+                    Ok(result) => result,
+                    Err(reason) => return halt(&shared, &halted, reason),
+                },
+                Err(reason) => PictureResult::new(name, State::Unusable { reason }),
+            };
+            if let State::Failed { class, reason } = &result.state {
+                // Refusals are of a picture; what passes by itself is of the server.
+                let of_picture =
+                    ["refused", "context_length", "filtered"].contains(&class.as_str());
+                if !of_picture && in_a_row.fetch_add(1, Relaxed) + 1 >= GONE {
+                    let error = InstructError::ServerGone {
+                        failures: GONE,
+                        last: reason.clone(),
+                    };
+                    halt(&shared, &halted, Halt::Error(error));
+                }
+            } else {
+                in_a_row.store(0, Relaxed);
+            }
+            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.view.done += 1;
+            shared.view.kept += result.duos.len();
+            shared.view.proposed += result.proposed;
+            shared.view.failed += usize::from(matches!(result.state, State::Failed { .. }));
+            shared.results[i] = result;
+            let view = shared.view;
+            drop(shared);
+            watch(view);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, pictures.names.len().max(1)) {
+            scope.spawn(work);
+        }
+    });
+    let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (stop, error) = match shared.halt {
+        None => (None, None),
+        Some(Halt::Budget) => (Some(Stop::Budget), None),
+        Some(Halt::Cancelled) => (Some(Stop::Cancelled), None),
+        Some(Halt::Error(error)) => (None, Some(error)),
+    };
+    Generated {
+        pictures: shared.results,
+        stop,
+        error,
+    }
+}
+
+struct Shared {
+    results: Vec<PictureResult>,
+    view: View,
+    halt: Option<Halt>,
+}
+
+/// Stops all threads after what they are at; an error outweighs a stop.
+fn halt(shared: &Mutex<Shared>, halted: &AtomicBool, reason: Halt) {
+    halted.store(true, Relaxed);
+    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    if shared.halt.is_none() || matches!(reason, Halt::Error(_)) {
+        shared.halt = Some(reason);
+    }
+}
