@@ -12,7 +12,7 @@ use llavar_tensor::{
     DType, Device, Param, Tensor,
     collective::Group,
     mapped::MappedFile,
-    optim::{AdamW, Moments, Precision, StepLimits, StepReadback, StepState},
+    optim::{AdamW, Moments, Precision, StepLimits, StepReadback, StepState, update_average},
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -25,6 +25,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Optimizer {
     adamw: AdamW,
+    /// Decay of the moving average of the weights, where one is kept.
+    ema_decay: Option<f32>,
     max_grad_norm: f32,
     precision: Precision,
     entries: Vec<Entry>,
@@ -58,6 +60,8 @@ struct Entry {
     moments: Option<Moments>,
     /// The weight in f32 as it was before it was rounded, until `moments` takes it over.
     master: Option<Tensor>,
+    /// Moving average of the weight, f32.
+    average: Option<Tensor>,
 }
 
 impl Optimizer {
@@ -126,6 +130,7 @@ impl Optimizer {
                 start: piece.start,
                 moments: None,
                 master: None,
+                average: None,
             })
             .collect();
         let adamw = AdamW {
@@ -136,6 +141,7 @@ impl Optimizer {
         };
         Ok(Self {
             adamw,
+            ema_decay: train.ema_decay.map(|decay| decay as f32),
             max_grad_norm: train.max_grad_norm as f32,
             precision,
             entries,
@@ -164,6 +170,13 @@ impl Optimizer {
                 true => Some(entry.param.value().cast(DType::F32)?.to_device(device)?),
                 false => None,
             };
+            if self.ema_decay.is_some() {
+                // A copy, because it takes a way of its own.
+                let start =
+                    || Tensor::from_vec(entry.param.value().to_f32_vec()?, entry.param.shape());
+                let average = entry.average.take().map_or_else(start, Ok)?;
+                entry.average = Some(average.to_device(device)?);
+            }
             match &mut entry.moments {
                 Some(moments) => {
                     moments.exp_avg = moments.exp_avg.to_device(device)?;
@@ -218,6 +231,11 @@ impl Optimizer {
             let (lr, decay) = ((factor * entry.lr) as f32, entry.weight_decay as f32);
             self.adamw
                 .update(&entry.param, moments, lr, decay, &self.state)?;
+            if let (Some(decay), Some(average)) = (self.ema_decay, &mut entry.average) {
+                let value = moments.master.clone();
+                let value = value.unwrap_or_else(|| entry.param.value());
+                update_average(average, &value, decay, &self.state)?;
+            }
         }
         Ok(self.state.read_back()?)
     }
@@ -265,7 +283,20 @@ impl Optimizer {
             .collect()
     }
 
-    /// Writes the moments as `NAME.exp_avg` and `NAME.exp_avg_sq` in their element type, into
+    /// Moving averages of the weights by name; `None` where none are kept.
+    pub(crate) fn averages(&self) -> Option<HashMap<String, Tensor>> {
+        self.ema_decay?;
+        let averages = self.entries.iter();
+        let averages = averages.filter_map(|e| Some((e.param.name(), e.average.clone()?)));
+        Some(
+            averages
+                .map(|(name, average)| (name.to_owned(), average))
+                .collect(),
+        )
+    }
+
+    /// Writes the moments as `NAME.exp_avg` and `NAME.exp_avg_sq` in their element type, and moving averages as
+    /// `NAME.ema`, into
     /// `optimizer.safetensors` of a checkpoint. Where ranks hold pieces, each writes its own file, and the
     /// parts of a tensor follow each other in the order of the ranks.
     pub(crate) fn save(&self, checkpoint: &Path) -> Result<(), TrainError> {
@@ -279,6 +310,9 @@ impl Optimizer {
                 )
             }
         };
+        let averages = self.entries.iter();
+        let averages =
+            averages.filter_map(|e| Some((format!("{}.ema", e.param.name()), e.average.clone()?)));
         let tensors = self
             .entries
             .iter()
@@ -289,6 +323,7 @@ impl Optimizer {
                     (format!("{name}.exp_avg_sq"), moments.exp_avg_sq.clone()),
                 ]
             })
+            .chain(averages)
             .collect();
         write_tensors(&checkpoint.join(name), tensors)
     }
@@ -305,9 +340,10 @@ impl Optimizer {
         for (path, map) in paths.iter().zip(&maps) {
             let file = SafeTensors::deserialize(map).map_err(|e| bad(path, e.to_string()))?;
             for name in file.names() {
-                let weight = name
-                    .rsplit_once(".exp_avg")
-                    .map_or("", |(weight, _)| weight);
+                let weight = [".exp_avg", ".exp_avg_sq", ".ema"]
+                    .iter()
+                    .find_map(|suffix| name.strip_suffix(suffix))
+                    .unwrap_or("");
                 if !self.trained.contains(weight) {
                     let reason = format!("its tensor `{name}` belongs to no weight that trains");
                     return Err(bad(path, reason));
@@ -316,7 +352,7 @@ impl Optimizer {
             files.push(file);
         }
         for entry in &mut self.entries {
-            let read = |suffix: &str| -> Result<Option<Tensor>, TrainError> {
+            let read = |suffix: &str, dtype: DType| -> Result<Option<Tensor>, TrainError> {
                 let name = format!("{}.{suffix}", entry.param.name());
                 let range = entry.start..entry.start + entry.param.numel();
                 let values = read_range(&files, &name, &entry.whole, range);
@@ -325,9 +361,13 @@ impl Optimizer {
                     return Ok(None);
                 };
                 let tensor = Tensor::from_vec(values, entry.param.shape())?;
-                Ok(Some(tensor.cast(self.precision.states())?))
+                Ok(Some(tensor.cast(dtype)?))
             };
-            entry.moments = match (read("exp_avg")?, read("exp_avg_sq")?) {
+            if self.ema_decay.is_some() {
+                entry.average = read("ema", DType::F32)?;
+            }
+            let states = self.precision.states();
+            entry.moments = match (read("exp_avg", states)?, read("exp_avg_sq", states)?) {
                 (Some(exp_avg), Some(exp_avg_sq)) => Some(Moments {
                     exp_avg,
                     exp_avg_sq,

@@ -467,6 +467,46 @@ fn all_ranks_go_back_together() {
     }
 }
 
+/// Each rank keeps the average of its own parts; what is published is that of one rank alone.
+#[test]
+fn moving_averages_are_put_together_from_all_ranks() {
+    if !has_mpirun("moving_averages_are_put_together_from_all_ranks") {
+        return;
+    }
+    let world = World::new(8);
+    let common = ["per_device_train_batch_size=1", "ema_decay=0.5"];
+    let with = |more: &[&'static str]| [&common[..], more].concat();
+    let one = with(&["gradient_accumulation_steps=2"]);
+    alone(&world, "alone", &one, Resume::No);
+    let want = LlavaModel::load(&world.path("alone/model-ema")).unwrap();
+    let stages = ["zero_stage=0", "zero_stage=1", "zero_stage=3"];
+    let jobs: Vec<_> = stages
+        .iter()
+        .map(|stage| {
+            job(
+                stage,
+                &with(&["gradient_accumulation_steps=1", stage]),
+                None,
+            )
+        })
+        .collect();
+    run_on(&world, 2, &jobs);
+    for stage in stages {
+        let got = LlavaModel::load(&world.path(stage).join("model-ema")).unwrap();
+        let trained = LlavaModel::load(&world.path(stage).join("model")).unwrap();
+        let mut moved = 0;
+        for ((got, want), trained) in got.params().iter().zip(want.params()).zip(trained.params()) {
+            let values = |param: &llavar_tensor::Param| param.value().to_f32_vec().unwrap();
+            let (a, b) = (values(got), values(&want));
+            let far = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
+            let far = far.fold(0.0, f32::max);
+            assert!(far < 2e-3, "{stage}: {} is off by {far}", got.name());
+            moved += usize::from(a != values(&trained));
+        }
+        assert!(moved > 20, "{stage}: {moved}");
+    }
+}
+
 #[test]
 fn a_rank_that_dies_or_falls_silent_ends_all_and_is_named() {
     if !has_mpirun("a_rank_that_dies_or_falls_silent_ends_all_and_is_named") {

@@ -7,6 +7,7 @@
 
 mod adamw;
 mod clip;
+mod ema;
 mod precision;
 mod rounding;
 mod step;
@@ -16,5 +17,6 @@ pub(crate) mod testing;
 pub use adamw::{AdamW, Moments};
 pub(crate) use adamw::{Kind, RoundingKey};
 pub use clip::{clip_factor, global_grad_norm};
+pub use ema::update_average;
 pub use precision::Precision;
 pub use step::{StepLimits, StepReadback, StepResult, StepState};

@@ -1,6 +1,6 @@
 //! Checks of the optimizer that hold on every device.
 
-use super::{AdamW, Moments, Precision, StepLimits, StepState};
+use super::{AdamW, Moments, Precision, StepLimits, StepState, update_average};
 use crate::{
     Device, Param, Tensor,
     ops::testing::{Rng, close},
@@ -291,4 +291,42 @@ pub(crate) fn limits_are_kept(device: &Device) {
         ..limits
     };
     assert!(state.begin_within([&param], 1.0, Some(limits)).is_err());
+}
+
+/// Averages of weights of both types over steps, one of which is skipped.
+pub(crate) fn averages_agree_with_the_formula(device: &Device) {
+    let mut rng = Rng::new(23);
+    let adamw = AdamW::default();
+    for (precision, n) in [
+        (Precision::F32, 1003),
+        (Precision::PureBf16, 16 * 1024 + 77),
+    ] {
+        let param = param("p", rng.tensor(&[n]), device, precision);
+        let start = param.value().to_f32_vec().unwrap();
+        let mut want: Vec<f64> = start.iter().map(|x| f64::from(*x)).collect();
+        let average = Tensor::from_vec(start, &[n]).unwrap();
+        let mut average = average.to_device(device).unwrap();
+        let mut moments = Moments::new(&param, precision).unwrap();
+        let mut state = StepState::new(device, 0, &adamw).unwrap();
+        assert!(update_average(&mut average, &param.value(), 0.9, &state).is_err());
+        for step in 0..6 {
+            let bad = step == 3;
+            let mut g = rng.vec(n);
+            g[0] = if bad { f32::NAN } else { g[0] };
+            set_grad(&param, &g);
+            state.begin([&param], 0.0).unwrap();
+            adamw
+                .update(&param, &mut moments, 0.1, 0.0, &state)
+                .unwrap();
+            update_average(&mut average, &param.value(), 0.9, &state).unwrap();
+            let values = param.value().to_f32_vec().unwrap();
+            for (want, value) in want.iter_mut().zip(values).filter(|_| !bad) {
+                *want += 0.1 * (f64::from(value) - *want);
+            }
+        }
+        let what = format!("average, {precision} on {device}");
+        close(&average.to_f32_vec().unwrap(), &narrow(&want), 1e-5, &what);
+        let other = Tensor::zeros(&[n + 1]);
+        assert!(update_average(&mut average, &other, 0.9, &state).is_err());
+    }
 }

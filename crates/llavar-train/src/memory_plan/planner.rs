@@ -148,7 +148,7 @@ impl Planner {
             capacity: Some(spread.memory),
             weights: size * weights,
             gradients: precision.grads().size() * gradients,
-            optimizer_states: super::state_bytes(precision) * states,
+            optimizer_states: (super::state_bytes(precision) + self.train.average_bytes()) * states,
             activations: 0,
             workspace: gpu_workspace(&self.config.llm, size),
             data: 0,

@@ -332,6 +332,9 @@ pub struct TrainSection {
     pub on_spike: OnSpike,
     /// Times that a run may go back before it stops.
     pub max_rollbacks: u32,
+    /// Decay of a moving average of the weights, by update; None: none is kept. The average begins with the weights
+    /// of the start and is saved beside the model, as `model-ema`.
+    pub ema_decay: Option<f64>,
     /// Decay of AdamW's first moment.
     pub adam_beta1: f64,
     /// Decay of AdamW's second moment.
@@ -406,6 +409,7 @@ impl Default for TrainSection {
             spike_z_grad_norm: 0.0,
             on_spike: OnSpike::Warn,
             max_rollbacks: 3,
+            ema_decay: None,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
@@ -427,6 +431,13 @@ impl Default for TrainSection {
             freeze: Vec::new(),
             allow_recipe_change: false,
         }
+    }
+}
+
+impl TrainSection {
+    /// Bytes of the moving average of a weight that trains.
+    pub(crate) fn average_bytes(&self) -> usize {
+        self.ema_decay.map_or(0, |_| size_of::<f32>())
     }
 }
 

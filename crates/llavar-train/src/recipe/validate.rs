@@ -90,6 +90,14 @@ impl Recipe {
                 "above 0, at most 1 (no decay)",
             );
         }
+        if let Some(decay) = t.ema_decay {
+            check(
+                (0.0..1.0).contains(&decay),
+                "train.ema_decay",
+                &decay,
+                "0 to below 1",
+            );
+        }
         check(
             (4..=100_000).contains(&t.spike_window),
             "train.spike_window",

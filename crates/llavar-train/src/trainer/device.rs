@@ -109,7 +109,7 @@ impl Trainer {
             capacity: self.place.capacity(),
             weights: size * weights,
             gradients: precision.grads().size() * gradients,
-            optimizer_states: state_bytes(precision) * trainable,
+            optimizer_states: (state_bytes(precision) + train.average_bytes()) * trainable,
             activations: 0,
             workspace,
             // Pictures of one step, and of the micro-batches that are put together ahead.

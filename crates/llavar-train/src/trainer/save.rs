@@ -1,6 +1,7 @@
 //! Writing checkpoints and the final model.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -9,7 +10,7 @@ use llavar_model::{
     ModelError,
     weights::{Dtype, SaveError},
 };
-use llavar_tensor::{DType, Device};
+use llavar_tensor::{DType, Device, Tensor};
 
 use super::Trainer;
 use crate::{
@@ -190,12 +191,31 @@ impl Trainer {
             }
             false => self.save_model(&model)?,
         }
+        if let Some(averages) = self.optimizer.averages() {
+            let model = self.run_dir.join("model-ema");
+            match self.group.is_first() {
+                true => {
+                    let kept = publish_folder(&model, |dir| self.save_values(dir, &averages))?;
+                    tell_kept(kept, &model, observer);
+                }
+                false => self.save_values(&model, &averages)?,
+            }
+        }
         Ok(model)
     }
 
     /// Writes the model folder on rank 0, to which all ranks give what they keep.
     fn save_model(&self, folder: &Path) -> Result<(), TrainError> {
-        self.zero.write_values(&self.optimizer.masters(), |value| {
+        self.save_values(folder, &self.optimizer.masters())
+    }
+
+    /// As [`Trainer::save_model`] with the values of `masters` where it has them.
+    fn save_values(
+        &self,
+        folder: &Path,
+        masters: &HashMap<String, Tensor>,
+    ) -> Result<(), TrainError> {
+        self.zero.write_values(masters, |value| {
             let from = Some(self.tokenizer_folder.as_path());
             let saved = self.model.save_with(folder, from, Dtype::F32, value);
             saved.map_err(|e| {

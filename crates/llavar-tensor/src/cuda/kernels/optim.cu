@@ -160,6 +160,19 @@ KERNEL adamw_f32(float* p, bf16* w, const T* g, float* m, float* v, const Step* 
     if (w) put(w, i, n, whole, P);
 }
 
+// average += rate (value - average), unless nothing was updated. T is the type of the value.
+KERNEL moving_average(float* average, const T* value, const Step* step, i64 n, float rate) {
+    i64 i = (blockIdx.x * (i64)blockDim.x + threadIdx.x) * 4;
+    if (i >= n || step->skipped != 0.f) return;
+    bool whole = i + 4 <= n && (((u64)average | (u64)value) & 15) == 0;
+    float A[4], V[4];
+    fetch(average, i, n, whole, A);
+    fetch(value, i, n, whole, V);
+    #pragma unroll
+    for (int j = 0; j < 4; j++) A[j] = fmaf(rate, V[j] - A[j], A[j]);
+    put(average, i, n, whole, A);
+}
+
 DEVICE u32 mix(u32 x) {
     x ^= x >> 16;
     x *= 0x85ebca6bu;

@@ -43,7 +43,7 @@ pub(crate) use linear_cross_entropy::linear_cross_entropy;
 pub(crate) use linear_layer_scale::linear_layer_scale;
 pub(crate) use mean_tokens::mean_tokens;
 pub(crate) use narrow_tokens::{concat, narrow_tokens, widen_tokens};
-pub(crate) use optim::{DeviceStep, adamw};
+pub(crate) use optim::{DeviceStep, adamw, update_average};
 pub(crate) use patchify::patchify;
 pub(crate) use pixels::from_rgb;
 pub(crate) use resample::{TapsOnGpu, resample};

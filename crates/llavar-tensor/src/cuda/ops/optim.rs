@@ -22,6 +22,7 @@ const NORM_PARTS: Kernel = kernel("norm_parts");
 const BEGIN_STEP: Kernel = kernel("begin_step");
 const ADAMW_F32: Kernel = kernel("adamw_f32");
 const ADAMW_PURE: Kernel = kernel("adamw_pure");
+const MOVING_AVERAGE: Kernel = kernel("moving_average");
 
 /// Elements of a gradient whose squares one block adds up.
 const NORM_CHUNK: usize = 32 << 10;
@@ -197,6 +198,22 @@ pub(crate) fn adamw(
     )
 }
 
+/// As [`crate::optim::update_average`], with shapes that fit; `rate` is `1 - decay`.
+pub(crate) fn update_average(
+    average: &mut Tensor,
+    value: &Tensor,
+    rate: f32,
+    step: &DeviceStep,
+) -> Result<()> {
+    let n = average.numel();
+    step.cuda.launch(
+        &MOVING_AVERAGE,
+        value.dtype(),
+        Grid::new(n.div_ceil(4 * THREADS), THREADS),
+        args![average, value, &step.scalars, n as i64, rate],
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +256,13 @@ mod tests {
     fn steps_beyond_their_limits_are_told_or_skipped() {
         memory::set_poison(true);
         testing::limits_are_kept(&gpu());
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn averages_follow_the_formula_and_stand_still_where_a_step_is_skipped() {
+        memory::set_poison(true);
+        testing::averages_agree_with_the_formula(&gpu());
     }
 
     #[test]

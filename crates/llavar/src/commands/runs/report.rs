@@ -264,7 +264,10 @@ fn card(sample: &Value, sets: &mut Sets, pictures: &mut Pictures) -> Card {
         picture,
         picture_name: name.unwrap_or_default().to_owned(),
         category: String::new(),
-        question: text("question").to_owned(),
+        question: text("question")
+            .replace(llavar_data::IMAGE_TAG, "")
+            .trim()
+            .to_owned(),
         gold: vec![text("answer").to_owned()],
         answers: vec![Answer {
             text: format!(
