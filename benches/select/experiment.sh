@@ -3,14 +3,15 @@
 # part that `llavar select` keeps and on a random part of the same size, three seeds each, and prints how
 # many held-out questions each model answers rightly.
 #
-#   benches/select/experiment.sh MODEL OUT
+#   benches/select/experiment.sh MODEL SCORER OUT
 #
-# MODEL scores, and training starts from it: a quickstart model (`llavar quickstart --set-synth
-# self_explain=1.0`), which has seen 12 words for every kind of fact. The new data have 24, so that there is
-# something to learn. Environment: LLAVAR (the program), PICTURES, SHARE (of faulty samples), STEPS, SEEDS.
+# Training starts from MODEL (of `llavar quickstart --set-synth self_explain=1.0`), which reads 12 words for
+# every kind of fact; the new pictures have VOCABULARY (12) of them. SCORER is a model that knows whole texts
+# (example `whole_texts`). Environment: LLAVAR (the program), EXAMPLES (their folder), PICTURES, SHARE (of
+# faulty samples), STEPS, SEEDS, PICK (flags of `llavar select pick`).
 set -euo pipefail
-[ $# -eq 2 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
-model=$1 out=$2
+[ $# -eq 3 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2; }
+model=$1 scorer=$2 out=$3
 llavar=${LLAVAR:-llavar}
 examples=${EXAMPLES:-target/release/examples}
 pictures=${PICTURES:-800} share=${SHARE:-0.5} steps=${STEPS:-100}
@@ -18,10 +19,10 @@ mkdir -p "$out"
 for split in train held_out; do
     [ -d "$out/$split" ] || "$llavar" data synth --profile quickstart --split $split --seed 77 --jpeg 0 \
         -n $([ $split = train ] && echo "$pictures" || echo 150) \
-        --set self_explain=1.0 --set vocabulary=24 --out "$out/$split" >/dev/null
+        --set self_explain=1.0 --set vocabulary=${VOCABULARY:-12} --out "$out/$split" >/dev/null
 done
 "$examples/plant" "$out/train/data.json" "$share" 5 "$out/train/all.json"
-"$llavar" select score "$out/train/all.json" --model "$model" --out "$out/scores.parquet" >/dev/null
+"$llavar" select score "$out/train/all.json" --model "$scorer" --out "$out/scores.parquet" >/dev/null
 "$llavar" select pick "$out/scores.parquet" --data "$out/train/all.json" --out "$out/selected.json" \
     ${PICK:-} | tee "$out/pick.txt"
 kept=$(sed -n '1s/.*: \([0-9]*\) of .*/\1/p' "$out/pick.txt")

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p llavar-select --example planted_faults -- MODEL DATA.json IMAGE_FOLDER [SAMPLES]`
 //!
-//! DATA holds duos. Printed is the AUC of every score: the share of (faulty, clean) pairs of which the
+//! MODEL must know whole texts: a published one, or one of the example `whole_texts`. DATA holds duos. Printed is the AUC of every score: the share of (faulty, clean) pairs of which the
 //! faulty one scores higher; 50 % is chance.
 
 use std::{error::Error, path::Path};
@@ -58,10 +58,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mean = |kind: PairKind, get: fn(&ScoreRow) -> Option<f64>| {
         let of_kind = clean.iter().filter(|row| row.kind == kind);
         let values: Vec<f64> = of_kind.filter_map(get).collect();
-        values.iter().sum::<f64>() / values.len().max(1) as f64
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     };
     for kind in [PairKind::Extractive, PairKind::SelfExplain] {
-        let means = SCORES.map(|(name, get)| format!("{name} {:.3}", mean(kind, get)));
+        let means: Vec<String> = SCORES
+            .iter()
+            .filter_map(|(name, get)| Some(format!("{name} {:.3}", mean(kind, *get)?)))
+            .collect();
         println!("clean {}: mean {}", kind.as_str(), means.join(", "));
     }
     Ok(())
