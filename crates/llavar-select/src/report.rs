@@ -128,18 +128,23 @@ pub fn page(
         picked(&mut page, rows, verdicts);
         let mut own = Vec::new();
         for ((kept, dropped), why) in side_by_side(rows, verdicts, options.shown) {
-            own.push(card(kept, "kept", Some("kept".into()), &mut pictures, read));
-            let remark = Some(format!("dropped: {}", in_words(why)));
+            own.push(card(kept, "kept", None, &mut pictures, read));
+            let remark = Some(in_words(why).to_owned());
             own.push(card(dropped, "dropped", remark, &mut pictures, read));
         }
         cards.insert(0, ("Kept beside dropped".to_owned(), own));
     }
     for (title, cards) in &cards {
         page.section(title);
-        page.add(&Cards {
+        let cards = Cards {
             cards,
             pictures: &pictures,
-        });
+        };
+        match title.starts_with("Kept") {
+            // Two to a row: a kept pair and a dropped one.
+            true => page.add(&maud::html! { div.paired { (cards) } }),
+            false => page.add(&cards),
+        }
     }
     if reasons > 0 {
         page.section("Without some score");
