@@ -16,6 +16,7 @@
 pub mod answer;
 pub mod compare;
 pub mod fingerprint;
+pub mod judge;
 pub mod metrics;
 pub mod report;
 pub mod results;

@@ -138,7 +138,7 @@ fn broken_rows_are_counted_by_kind_and_the_rest_is_shown() {
     bytes.extend(b"\xff\xfe broken\n{\"question_id\": 1}\n{\"question_id\": \"tor");
     fs::write(&scored, bytes).unwrap();
     fs::create_dir_all(folder.join("docvqa_val")).unwrap();
-    fs::write(folder.join("docvqa_val/samples.jsonl"), "").unwrap();
+    fs::write(folder.join("docvqa_val/run.json"), "{}").unwrap();
     fs::create_dir_all(folder.join("funsd_test")).unwrap();
     fs::write(folder.join("funsd_test/scored.jsonl"), "").unwrap();
     fs::write(folder.join("funsd_test/results.json"), "{").unwrap();
@@ -196,7 +196,7 @@ fn a_folder_without_results_is_an_error_that_names_it() {
             "{error}"
         );
     }
-    fs::write(root.path().join("samples.jsonl"), "").unwrap();
+    fs::write(root.path().join("run.json"), "{}").unwrap();
     let error = ReportRun::open(root.path()).unwrap_err();
     assert!(
         matches!(&error, ReportError::NothingScored { first: Some(f), .. } if f.contains("not scored yet")),

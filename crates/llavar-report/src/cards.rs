@@ -141,15 +141,14 @@ impl Render for Cards<'_> {
         );
         let by = distinct(answers().map(|answer| answer.by.as_str()));
         let columns = columns(&scores, &by);
-        let mut placed = vec![false; self.pictures.len()];
         html! {
             section.browser {
                 (self.controls())
-                div.cards { @for (at, card) in self.cards.iter().enumerate() {
-                    article id=(format!("card-{at}")) data-category=(number.get(card.category.as_str()).copied().unwrap_or(0))
+                div.cards { @for card in self.cards {
+                    article data-category=(number.get(card.category.as_str()).copied().unwrap_or(0))
                         data-outcome=(outcome(card)) data-failed[card.answers.iter().any(|a| a.failed)]
                         data-scores=(score_list(card, &columns)) {
-                        (self.picture(card, &mut placed))
+                        (self.picture(card))
                         div.said {
                             (question(&card.question))
                             @for answer in &card.answers { (said(answer)) }
@@ -167,17 +166,13 @@ impl Render for Cards<'_> {
 }
 
 impl Cards<'_> {
-    fn picture(&self, card: &Card, placed: &mut [bool]) -> Markup {
+    fn picture(&self, card: &Card) -> Markup {
         match &card.picture {
-            Thumbnail::Shown(number) => {
-                let again = placed.get(*number).copied().unwrap_or(false);
-                if let Some(place) = placed.get_mut(*number) {
-                    *place = true;
+            Thumbnail::Shown(number) => html! {
+                figure.picture title=(crate::text::shown(&card.picture_name)) {
+                    (self.pictures.element(*number, &card.picture_name))
                 }
-                html! { figure.picture title=(crate::text::shown(&card.picture_name)) {
-                    (self.pictures.element(*number, &card.picture_name, again))
-                } }
-            }
+            },
             Thumbnail::Missing(why) => html! { figure.picture.missing {
                 strong { "no picture" } span { (Text(&card.picture_name)) } small { (Text(why)) }
             } },

@@ -55,5 +55,5 @@ pub use chart::{
 };
 pub use number::significant;
 pub use page::Page;
-pub use picture::{Pictures, Thumbnail};
+pub use picture::{Pictures, Prepared, Thumbnail};
 pub use table::{Cell, Table};

@@ -1,6 +1,9 @@
 //! Pictures inside the page.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use llavar_image::{ImageError, RgbImage, encode_jpeg, encode_png, thumbnail};
@@ -20,22 +23,25 @@ pub enum Thumbnail {
     None,
 }
 
+/// A picture as it stands in the file.
 #[derive(Debug, Clone)]
-struct Embedded {
+pub struct Prepared {
     width: usize,
     height: usize,
     address: String,
 }
 
 /// The pictures of a page. One that several questions are about is embedded once.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Pictures {
     max_side: usize,
     max_bytes: usize,
     bytes: usize,
     left_out: usize,
-    embedded: Vec<Embedded>,
+    embedded: Vec<Prepared>,
     known: HashMap<String, Thumbnail>,
+    /// Those whose bytes are on the page.
+    placed: Mutex<HashSet<usize>>,
 }
 
 impl Pictures {
@@ -49,6 +55,7 @@ impl Pictures {
             left_out: 0,
             embedded: Vec::new(),
             known: HashMap::new(),
+            placed: Mutex::default(),
         }
     }
 
@@ -62,15 +69,60 @@ impl Pictures {
         if let Some(known) = self.known.get(name) {
             return known.clone();
         }
-        let made = if self.bytes >= self.max_bytes {
-            Ok(None)
+        let made = if self.is_full() {
+            None
         } else {
-            read().and_then(|image| self.embed(&image))
+            Some(read().and_then(|image| self.prepare(&image)))
         };
-        let thumbnail = match made {
-            Ok(Some(embedded)) => {
-                self.bytes += embedded.address.len();
-                self.embedded.push(embedded);
+        self.keep(name, made)
+    }
+
+    /// Whether the limit is reached, so that nothing more need be prepared.
+    pub fn is_full(&self) -> bool {
+        self.bytes >= self.max_bytes
+    }
+
+    /// Whether the picture called `name` has its place.
+    pub fn knows(&self, name: &str) -> bool {
+        self.known.contains_key(name)
+    }
+
+    /// A picture shrunk and encoded, for [`Pictures::place`]: the slow part, for which threads can share
+    /// `self`.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn prepare(&self, image: &RgbImage) -> Result<Prepared, ImageError> {
+        let small = thumbnail(image, self.max_side, self.max_side)?;
+        // Drawings with few colours are smaller, and sharper, without loss.
+        let (png, jpeg) = (encode_png(&small)?, encode_jpeg(&small, QUALITY)?);
+        let (kind, file) = if png.len() <= jpeg.len() {
+            ("png", png)
+        } else {
+            ("jpeg", jpeg)
+        };
+        Ok(Prepared {
+            width: small.width,
+            height: small.height,
+            address: format!("data:image/{kind};base64,{}", STANDARD.encode(file)),
+        })
+    }
+
+    /// Gives a picture that was prepared elsewhere its place; the order of calls is the order of places.
+    pub fn place(&mut self, name: &str, made: Result<Prepared, ImageError>) -> Thumbnail {
+        match self.known.get(name) {
+            Some(known) => known.clone(),
+            None => self.keep(name, Some(made)),
+        }
+    }
+
+    fn keep(&mut self, name: &str, made: Option<Result<Prepared, ImageError>>) -> Thumbnail {
+        let room = self.max_bytes.saturating_sub(self.bytes);
+        let fits = made.map(|made| made.map(|made| (made.address.len() <= room).then_some(made)));
+        let thumbnail = match fits.unwrap_or(Ok(None)) {
+            Ok(Some(made)) => {
+                self.bytes += made.address.len();
+                self.embedded.push(made);
                 Thumbnail::Shown(self.embedded.len() - 1)
             }
             Ok(None) => {
@@ -101,9 +153,11 @@ impl Pictures {
         self.left_out
     }
 
-    /// The picture's element. Only the first place of a picture (`again` false) holds its bytes; the
-    /// page's script fills in the others.
-    pub(crate) fn element(&self, number: usize, name: &str, again: bool) -> Markup {
+    /// The picture's element. The first one that is made of a picture holds its bytes; the page's script
+    /// fills in the others, in whichever cards of the page they are.
+    pub(crate) fn element(&self, number: usize, name: &str) -> Markup {
+        let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = !placed.insert(number);
         let Some(picture) = self.embedded.get(number) else {
             return html! {};
         };
@@ -116,25 +170,6 @@ impl Pictures {
                 img alt=(alt) width=(width) height=(height) id=(format!("picture-{number}")) src=(picture.address);
             }
         }
-    }
-
-    /// The picture for the page; none where it would not fit.
-    fn embed(&self, image: &RgbImage) -> Result<Option<Embedded>, ImageError> {
-        let small = thumbnail(image, self.max_side, self.max_side)?;
-        // Drawings with few colours are smaller, and sharper, without loss.
-        let (png, jpeg) = (encode_png(&small)?, encode_jpeg(&small, QUALITY)?);
-        let (kind, file) = if png.len() <= jpeg.len() {
-            ("png", png)
-        } else {
-            ("jpeg", jpeg)
-        };
-        let address = format!("data:image/{kind};base64,{}", STANDARD.encode(file));
-        let fits = self.bytes + address.len() <= self.max_bytes;
-        Ok(fits.then_some(Embedded {
-            width: small.width,
-            height: small.height,
-            address,
-        }))
     }
 }
 

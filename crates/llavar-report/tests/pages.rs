@@ -242,6 +242,37 @@ fn scripts_in_texts_stay_texts() {
     }
 }
 
+#[test]
+fn a_picture_in_two_lists_is_there_once() {
+    let mut page = Page::new("two lists");
+    let mut pictures = Pictures::new(16, 1 << 20);
+    let card = Card {
+        id: "1".into(),
+        picture: pictures.get("a", || Ok(RgbImage::filled(40, 20, [9, 120, 200]))),
+        picture_name: "a".into(),
+        category: String::new(),
+        question: "?".into(),
+        gold: Vec::new(),
+        answers: Vec::new(),
+        remarks: Vec::new(),
+    };
+    for _ in 0..2 {
+        page.add(&Cards {
+            cards: std::slice::from_ref(&card),
+            pictures: &pictures,
+        });
+    }
+    let html = page.render();
+    assert_eq!(html.matches("id=\"picture-0\"").count(), 1);
+    assert_eq!(
+        (
+            html.matches("<img").count(),
+            html.matches("data:image/").count()
+        ),
+        (2, 1)
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]

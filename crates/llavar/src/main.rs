@@ -9,6 +9,7 @@ mod faults;
 mod hints;
 mod interrupt;
 mod progress;
+mod server;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -45,6 +45,11 @@ impl Progress {
         }
     }
 
+    /// Corrects the number of units, where it is known only on the way.
+    pub(crate) fn set_total(&mut self, total: u64) {
+        self.bar.set_length(total);
+    }
+
     /// Moves to `done` units and shows `message` beside the bar.
     pub(crate) fn set(&mut self, done: u64, message: String) {
         self.bar.set_position(done);

@@ -2,11 +2,13 @@
 
 use super::input::{ReportColumn, ReportRun};
 use super::summary::{answerer, distinct_names};
+use crate::judge::shown_verdict;
 use crate::results::ScoredRow;
 use crate::samples::SampleKey;
 use llavar_image::{DecodeLimits, ImageError, RgbImage, decode_file};
 use llavar_report::{Answer, Card, Pictures, Thumbnail};
-use std::collections::HashMap;
+use rayon::prelude::*;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// A score from which an answer counts as right where the metric is not all or nothing: what ANLS itself
@@ -51,6 +53,7 @@ pub struct Shown {
 /// One question with everybody's answers.
 struct Asked<'a> {
     row: &'a ScoredRow,
+    verdicts: Vec<String>,
     answers: Vec<(String, &'a ScoredRow, Option<&'a str>)>,
 }
 
@@ -77,12 +80,32 @@ pub(super) fn shown(
                 let at = *known.entry(row.sample.key()).or_insert_with(|| {
                     order.push(Asked {
                         row,
+                        verdicts: Vec::new(),
                         answers: Vec::new(),
                     });
                     order.len() - 1
                 });
                 let by = answerer(name, run, &column.result);
                 order[at].answers.push((by, row, metric));
+            }
+        }
+    }
+    for (run, name) in runs.iter().zip(&names) {
+        for column in run.columns.iter().filter(|column| is_of(column, title)) {
+            for (judge, row) in column
+                .judged
+                .iter()
+                .flat_map(|(judge, rows)| rows.iter().map(move |row| (judge, row)))
+            {
+                let key = (row.task.clone(), row.question_id.clone());
+                if let Some(at) = known.get(&key) {
+                    let said = shown_verdict(row.verdict);
+                    order[*at].verdicts.push(format!(
+                        "{}, {}: {said}",
+                        judge.title(name),
+                        judge.label
+                    ));
+                }
             }
         }
     }
@@ -97,9 +120,10 @@ pub(super) fn shown(
     }
     let chosen = order.len();
     let every = chosen.div_ceil(options.questions.max(1)).max(1);
-    let cards = order
+    let kept: Vec<&Asked<'_>> = order.iter().step_by(every).collect();
+    prepare(&kept, pictures);
+    let cards = kept
         .iter()
-        .step_by(every)
         .map(|asked| card(asked, answerers > 1, pictures))
         .collect();
     Shown {
@@ -126,7 +150,7 @@ fn is_right(row: &ScoredRow, metric: Option<&str>) -> Option<bool> {
 
 fn card(asked: &Asked<'_>, several: bool, pictures: &mut Pictures) -> Card {
     let sample = &asked.row.sample;
-    let mut remarks = Vec::new();
+    let mut remarks = asked.verdicts.clone();
     if asked.row.scores.is_empty() {
         remarks.push("not scored".to_owned());
     }
@@ -168,19 +192,44 @@ fn answer(by: &str, row: &ScoredRow, metric: Option<&str>, several: bool) -> Ans
     }
 }
 
-/// The picture, from whichever run has found it.
-fn picture(asked: &Asked<'_>, pictures: &mut Pictures) -> Thumbnail {
-    let name = &asked.row.sample.image;
+/// The picture's file, from whichever run has found it.
+fn path<'a>(asked: &Asked<'a>) -> Option<&'a Path> {
     let mut paths = asked
         .answers
         .iter()
         .filter_map(|(_, row, _)| row.image_path.as_deref());
-    match paths
+    paths
         .find(|path| path.is_file())
         .or(asked.row.image_path.as_deref())
-    {
+}
+
+/// Decodes and shrinks the pictures on all cores; their order on the page stays that of the questions.
+fn prepare(asked: &[&Asked<'_>], pictures: &mut Pictures) {
+    let mut seen = HashSet::new();
+    let new = asked.iter().filter_map(|asked| path(asked));
+    let new: Vec<&Path> = new
+        .filter(|path| !pictures.knows(&path.to_string_lossy()) && seen.insert(*path))
+        .collect();
+    // A stretch at a time: a full page needs no more of them.
+    for some in new.chunks(64) {
+        if pictures.is_full() {
+            break;
+        }
+        let shared = &*pictures;
+        let made: Vec<_> = some
+            .par_iter()
+            .map(|path| shared.prepare(&read(path)?))
+            .collect();
+        for (path, made) in some.iter().zip(made) {
+            pictures.place(&path.to_string_lossy(), made);
+        }
+    }
+}
+
+fn picture(asked: &Asked<'_>, pictures: &mut Pictures) -> Thumbnail {
+    match path(asked) {
         Some(path) => pictures.get(&path.to_string_lossy(), || read(path)),
-        None if name.is_empty() => Thumbnail::None,
+        None if asked.row.sample.image.is_empty() => Thumbnail::None,
         None => Thumbnail::Missing("its file was not found when the answers were scored".into()),
     }
 }

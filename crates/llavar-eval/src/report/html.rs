@@ -20,6 +20,12 @@ pub fn html(runs: &[ReportRun], summary: &Summary, options: &BrowserOptions) -> 
         page.section("Paired comparisons");
         page.add(&pairings(summary));
     }
+    let judges = judges(summary);
+    if !judges.is_empty() {
+        page.section("Judged by language models");
+        page.paragraph(JUDGES);
+        page.facts(judges);
+    }
     page.section("What became of the questions");
     page.add(&counts(summary));
     page.notes(summary.columns.iter().flat_map(|column| {
@@ -65,6 +71,22 @@ pub fn html(runs: &[ReportRun], summary: &Summary, options: &BrowserOptions) -> 
         page.facts(settings(column));
     }
     page.render()
+}
+
+const JUDGES: &str = "Verdicts of language models are no scores of the tasks. They depend on the judge and its prompt, \
+under whose names they stand.";
+
+/// Each verdict under the task and the run that was judged.
+fn judges(summary: &Summary) -> Vec<(String, String)> {
+    let of = |column: &ColumnSummary| {
+        let name = format!("{}, {}", column.title(), column.by);
+        column
+            .judges
+            .iter()
+            .map(move |judge| (judge.title(&name), judge.line()))
+            .collect::<Vec<_>>()
+    };
+    summary.columns.iter().flat_map(of).collect()
 }
 
 fn pairings(summary: &Summary) -> Table {

@@ -1,5 +1,6 @@
 //! Reading run folders, whatever state they are in.
 
+use crate::judge::{JudgeResult, JudgedRow, read_judged};
 use crate::results::{RESULTS_FILE, ResultsError, RunResult, SCORED_FILE, ScoredRow, read_result};
 use crate::run::columns;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ pub struct ReportColumn {
     pub result: RunResult,
     /// Its `scored.jsonl`.
     pub rows: Vec<ScoredRow>,
+    /// What language models said of the answers.
+    pub judged: Vec<(JudgeResult, Vec<JudgedRow>)>,
 }
 
 /// A run: one model, any number of tasks.
@@ -93,10 +96,16 @@ impl ReportRun {
                 Vec::new()
             }
         };
+        let judged = read_judged(folder).unwrap_or_else(|error| {
+            self.faults
+                .push(format!("{name}: verdicts left out: {error}"));
+            Vec::new()
+        });
         self.columns.push(ReportColumn {
             folder: folder.to_path_buf(),
             result,
             rows,
+            judged,
         });
     }
 }

@@ -113,6 +113,21 @@ pub fn markdown(summary: &Summary) -> String {
             .collect();
         out += &table(&head.map(str::to_owned), &rows);
     }
+    let judged = summary.columns.iter().flat_map(|column| {
+        let name = format!("{}, {}", column.title(), column.by);
+        let judges = column.judges.iter();
+        judges.map(move |judge| {
+            format!(
+                "- {}: {}\n",
+                plain(&judge.title(&name)),
+                plain(&judge.line())
+            )
+        })
+    });
+    let judged: String = judged.collect();
+    if !judged.is_empty() {
+        out += &format!("\n## Judged by language models (no scores of the tasks)\n\n{judged}");
+    }
     let notes: Vec<String> = summary
         .columns
         .iter()

@@ -3,6 +3,7 @@
 use super::input::ReportRun;
 use super::published::{PUBLISHED, PublishedRow, PublishedTask, TASKS};
 use crate::compare::{Comparison, compare};
+use crate::judge::JudgeResult;
 use crate::results::{MetricResult, OcrMode, RunResult};
 use serde::Serialize;
 
@@ -30,6 +31,8 @@ pub struct ColumnSummary {
     pub result: RunResult,
     /// Scored rows that are there.
     pub rows: usize,
+    /// What language models said of the answers: never a part of the scores.
+    pub judges: Vec<JudgeResult>,
 }
 
 /// Two ways of answering one task, question by question.
@@ -82,6 +85,11 @@ impl Summary {
                     by,
                     result: column.result.clone(),
                     rows: column.rows.len(),
+                    judges: column
+                        .judged
+                        .iter()
+                        .map(|(judge, _)| judge.clone())
+                        .collect(),
                 });
                 rows.push(&column.rows);
             }

@@ -37,6 +37,9 @@ pub enum AnswerError {
     /// A model of ours.
     #[error(transparent)]
     Assistant(#[from] llavar_assistant::Error),
+    /// A server, for every question alike.
+    #[error(transparent)]
+    Server(llavar_client::ClientError),
     /// Anything else.
     #[error(transparent)]
     Other(Box<dyn std::error::Error + Send + Sync>),

@@ -157,7 +157,10 @@ impl Column<'_> {
                 }
                 let count = rows.len();
                 match store.append_all(rows) {
-                    Ok(()) => view.done += count,
+                    Ok(()) => {
+                        view.done += count;
+                        observe(&view);
+                    }
                     Err(error) => fault = Some(error),
                 }
                 match fault.is_some() || stop.load(Relaxed) {

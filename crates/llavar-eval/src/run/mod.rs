@@ -2,7 +2,7 @@
 //!
 //! | Start here | For |
 //! |---|---|
-//! | [`Answerer`] | something that answers a batch of prompts; [`LocalModel`] is one |
+//! | [`Answerer`] | something that answers a batch of prompts; [`LocalModel`] is one, [`RemoteModel`] another |
 //! | [`Column`], [`Column::ask_all`] | the questions of a task put to it, answers appended as they come |
 //! | [`Column::finish`] | `results.json` and `scored.jsonl` of what was answered |
 //! | [`columns`] | the columns that lie in a run folder |
@@ -18,6 +18,7 @@ mod local;
 mod model_hash;
 mod prompts;
 mod record;
+mod remote;
 
 pub use answerer::{AnswerError, Answerer, Ask, Replies, Reply};
 pub use column::{Asked, Column, Prefix, RunView, column_name};
@@ -26,3 +27,4 @@ pub use local::{LocalModel, LocalOptions};
 pub use model_hash::{model_hash, model_id};
 pub use prompts::PromptFormat;
 pub use record::{DataSource, RunRecord, columns, read_record};
+pub use remote::{NotForServers, RemoteAsk, RemoteModel};

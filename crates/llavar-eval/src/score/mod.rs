@@ -2,6 +2,7 @@
 
 mod estimate;
 
+pub(crate) use estimate::clusters;
 pub use estimate::standard_error;
 
 use crate::fingerprint::Fingerprint;

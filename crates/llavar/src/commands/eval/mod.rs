@@ -1,9 +1,11 @@
 //! `llavar eval`: evaluate models on the benchmarks, or score answers that are there.
 
 mod compare;
+mod judge;
 mod list;
 mod merge;
 mod ocr;
+mod report;
 mod run;
 mod score;
 mod show;
@@ -15,7 +17,7 @@ use llavar_eval::{
     compare::CompareError,
     metrics::{Metric, UnknownMetric},
     results::ResultsError,
-    run::{AnswerError, RunError},
+    run::{AnswerError, NotForServers, RunError},
     samples::{SampleError, Shard},
     score::ScoreError,
     tasks::{Task, TaskError},
@@ -33,7 +35,7 @@ pub(crate) enum Command {
     /// List tasks, metrics and the files that are expected.
     List(list::Args),
     /// Ask a model the questions of benchmarks and score its answers.
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Answer a question file as LLaVA's model_vqa.py does, and report by kind of question.
     Vqa(vqa::Args),
     /// Score an answers file of any tool.
@@ -42,17 +44,23 @@ pub(crate) enum Command {
     Compare(compare::Args),
     /// Join the answers of several chunks or ranks, and score them.
     Merge(merge::Args),
+    /// Show runs on a page: scores beside the published ones, and every question with its picture.
+    Report(report::Args),
+    /// Let a language model judge captions and open answers.
+    Judge(judge::Args),
 }
 
 /// Runs the command.
 pub(crate) fn run(command: Command) -> Outcome {
     match command {
         Command::List(args) => list::run(args),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
         Command::Vqa(args) => vqa::run(args),
         Command::Score(args) => score::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Report(args) => report::run(args),
+        Command::Judge(args) => judge::run(args),
     }
 }
 
@@ -199,6 +207,10 @@ impl From<RunError> for Failure {
             E::Results(error) => error.into(),
             E::Score(error) => error.into(),
             E::Answer(AnswerError::Assistant(error)) => error.into(),
+            E::Answer(AnswerError::Server(error)) => error.into(),
+            E::Answer(AnswerError::Other(error)) if error.is::<NotForServers>() => {
+                Self::new(Class::Usage, error)
+            }
             E::SettingsChanged { .. } => Self::new(Class::Usage, error)
                 .hint("give another --out; answers of two settings are the result of neither"),
             E::NoQuestion { .. } => Self::new(Class::Usage, error)

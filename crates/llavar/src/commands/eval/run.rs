@@ -13,7 +13,7 @@ use llavar_eval::{
     },
     run::{
         Answerer, Asked, Column, DataSource, LocalModel, LocalOptions, Prefix, PromptFormat,
-        column_name, columns,
+        RemoteModel, column_name, columns,
     },
     samples::Shard,
     score::ScoreOptions,
@@ -32,6 +32,7 @@ use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
     progress::{Progress, note},
+    server::ServerFlags,
 };
 
 /// Ask a model the questions of benchmarks and score its answers.
@@ -54,9 +55,12 @@ pub(crate) struct Args {
     /// Folder of the benchmark (or of all), or its annotation file.
     #[arg(long, short)]
     data: PathBuf,
-    /// Model folder.
+    /// Model folder; with --endpoint the model's name on the server.
     #[arg(long, short)]
     model: PathBuf,
+    /// Ask a model on an OpenAI-compatible server, for example http://localhost:8000.
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
     /// Folder of the run.
     #[arg(long, short)]
     out: PathBuf,
@@ -80,6 +84,8 @@ pub(crate) struct Args {
     how: AnswerFlags,
     #[command(flatten)]
     shard: ShardFlags,
+    #[command(flatten, next_help_heading = "With --endpoint")]
+    server: ServerFlags,
     /// Print the results as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -238,13 +244,25 @@ pub(crate) fn run(args: Args) -> Outcome {
     let shard = args.shard.shard()?;
     let tasks = open_tasks(&args)?;
     let ocr = args.ocr.open()?;
-    let assistant = args.how.load(&args.model)?;
-    let mut model = LocalModel::new(&assistant, &args.model, args.how.local(&assistant))?;
     let options = ScoreOptions {
         metrics,
         ..ScoreOptions::default()
     };
-    ask_tasks(&args, &tasks, ocr.as_ref(), shard, &options, &mut model)
+    let ask =
+        |model: &mut dyn Answerer| ask_tasks(&args, &tasks, ocr.as_ref(), shard, &options, model);
+    match &args.endpoint {
+        None => {
+            let assistant = args.how.load(&args.model)?;
+            let local = args.how.local(&assistant);
+            ask(&mut LocalModel::new(&assistant, &args.model, local)?)
+        }
+        Some(address) => {
+            let client = args.server.client(address, interrupt::stop_flag()?)?;
+            let name = args.model.to_string_lossy();
+            let concurrency = usize::from(args.server.concurrency);
+            ask(&mut RemoteModel::new(&client, name, concurrency))
+        }
+    }
 }
 
 /// Puts all tasks in all ways to a model and tells the results.
