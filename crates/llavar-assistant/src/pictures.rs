@@ -13,6 +13,9 @@ use rayon::prelude::*;
 
 use crate::{Assistant, Error};
 
+/// Pictures that are decoded side by side.
+const DECODED: usize = 16;
+
 /// What a picture file holds: its length and a hash of its bytes.
 type Content = (u64, u64);
 
@@ -118,7 +121,7 @@ impl PictureCache {
                 at_hand.insert(*content, Ok(features.clone()));
             }
         }
-        for some in new.chunks(at_once.max(1)) {
+        for some in new.chunks(at_once.max(DECODED)) {
             let squares: Vec<Result<RgbImage, Error>> = some
                 .par_iter()
                 .map(|(_, path, bytes)| square(assistant, path, bytes))
@@ -132,18 +135,17 @@ impl PictureCache {
                     }
                 }
             }
-            if good.is_empty() {
-                continue;
-            }
-            let (contents, squares): (Vec<_>, Vec<_>) = good.into_iter().unzip();
-            let features = assistant.see_squares(&squares)?;
-            let rows = features.rows() / squares.len();
-            for (i, content) in contents.into_iter().enumerate() {
-                let own = features.narrow(i * rows, rows)?;
-                self.counts.encoded += 1;
-                self.bytes += bytes_of(&own);
-                self.kept.insert(content, (own.clone(), self.clock));
-                at_hand.insert(content, Ok(own));
+            for pass in good.chunks(at_once.max(1)) {
+                let squares: Vec<RgbImage> = pass.iter().map(|(_, s)| s.clone()).collect();
+                let features = assistant.see_squares(&squares)?;
+                let rows = features.rows() / squares.len();
+                for (i, (content, _)) in pass.iter().enumerate() {
+                    let own = features.narrow(i * rows, rows)?;
+                    self.counts.encoded += 1;
+                    self.bytes += bytes_of(&own);
+                    self.kept.insert(*content, (own.clone(), self.clock));
+                    at_hand.insert(*content, Ok(own));
+                }
             }
         }
         self.let_go();

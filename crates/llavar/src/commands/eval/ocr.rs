@@ -13,7 +13,8 @@ pub(crate) struct OcrFlags {
     /// Put text read off the picture before every question; both gives two results side by side.
     #[arg(long, value_enum, default_value = "off")]
     ocr: OcrChoice,
-    /// Where that text comes from: sidecar (JSON beside each picture), sidecar:FILE-OR-FOLDER, tesseract.
+    /// Where that text comes from: sidecar (JSON beside each picture), sidecar:FILE-OR-FOLDER, ppocr,
+    /// ppocr-v4 or tesseract.
     #[arg(long, value_name = "ENGINE", default_value = "sidecar")]
     ocr_engine: EngineChoice,
 }
@@ -62,11 +63,7 @@ impl OcrFlags {
                     .hint(format!("known: {}", EngineChoice::KNOWN)),
             );
         }
-        let engine = self.ocr_engine.open().map_err(|error| {
-            Failure::new(Class::Data, error).hint(
-                "--ocr-engine sidecar:FILE takes OCR results in JSON; tesseract needs the program",
-            )
-        })?;
+        let engine = self.ocr_engine.open()?;
         let source = match (&self.ocr_engine, engine.fingerprint()) {
             (EngineChoice::Sidecar(Some(file)), _) if file.is_file() => {
                 format!("sidecar {}", content(file)?)
