@@ -2,8 +2,10 @@
 
 mod docvqa;
 mod generate;
+mod packing;
 mod select;
 mod train;
+mod update;
 
 use std::{
     sync::Arc,
@@ -41,6 +43,9 @@ pub enum BenchError {
     /// A loss that is no number: the figure would mean nothing.
     #[error("a loss is not a finite number")]
     NotFinite,
+    /// The data code.
+    #[error(transparent)]
+    Data(#[from] llavar_data::Error),
     /// A shape without a vision tower.
     #[error("the shape {0} has no vision tower")]
     NoVision(String),
@@ -63,6 +68,8 @@ pub enum Work {
     Train,
     /// Training steps with f32 master weights and moments.
     Master,
+    /// Samples of real lengths, packed and padded, with bf16 states.
+    Packing,
 }
 
 /// What to measure.
@@ -140,6 +147,7 @@ pub fn run(device: &Device, options: &Options, mut progress: impl FnMut(&str)) -
             Work::Generate => bench.generate(&model, &mut progress)?,
             Work::Select => bench.select(&model, &mut progress)?,
             Work::DocVqa => bench.doc_vqa(&model, &mut progress)?,
+            Work::Packing => bench.packing(&model, precision, &mut progress)?,
             Work::Train | Work::Master => bench.train(&model, precision, &mut progress)?,
         }
         if precision == Precision::PureBf16 {

@@ -3,15 +3,22 @@
 //! A data file comes from somewhere else, so its paths are hostile until shown otherwise: only
 //! regular files that lie below the folder, after all links are followed, are handed out.
 
+use crate::dataset::ImageSource;
 use crate::error::{Error, ImagePathError};
+use crate::remote::{self, Retry};
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
-/// A folder below which all images of a data set lie.
+/// Largest picture that is fetched, bytes; as much as a local file may have.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// A folder below which all images of a data set lie, on disk or on a web server.
 #[derive(Debug, Clone)]
 pub struct ImageFolder {
     root: PathBuf,
     canonical: PathBuf,
+    /// In full, where it is on a web server; `root` is without what signs it.
+    address: Option<String>,
 }
 
 impl ImageFolder {
@@ -24,6 +31,16 @@ impl ImageFolder {
             path: path.to_path_buf(),
             source,
         };
+        if remote::is_remote(path) {
+            // Whether it is there shows with the first picture: servers do not list folders.
+            let address = path.to_string_lossy().into_owned();
+            let root = PathBuf::from(remote::shown(&address));
+            return Ok(Self {
+                canonical: root.clone(),
+                root,
+                address: Some(address),
+            });
+        }
         let canonical = path.canonicalize().map_err(io)?;
         if !canonical.is_dir() {
             return Err(io(std::io::Error::from(ErrorKind::NotADirectory)));
@@ -31,12 +48,39 @@ impl ImageFolder {
         Ok(Self {
             root: path.to_path_buf(),
             canonical,
+            address: None,
         })
     }
 
     /// The folder as it was given.
     pub fn path(&self) -> &Path {
         &self.root
+    }
+
+    /// Whether it lies on a web server.
+    pub fn is_remote(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// Fetches an image of a folder on a web server.
+    ///
+    /// # Errors
+    /// [`ImagePathError`]: as [`ImageFolder::resolve`], and what the server says.
+    pub fn fetch(&self, image: &str) -> Result<ImageSource, ImagePathError> {
+        self.check(image)?;
+        let folder = self.address.as_deref().unwrap_or_default();
+        let url = remote::join(folder, &image.replace('\\', "/"));
+        match remote::fetch(&url, MOST_BYTES, &Retry::default()) {
+            Ok(bytes) => Ok(ImageSource::Bytes {
+                name: PathBuf::from(remote::shown(&url)),
+                bytes,
+            }),
+            Err(error) => Err(ImagePathError::InContainer {
+                image: image.to_owned(),
+                path: self.root.clone(),
+                reason: error.to_string(),
+            }),
+        }
     }
 
     /// Resolves a path of the data file to an existing regular file below the folder.
@@ -47,6 +91,47 @@ impl ImageFolder {
     /// [`ImagePathError`]: empty, absolute, with a `..`, leading out through a link, missing, or no
     /// regular file.
     pub fn resolve(&self, image: &str) -> Result<PathBuf, ImagePathError> {
+        self.check(image)?;
+        let folder = || self.root.clone();
+        let name = || image.to_string();
+        let joined = self.canonical.join(image);
+        match joined.canonicalize() {
+            Ok(target) => {
+                if !target.starts_with(&self.canonical) {
+                    return Err(ImagePathError::LeavesFolder {
+                        image: name(),
+                        folder: folder(),
+                        target,
+                    });
+                }
+                if !target.is_file() {
+                    return Err(ImagePathError::NotAFile {
+                        image: name(),
+                        folder: folder(),
+                    });
+                }
+                Ok(target)
+            }
+            Err(source) if source.kind() == ErrorKind::NotFound => {
+                Err(self.why_missing(image, &joined))
+            }
+            // `a.png/b.png` where a.png is a file.
+            Err(source) if source.kind() == ErrorKind::NotADirectory => {
+                Err(ImagePathError::Missing {
+                    image: name(),
+                    folder: folder(),
+                })
+            }
+            Err(source) => Err(ImagePathError::Io {
+                image: name(),
+                folder: folder(),
+                source,
+            }),
+        }
+    }
+
+    /// What a name alone tells.
+    fn check(&self, image: &str) -> Result<(), ImagePathError> {
         let folder = || self.root.clone();
         let name = || image.to_string();
         if image.trim().is_empty() || image.contains('\0') {
@@ -83,40 +168,7 @@ impl ImageFolder {
                 }
             }
         }
-        let joined = self.canonical.join(image);
-        match joined.canonicalize() {
-            Ok(target) => {
-                if !target.starts_with(&self.canonical) {
-                    return Err(ImagePathError::LeavesFolder {
-                        image: name(),
-                        folder: folder(),
-                        target,
-                    });
-                }
-                if !target.is_file() {
-                    return Err(ImagePathError::NotAFile {
-                        image: name(),
-                        folder: folder(),
-                    });
-                }
-                Ok(target)
-            }
-            Err(source) if source.kind() == ErrorKind::NotFound => {
-                Err(self.why_missing(image, &joined))
-            }
-            // `a.png/b.png` where a.png is a file.
-            Err(source) if source.kind() == ErrorKind::NotADirectory => {
-                Err(ImagePathError::Missing {
-                    image: name(),
-                    folder: folder(),
-                })
-            }
-            Err(source) => Err(ImagePathError::Io {
-                image: name(),
-                folder: folder(),
-                source,
-            }),
-        }
+        Ok(())
     }
 
     /// A missing file behind a link that leaves the folder is refused for the link: the answer must

@@ -36,6 +36,7 @@ pub mod image_folder;
 pub mod import;
 pub mod packing;
 pub mod record;
+pub mod remote;
 pub mod sampler;
 pub mod stats;
 pub mod template;

@@ -1,5 +1,7 @@
 //! Images a second of decode + process, one thread:
-//! `cargo run --release -p llavar-image --example throughput -- SIZE FILE...`
+//! `cargo run --release -p llavar-image --example throughput -- [--once] SIZE FILE...`
+//!
+//! With `--once` every file is taken once, for a caller that measures processor time; else for 3 seconds.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,17 +9,18 @@ use std::time::{Duration, Instant};
 use llavar_image::{Aspect, DecodeLimits, ImageProcessor, decode_file};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    let once = arguments.next_if(|word| word == "--once").is_some();
     let size = arguments
         .next()
-        .ok_or("usage: throughput SIZE FILE...")?
+        .ok_or("usage: throughput [--once] SIZE FILE...")?
         .parse()?;
     let files: Vec<String> = arguments.collect();
     let processor = ImageProcessor::new(size, Aspect::Pad);
     let mut pixels = vec![0.0; processor.output_len()];
     let (mut decode, mut square, mut count) = (Duration::ZERO, Duration::ZERO, 0u32);
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(3) {
+    while count == 0 || (!once && start.elapsed() < Duration::from_secs(3)) {
         for file in &files {
             let begun = Instant::now();
             let image = decode_file(Path::new(file), &DecodeLimits::default())?;

@@ -38,4 +38,4 @@ pub use error::{ModelError, Result};
 pub use language_model::{KvCache, LanguageModel, SharedPrefixes};
 pub use mm_projector::MmProjector;
 pub use model::{LlavaModel, expand_image_tokens};
-pub use vision_tower::{Observer, VisionTower};
+pub use vision_tower::{Observer, TowerFeatures, VisionTower};

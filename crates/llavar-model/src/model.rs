@@ -14,7 +14,7 @@ use crate::{
     language_model::{LanguageModel, check_count},
     layers::ParamSet,
     mm_projector::MmProjector,
-    vision_tower::{Observer, VisionTower},
+    vision_tower::{Observer, TowerFeatures, VisionTower},
     weights::{
         Dtype, FolderWriter, Located, Role, SaveError, SaveOptions, Source, TensorEntry,
         TensorSpec, WeightFiles, adapters_present, match_parameters,
@@ -384,10 +384,50 @@ impl LlavaModel {
         checkpoint: impl Into<Checkpointing>,
         observe: &mut Observer<'_>,
     ) -> Result<Var> {
-        let (Some(tower), Some(projector)) = (&self.vision_tower, &self.mm_projector) else {
+        let checkpoint = checkpoint.into().before(self.language_model.depth());
+        let (tower, pixels) = self.tower_input(pixels)?;
+        let features = tower.forward(tape, &pixels, checkpoint, observe)?;
+        self.project(tape, &features, observe)
+    }
+
+    /// The part of [`LlavaModel::encode_images`] that does not change while the tower is frozen, without a
+    /// gradient.
+    ///
+    /// # Errors
+    /// As [`LlavaModel::encode_images`].
+    pub fn tower_features(&self, pixels: &Tensor) -> Result<TowerFeatures> {
+        let (tower, pixels) = self.tower_input(pixels)?;
+        Ok(tower.features(&pixels)?)
+    }
+
+    /// The rest of it: fusion and projector, on features that are where the model is.
+    ///
+    /// # Errors
+    /// Without a vision tower, or for other shapes.
+    pub fn encode_features(&self, tape: &Tape, features: &TowerFeatures) -> Result<Var> {
+        let Some(tower) = &self.vision_tower else {
             return Err(ModelError::NoVisionTower);
         };
-        let checkpoint = checkpoint.into().before(self.language_model.depth());
+        let features = tower.join(tape, features)?;
+        self.project(tape, &features, &mut |_, _| {})
+    }
+
+    /// `[B, N, C]` -> `[B * N, D]`.
+    fn project(&self, tape: &Tape, features: &Var, observe: &mut Observer<'_>) -> Result<Var> {
+        let Some(projector) = &self.mm_projector else {
+            return Err(ModelError::NoVisionTower);
+        };
+        let features = projector.forward(tape, features)?;
+        observe("projector", &features);
+        let rows = [features.value().rows(), features.value().last_dim()];
+        Ok(tape.reshape(&features, &rows)?)
+    }
+
+    /// The tower, and pixels of its size where and as it computes.
+    fn tower_input(&self, pixels: &Tensor) -> Result<(&VisionTower, Var)> {
+        let Some(tower) = &self.vision_tower else {
+            return Err(ModelError::NoVisionTower);
+        };
         let size = tower.image_size();
         let &[_, height, width, 3] = pixels.shape() else {
             return Err(ModelError::PixelShape {
@@ -403,11 +443,7 @@ impl LlavaModel {
         }
         let pixels = pixels.to_device(&self.device())?;
         let pixels = pixels.cast(self.activation_dtype())?;
-        let features = tower.forward(tape, &Var::constant(pixels), checkpoint, observe)?;
-        let features = projector.forward(tape, &features)?;
-        observe("projector", &features);
-        let rows = [features.value().rows(), features.value().last_dim()];
-        Ok(tape.reshape(&features, &rows)?)
+        Ok((tower, Var::constant(pixels)))
     }
 
     /// The language model's output after its final norm.
@@ -460,12 +496,31 @@ impl LlavaModel {
         pixels: Option<&Tensor>,
         checkpoint: impl Into<Checkpointing>,
     ) -> Result<TokenLoss> {
-        check_count("labels", ids.len(), labels.len())?;
         let checkpoint = checkpoint.into();
-        let features = pixels
+        let rows = pixels
             .map(|p| self.encode_images(tape, p, checkpoint))
             .transpose()?;
-        let hidden = self.hidden(tape, ids, segments, features.as_ref(), checkpoint)?;
+        self.loss_of_rows(tape, ids, labels, segments, rows.as_ref(), checkpoint)
+    }
+
+    /// As [`LlavaModel::loss`] with pictures that are rows for the text already.
+    ///
+    /// # Shapes
+    /// `rows [M, D]` as [`LlavaModel::encode_images`] gives them.
+    ///
+    /// # Errors
+    /// As [`LlavaModel::hidden`].
+    pub fn loss_of_rows(
+        &self,
+        tape: &Tape,
+        ids: &[i32],
+        labels: &[i32],
+        segments: &Segments,
+        rows: Option<&Var>,
+        checkpoint: impl Into<Checkpointing>,
+    ) -> Result<TokenLoss> {
+        check_count("labels", ids.len(), labels.len())?;
+        let hidden = self.hidden(tape, ids, segments, rows, checkpoint)?;
         self.language_model.loss(tape, &hidden, labels, segments)
     }
 

@@ -5,7 +5,7 @@
 
 use llavar_model::{
     LlavaModel, ModelError,
-    config::{ModelConfig, parameters},
+    config::{ModelConfig, Preset, parameters},
     expand_image_tokens,
     weights::Dtype,
 };
@@ -403,4 +403,54 @@ fn wrong_inputs_are_named() {
         .encode_images(&tape, &pixels(1, 256), false)
         .unwrap_err();
     assert!(matches!(error, ModelError::NoVisionTower));
+}
+
+#[test]
+fn tower_features_do_not_depend_on_the_batch_and_join_to_the_same_bits() {
+    let frozen = |changes: Value| {
+        // Products of at most 64 columns are summed in another order where there are few rows.
+        let mut all = json!({"freeze_vision": true, "mm_hidden_size": 72, "clip_vision_config": {
+            "hidden_size": 72, "num_hidden_layers": 4, "num_attention_heads": 2,
+            "intermediate_size": 24, "patch_size": PATCH, "image_size": 8 * PATCH
+        }});
+        all.as_object_mut()
+            .unwrap()
+            .extend(changes.as_object().unwrap().clone());
+        all
+    };
+    let nano = Preset::Nano.config(None).unwrap();
+    let nano = nano.with([("freeze_vision".to_owned(), true.into())]);
+    for config in [
+        config(frozen(json!({}))),
+        config(frozen(json!({"input_image_size": 384}))),
+        single(frozen(json!({}))),
+        nano.unwrap(),
+    ] {
+        let model = LlavaModel::init(config, 3).unwrap();
+        let tower = model.vision_tower.as_ref().unwrap();
+        let (size, shapes) = (tower.image_size(), tower.feature_shapes());
+        let all = pixels(5, size);
+        let whole = model.tower_features(&all).unwrap();
+        let rows = model.encode_features(&Tape::inference(), &whole).unwrap();
+        assert!(
+            rows.value().to_f32_vec().unwrap() == features(&model, &all),
+            "{size}"
+        );
+        let parts = whole.parts();
+        assert_eq!(parts.len(), shapes.len());
+        let values = all.to_f32_vec().unwrap();
+        for (n, one) in values.chunks(size * size * 3).enumerate() {
+            let one = Tensor::from_vec(one.to_vec(), &[1, size, size, 3]).unwrap();
+            let alone = model.tower_features(&one).unwrap().parts();
+            for ((part, alone), shape) in parts.iter().zip(alone).zip(&shapes) {
+                let len: usize = shape.iter().product();
+                assert_eq!(part.shape(), [&[5], shape.as_slice()].concat());
+                let own = &part.data::<f32>().unwrap()[n * len..(n + 1) * len];
+                assert!(
+                    own == alone.data::<f32>().unwrap(),
+                    "picture {n} of {size} px"
+                );
+            }
+        }
+    }
 }

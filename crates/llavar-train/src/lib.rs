@@ -32,6 +32,7 @@ pub mod checkpoint;
 mod data;
 pub mod doctor;
 mod error;
+mod features;
 mod guard;
 mod lazy;
 mod learning_rates;
@@ -47,6 +48,7 @@ pub mod stage;
 mod trainer;
 
 pub use error::{SampleFault, TrainError};
+pub use features::FeatureReport;
 pub use guard::{GuardState, Seen};
 pub use logs::WorstSample;
 pub use memory_plan::{MemoryPlan, Planner, Spread};

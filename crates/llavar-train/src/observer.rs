@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::{MemoryPlan, TraceSummary};
+use crate::{FeatureReport, MemoryPlan, TraceSummary};
 
 /// What is known before the first step.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct RunInfo {
     pub memory: MemoryPlan,
     /// What was planned, for a run on packs.
     pub packing: Option<PackingReport>,
+    /// Where the vision tower's features are kept, and how much will be written there.
+    pub features: Option<FeatureReport>,
     /// The checkpoint from which the run goes on.
     pub resumed_from: Option<PathBuf>,
     /// What was noticed while the run was made ready.

@@ -99,6 +99,9 @@ impl From<ModelError> for Failure {
 impl From<llavar_data::Error> for Failure {
     fn from(error: llavar_data::Error) -> Self {
         let hint = match &error {
+            llavar_data::Error::Io { path, .. } if llavar_data::remote::is_remote(path) => {
+                Some("check the address, and that it may be read from here")
+            }
             llavar_data::Error::Io { source, .. } => of_io(source),
             llavar_data::Error::Syntax { .. } => Some("correct the file at that place"),
             llavar_data::Error::NoSamples { .. } => Some("give a file with at least one sample"),

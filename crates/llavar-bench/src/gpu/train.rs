@@ -3,12 +3,9 @@
 use std::time::Instant;
 
 use llavar_model::{Checkpointing, LlavaModel};
-use llavar_tensor::{
-    Param, PixelLevels, Segments, Tape, Tensor,
-    optim::{AdamW, Moments, Precision, StepState},
-};
+use llavar_tensor::{PixelLevels, Segments, Tape, Tensor, optim::Precision};
 
-use super::{Bench, Result};
+use super::{Bench, Result, update::Update};
 use crate::{Row, flops};
 
 /// Id of an image position.
@@ -44,8 +41,6 @@ impl Bench<'_> {
         precision: Precision,
         progress: &mut impl FnMut(&str),
     ) -> Result<()> {
-        let params = model.params();
-        params.iter().for_each(|p| p.set_requires_grad(true));
         let (ids, labels, segments) = self.batch(model);
         // Pictures come as bytes, as from the loader; the values are looked up on the device.
         let shape = self.pixels(1)?.shape().to_vec();
@@ -56,9 +51,7 @@ impl Bench<'_> {
         let levels: PixelLevels = std::array::from_fn(|c| {
             std::array::from_fn(|v| (v as f32 / 255.0 - 0.45 - 0.02 * c as f32) / 0.27)
         });
-        let adamw = AdamW::default();
-        let mut moments: Vec<Option<Moments>> = params.iter().map(|_| None).collect();
-        let mut state = StepState::new(self.device, 0, &adamw)?;
+        let mut update = Update::new(self.device, model, precision)?;
         let lengths: Vec<usize> = segments.ranges().map(|r| r.len()).collect();
         let supervised = labels.iter().filter(|l| **l >= 0).count();
         let forward = flops::language_model(&self.config, &lengths)
@@ -75,7 +68,7 @@ impl Bench<'_> {
             self.cuda.reset_peak();
             let mut losses = Vec::new();
             let mut step = || -> Result<()> {
-                params.iter().for_each(Param::zero_grad);
+                update.zero_grad();
                 let tape = Tape::training();
                 let pixels =
                     Tensor::from_rgb(&rgb, &shape, &levels, self.device, precision.weights())?;
@@ -83,14 +76,7 @@ impl Bench<'_> {
                     model.loss(&tape, &ids, &labels, &segments, Some(&pixels), checkpoint)?;
                 let sum = loss.sum.value().clone();
                 tape.backward(&loss.sum, 1.0 / supervised as f32)?;
-                state.begin(&params, 1.0)?;
-                for (param, moments) in params.iter().zip(&mut moments) {
-                    let moments = match moments {
-                        Some(moments) => moments,
-                        none => none.insert(Moments::new(param, precision)?),
-                    };
-                    adamw.update(param, moments, 1e-5, 0.0, &state)?;
-                }
+                update.step()?;
                 losses.push(sum);
                 Ok(())
             };

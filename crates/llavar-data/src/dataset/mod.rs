@@ -5,6 +5,9 @@
 //! | LLaVA JSON array, JSONL | in the file | files below an image folder |
 //! | Parquet | all columns but the image bytes, brought into JSONL once | Hugging Face's `Image` struct `{bytes, path}`, read from its page |
 //! | WebDataset tar | `KEY.json`, or a caption in `KEY.txt` | `KEY.jpg`, `KEY.0.png`, ..., read at their place |
+//!
+//! Each of them may lie on a web server, `https://host/data.jsonl`, and so may the image folder: see
+//! [`crate::remote`].
 
 mod cache;
 mod index;
@@ -19,6 +22,7 @@ pub use cache::{Cache, Stamp};
 use crate::error::{Error, ImagePathError, Place, SampleError};
 use crate::image_folder::ImageFolder;
 use crate::record::Sample;
+use crate::remote::{RemoteFile, Retry, is_remote, shown};
 use index::{Builder, Index};
 use positioned::Positioned;
 use serde_json::Value;
@@ -33,6 +37,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Dataset {
     path: PathBuf,
+    stamp: Stamp,
     records: Positioned,
     index: Index,
     container: Container,
@@ -80,14 +85,28 @@ impl Dataset {
         image_folder: Option<&Path>,
         cache: &Cache,
     ) -> Result<Self, Error> {
+        let address = path;
+        // What signs an address is no part of the set's name.
+        let shown = is_remote(address).then(|| PathBuf::from(shown(&address.to_string_lossy())));
+        let path = shown.as_deref().unwrap_or(address);
         let io = |source| Error::Io {
             path: path.to_path_buf(),
             source,
         };
         let image_folder = image_folder.map(ImageFolder::open).transpose()?;
-        let file = File::open(path).map_err(io)?;
-        let stamp = Stamp::of(&file.metadata().map_err(io)?);
-        let file = Positioned::file(file);
+        let (file, stamp) = match is_remote(address) {
+            true => {
+                let url = address.to_string_lossy();
+                let file = RemoteFile::open(&url, Retry::default()).map_err(|e| io(e.into()))?;
+                let stamp = file.stamp();
+                (Positioned::remote(file), stamp)
+            }
+            false => {
+                let file = File::open(path).map_err(io)?;
+                let stamp = Stamp::of(&file.metadata().map_err(io)?);
+                (Positioned::file(file), stamp)
+            }
+        };
         let mut head = [0; 512];
         let filled = file.read_at(&mut head, 0).map_err(io)?;
         let head = &head[..filled];
@@ -104,11 +123,17 @@ impl Dataset {
         };
         Ok(Self {
             path: path.to_path_buf(),
+            stamp,
             records,
             index,
             container,
             image_folder,
         })
+    }
+
+    /// Size and time of change (or version on its server) of the file when it was opened.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// Number of samples.
@@ -121,7 +146,7 @@ impl Dataset {
         self.len() == 0
     }
 
-    /// The file.
+    /// The file; an address on the network without what signs it.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -218,7 +243,10 @@ impl Dataset {
                 name: self.path.join(name),
                 bytes,
             }),
-            None => self.image_path(name).map(ImageSource::File),
+            None => match self.image_folder.as_ref().filter(|f| f.is_remote()) {
+                Some(folder) => folder.fetch(name),
+                None => self.image_path(name).map(ImageSource::File),
+            },
         }
     }
 
@@ -253,6 +281,10 @@ fn index_of(
     let mut sink = |entry| builder.push(entry);
     scan::scan(records.reader(0), path, scan::MAX_SAMPLE_BYTES, &mut sink)?;
     let before = stamp.unwrap_or_default();
-    let after = std::fs::metadata(path).map_or(Stamp::default(), |m| Stamp::of(&m));
+    // A file on the network that changes while it is read fails on the way.
+    let after = match is_remote(path) {
+        true => before,
+        false => std::fs::metadata(path).map_or(Stamp::default(), |m| Stamp::of(&m)),
+    };
     Ok(builder.finish(before, after))
 }

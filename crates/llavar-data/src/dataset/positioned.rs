@@ -2,10 +2,13 @@
 
 use std::{fs::File, io, sync::Arc};
 
-/// An open file or bytes in memory; clones share it.
+use crate::remote::RemoteFile;
+
+/// An open file, a file on the network, or bytes in memory; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) enum Positioned {
     Memory(Arc<Vec<u8>>),
+    Remote(Arc<RemoteFile>),
     #[cfg(unix)]
     File(Arc<File>),
     #[cfg(not(unix))]
@@ -15,6 +18,10 @@ pub(crate) enum Positioned {
 impl Positioned {
     pub(crate) fn memory(bytes: Vec<u8>) -> Self {
         Self::Memory(Arc::new(bytes))
+    }
+
+    pub(crate) fn remote(file: RemoteFile) -> Self {
+        Self::Remote(Arc::new(file))
     }
 
     #[cfg(unix)]
@@ -37,6 +44,7 @@ impl Positioned {
                 buffer[..count].copy_from_slice(&rest[..count]);
                 Ok(count)
             }
+            Self::Remote(file) => Ok(file.read_at(buffer, offset)?),
             #[cfg(unix)]
             Self::File(file) => std::os::unix::fs::FileExt::read_at(&**file, buffer, offset),
             #[cfg(not(unix))]

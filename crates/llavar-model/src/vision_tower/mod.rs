@@ -11,7 +11,7 @@ mod fusion;
 
 use std::sync::Arc;
 
-use llavar_tensor::{Result as TensorResult, Tape, Var, ops::Resample};
+use llavar_tensor::{Result as TensorResult, Tape, Tensor, Var, ops::Resample};
 
 use crate::{
     Checkpointing, Result,
@@ -52,6 +52,35 @@ struct Multipath {
     /// The picture for CLIP, where its side is another.
     shrink: Option<Arc<Resample>>,
     grid: usize,
+}
+
+/// What the tower makes of pictures before its fusion: all that is needed of it where it is frozen.
+///
+/// # Shapes
+/// Fast path `[B, N, C]`; with two paths the slow one too, `[B, s, s, Cs]`.
+#[derive(Debug, Clone)]
+pub struct TowerFeatures {
+    fast: Tensor,
+    slow: Option<Tensor>,
+}
+
+impl TowerFeatures {
+    /// The fast path, then the slow one.
+    pub fn parts(&self) -> Vec<Tensor> {
+        std::iter::once(&self.fast)
+            .chain(&self.slow)
+            .cloned()
+            .collect()
+    }
+
+    /// From [`TowerFeatures::parts`]; an empty list stands for no picture.
+    pub fn from_parts(parts: Vec<Tensor>) -> Self {
+        let mut parts = parts.into_iter();
+        Self {
+            fast: parts.next().unwrap_or_else(|| Tensor::zeros(&[0])),
+            slow: parts.next(),
+        }
+    }
 }
 
 impl VisionTower {
@@ -110,6 +139,57 @@ impl VisionTower {
         self.config.image_tokens()
     }
 
+    /// Shapes of [`TowerFeatures::parts`] of one picture.
+    pub fn feature_shapes(&self) -> Vec<Vec<usize>> {
+        let tokens = self.config.fast_grid() * self.config.fast_grid();
+        match &self.config.tower {
+            config::VisionTower::Single(_) => {
+                vec![vec![self.tokens_per_image(), self.config.feature_size()]]
+            }
+            config::VisionTower::Multipath { convnext, .. } => {
+                let side = self.config.input_image_size / SLOW_STRIDE;
+                vec![
+                    vec![tokens, self.config.clip.hidden_size],
+                    vec![side, side, convnext.out_dim()],
+                ]
+            }
+        }
+    }
+
+    /// Normalised pictures to what stands before the fusion, without a gradient.
+    ///
+    /// # Errors
+    /// As [`VisionTower::forward`].
+    pub(crate) fn features(&self, pixels: &Var) -> TensorResult<TowerFeatures> {
+        let (tape, whole) = (Tape::inference(), Checkpointing::NONE);
+        let (fast, slow) = match &self.kind {
+            Kind::Multipath(tower) => {
+                let (fast, slow) = tower.paths(&tape, pixels, whole, &mut |_, _| {})?;
+                (fast, Some(slow))
+            }
+            Kind::Single(clip, select) => {
+                let fast = single(clip, select, &tape, pixels, whole, &mut |_, _| {})?;
+                (fast, None)
+            }
+        };
+        Ok(TowerFeatures {
+            fast: fast.value().clone(),
+            slow: slow.map(|s| s.value().clone()),
+        })
+    }
+
+    /// What [`VisionTower::forward`] does behind [`VisionTower::features`].
+    pub(crate) fn join(&self, tape: &Tape, features: &TowerFeatures) -> TensorResult<Var> {
+        let fast = Var::constant(features.fast.clone());
+        match (&self.kind, &features.slow) {
+            (Kind::Multipath(tower), Some(slow)) => {
+                let slow = Var::constant(slow.clone());
+                tower.fusion.forward(tape, &fast, &slow)
+            }
+            _ => Ok(fast),
+        }
+    }
+
     /// Blocks that can be computed again in the backward pass.
     pub(crate) fn blocks(&self) -> usize {
         match &self.kind {
@@ -163,6 +243,18 @@ impl Multipath {
         checkpoint: Checkpointing,
         observe: &mut Observer<'_>,
     ) -> TensorResult<Var> {
+        let (fast, slow) = self.paths(tape, pixels, checkpoint, observe)?;
+        self.fusion.forward(tape, &fast, &slow)
+    }
+
+    /// Both paths with the adapters between them: `[B, N, C]` and `[B, s, s, Cs]`.
+    fn paths(
+        &self,
+        tape: &Tape,
+        pixels: &Var,
+        checkpoint: Checkpointing,
+        observe: &mut Observer<'_>,
+    ) -> TensorResult<(Var, Var)> {
         // Blocks of the fast path that are still to come.
         let mut left = self.clip.depth() + self.adapters.len();
         let slow = self
@@ -199,7 +291,7 @@ impl Multipath {
                 observe(&format!("align_latent{index}"), &x);
             }
         }
-        self.fusion.forward(tape, &x, &slow)
+        Ok((x, slow))
     }
 }
 

@@ -1,5 +1,7 @@
 //! `Batch`: what one forward pass takes.
 
+use std::sync::Arc;
+
 use llavar_data::{
     Encoded, IGNORE_INDEX, Tokenizer,
     packing::{PackedBatch, PaddedBatch},
@@ -7,8 +9,12 @@ use llavar_data::{
 use llavar_image::ImageProcessor;
 use llavar_tensor::{DType, Device, PixelLevels, Segments, Tensor};
 
-use super::Prepared;
-use crate::{TrainError, recipe::Layout};
+use super::{Picture, Prepared};
+use crate::{
+    TrainError,
+    features::{Features, PictureKey},
+    recipe::Layout,
+};
 
 /// One micro-batch.
 ///
@@ -68,45 +74,77 @@ impl Batch {
 
     /// Its pictures.
     pub(crate) fn images(&self) -> usize {
-        self.pictures.as_ref().map_or(0, |p| p.count)
+        self.pictures.as_ref().map_or(0, Pictures::len)
     }
 }
 
 /// The pictures of a micro-batch side by side, as bytes: a quarter of the room of floats, and of what goes
-/// to a GPU.
+/// to a GPU. Where features are kept on disk, those that are known stand for themselves.
 #[derive(Debug)]
 pub(crate) struct Pictures {
+    /// Of the pictures that the tower has to see.
     rgb: Vec<u8>,
-    count: usize,
+    keys: Vec<PictureKey>,
+    /// Of every picture.
+    known: Vec<Option<Arc<Features>>>,
     size: usize,
     levels: Box<PixelLevels>,
 }
 
 impl Pictures {
     fn new(samples: &[Prepared], processor: &ImageProcessor) -> Option<Self> {
-        let images: Vec<_> = samples.iter().flat_map(|s| &s.images).collect();
-        let mut rgb = Vec::with_capacity(images.len() * processor.output_len());
-        for image in &images {
-            rgb.extend_from_slice(&image.data);
-        }
-        (!images.is_empty()).then(|| Self {
-            rgb,
-            count: images.len(),
+        let mut pictures = Self {
+            rgb: Vec::new(),
+            keys: Vec::new(),
+            known: Vec::new(),
             size: processor.size,
             levels: Box::new(processor.levels()),
-        })
+        };
+        let images = || samples.iter().flat_map(|s| &s.images);
+        pictures
+            .rgb
+            .reserve(images().count() * processor.output_len());
+        for image in images() {
+            match image {
+                Picture::Pixels(image, key) => {
+                    pictures.rgb.extend_from_slice(&image.data);
+                    pictures.keys.extend(key);
+                    pictures.known.push(None);
+                }
+                Picture::Known(features) => pictures.known.push(Some(Arc::clone(features))),
+            }
+        }
+        (!pictures.known.is_empty()).then_some(pictures)
     }
 
-    /// The normalised pixels, `[images, S, S, 3]`.
-    pub(crate) fn pixels(&self, device: &Device, dtype: DType) -> Result<Tensor, TrainError> {
-        let shape = [self.count, self.size, self.size, 3];
-        Ok(Tensor::from_rgb(
-            &self.rgb,
-            &shape,
-            &self.levels,
-            device,
-            dtype,
-        )?)
+    /// Number of pictures.
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Every picture in order, with its features where they are known.
+    pub(crate) fn known(&self) -> impl Iterator<Item = Option<&Arc<Features>>> {
+        self.known.iter().map(Option::as_ref)
+    }
+
+    /// The keys of the others, in order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = PictureKey> {
+        self.keys.iter().copied()
+    }
+
+    /// The normalised pixels of those whose features are not known, `[images, S, S, 3]`; `None` without any.
+    pub(crate) fn pixels(
+        &self,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Option<Tensor>, TrainError> {
+        let count = self.known().filter(Option::is_none).count();
+        if count == 0 {
+            return Ok(None);
+        }
+        let shape = [count, self.size, self.size, 3];
+        let pixels = Tensor::from_rgb(&self.rgb, &shape, &self.levels, device, dtype)?;
+        Ok(Some(pixels))
     }
 }
 

@@ -2,11 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use llavar_data::remote::is_remote;
+
 use crate::{TrainError, stage::glob};
 
 /// A file itself, or the files of a folder whose names fit a pattern with `*` or `?`, sorted by name.
 pub(crate) fn expand(entry: &str) -> Result<Vec<PathBuf>, TrainError> {
     let path = Path::new(entry);
+    if is_remote(path) {
+        // Servers do not list folders, and a question mark begins what signs the address.
+        return Ok(vec![path.to_owned()]);
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if !name.contains(['*', '?']) || path.exists() {
         return Ok(vec![path.to_owned()]);

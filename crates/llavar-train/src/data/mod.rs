@@ -12,10 +12,10 @@ mod order;
 mod quarantine;
 mod source;
 
-pub(crate) use batch::{Batch, split_by_tokens};
+pub(crate) use batch::{Batch, Pictures, split_by_tokens};
 pub(crate) use cuts::CutLog;
 pub(crate) use feed::{Cut, Feed, Item};
 pub(crate) use loader::Loader;
 pub(crate) use order::Orders;
 pub(crate) use quarantine::Quarantine;
-pub(crate) use source::{Prepared, Record, SampleSource};
+pub(crate) use source::{Picture, Prepared, Record, SampleSource};

@@ -1,21 +1,40 @@
 //! `SampleSource`: reads, tokenizes and decodes one sample by its number.
 
 use std::{
+    borrow::Cow,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use llavar_data::{
-    Dataset, Encoded, ImageSource, MaskMode, Sample, Template, Tokenizer, dataset::Stamp,
-};
-use llavar_image::{DecodeLimits, ImageProcessor, RgbImage, decode_bytes, decode_file};
+use llavar_data::{Dataset, Encoded, ImageSource, MaskMode, Sample, Template, Tokenizer};
+use llavar_image::{DecodeLimits, ImageProcessor, RgbImage, decode_bytes, decode_file, read_file};
 
 use super::{cache::ImageCache, cuts::Cut, files};
 use crate::{
     Recipe, TrainError,
     error::{SampleFault, chain},
+    features::{FeatureCache, Features, PictureKey, key_of},
 };
+
+/// A picture on its way into the model.
+#[derive(Debug, Clone)]
+pub(crate) enum Picture {
+    /// Square pixels (bytes take a quarter of the room of floats), and the key under which its features are
+    /// kept.
+    Pixels(Arc<RgbImage>, Option<PictureKey>),
+    /// What the tower has made of it before.
+    Known(Arc<Features>),
+}
+
+impl Picture {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Pixels(image, _) => image.data.len(),
+            Self::Known(features) => features.bytes(),
+        }
+    }
+}
 
 /// A sample that only waits for its place in a batch.
 #[derive(Debug)]
@@ -24,8 +43,8 @@ pub(crate) struct Prepared {
     pub(crate) index: usize,
     /// Its tokens, images not yet expanded.
     pub(crate) encoded: Encoded,
-    /// Its pictures, square, in the order of their tags. Bytes take a quarter of the room of floats.
-    pub(crate) images: Vec<Arc<RgbImage>>,
+    /// Its pictures in the order of their tags.
+    pub(crate) images: Vec<Picture>,
     /// What was cut off its end, if anything.
     pub(crate) cut: Option<Cut>,
 }
@@ -47,7 +66,7 @@ impl Prepared {
 
     /// Bytes held, about.
     pub(crate) fn bytes(&self) -> usize {
-        self.encoded.ids.len() * 16 + self.images.iter().map(|i| i.data.len()).sum::<usize>()
+        self.encoded.ids.len() * 16 + self.images.iter().map(Picture::bytes).sum::<usize>()
     }
 }
 
@@ -78,6 +97,7 @@ pub(crate) struct SampleSource {
     processor: Option<ImageProcessor>,
     limits: DecodeLimits,
     cache: ImageCache,
+    features: Option<Arc<FeatureCache>>,
 }
 
 impl SampleSource {
@@ -123,7 +143,13 @@ impl SampleSource {
             processor: image.map(|(size, _)| ImageProcessor::new(size, aspect)),
             limits: DecodeLimits::default(),
             cache: ImageCache::new(recipe.data.image_cache_bytes),
+            features: None,
         })
+    }
+
+    /// Takes features that are known instead of pixels from now on.
+    pub(crate) fn use_features(&mut self, features: Option<Arc<FeatureCache>>) {
+        self.features = features;
     }
 
     /// Number of samples.
@@ -162,8 +188,9 @@ impl SampleSource {
     /// Everything that decides the text side of all samples, in words.
     pub(crate) fn identity(&self) -> String {
         let stamps: Vec<_> = self
-            .paths()
-            .map(|path| (path, std::fs::metadata(path).map(|m| Stamp::of(&m)).ok()))
+            .sets
+            .iter()
+            .map(|set| (set.path(), set.stamp()))
             .collect();
         format!(
             "{stamps:?} {:016x} {:?} {:?} {} {} {}",
@@ -195,10 +222,7 @@ impl SampleSource {
         let sizes: Vec<String> = self
             .sets
             .iter()
-            .map(|set| {
-                let bytes = std::fs::metadata(set.path()).map_or(0, |m| m.len());
-                format!("{} samples in {bytes} bytes", set.len())
-            })
+            .map(|set| format!("{} samples in {} bytes", set.len(), set.stamp().bytes))
             .collect();
         sizes.join(" + ")
     }
@@ -323,22 +347,33 @@ impl SampleSource {
         })
     }
 
-    fn image(
-        &self,
-        source: &ImageSource,
-        local: usize,
-        nth: usize,
-    ) -> Result<Arc<RgbImage>, String> {
+    fn image(&self, source: &ImageSource, local: usize, nth: usize) -> Result<Picture, String> {
         let Some(processor) = &self.processor else {
             return Err("the model takes no images".into());
         };
+        if let Some(features) = &self.features {
+            let (bytes, name) = match source {
+                ImageSource::File(path) => {
+                    let bytes = read_file(path, &self.limits).map_err(|e| chain(&e))?;
+                    (Cow::Owned(bytes), path)
+                }
+                ImageSource::Bytes { name, bytes } => (Cow::Borrowed(bytes.as_slice()), name),
+            };
+            let key = key_of(&bytes);
+            if let Some(known) = features.load(key) {
+                return Ok(Picture::Known(Arc::new(known)));
+            }
+            let image = decode_bytes(&bytes, name, &self.limits).map_err(|e| chain(&e))?;
+            let image = processor.to_square(&image).map_err(|e| chain(&e))?;
+            return Ok(Picture::Pixels(Arc::new(image), Some(key)));
+        }
         // Names within a container need not differ.
         let key = match source {
             ImageSource::File(path) => path.clone(),
             ImageSource::Bytes { name, .. } => name.join(format!("{local}.{nth}")),
         };
         if let Some(image) = self.cache.get(&key) {
-            return Ok(image);
+            return Ok(Picture::Pixels(image, None));
         }
         let image = match source {
             ImageSource::File(path) => decode_file(path, &self.limits),
@@ -347,7 +382,7 @@ impl SampleSource {
         let image = image.map_err(|error| chain(&error))?;
         let image = Arc::new(processor.to_square(&image).map_err(|error| chain(&error))?);
         self.cache.put(&key, &image);
-        Ok(image)
+        Ok(Picture::Pixels(image, None))
     }
 }
 

@@ -312,11 +312,8 @@ mod tests {
             };
             planner.largest_budget(&spread, keep, &|tokens| planner.most_images(tokens))
         };
-        assert_eq!(
-            budget(1, 0, 80, on),
-            None,
-            "18 bytes of 4.4e9 parameters are 73 GiB"
-        );
+        // 18 bytes of 4.35e9 parameters are 73 GiB; of 76 GiB 70 can be planned with.
+        assert_eq!(budget(1, 0, 76, on), None);
         let mut before = 0;
         for gpus in [2, 4, 8, 16] {
             let now = budget(gpus, 3, 80, on).unwrap();

@@ -120,7 +120,7 @@ impl Recipe {
     /// hold, which the checkpoint checks itself.
     pub(crate) fn changed_keys(&self, other: &Self) -> Vec<String> {
         /// Keys that do not change what is computed.
-        const FREE: [&str; 20] = [
+        const FREE: [&str; 21] = [
             "model.model_name_or_path",
             "model.pretrain_mm_mlp_adapter",
             "data.data_path",
@@ -128,6 +128,7 @@ impl Recipe {
             "data.dataloader_num_workers",
             "data.prefetch_bytes",
             "data.image_cache_bytes",
+            "data.vision_features_cache",
             "train.device",
             "train.zero_stage",
             "train.save_steps",

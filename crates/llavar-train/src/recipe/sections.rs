@@ -104,6 +104,9 @@ pub struct DataSection {
     pub prefetch_bytes: usize,
     /// Resized pictures kept in memory for the next epoch, bytes; 0 keeps none.
     pub image_cache_bytes: usize,
+    /// Folder for what a frozen vision tower makes of each picture, so that it is computed once: stage 1, or a run
+    /// that freezes the tower. The results are the same. None: nothing is kept on disk.
+    pub vision_features_cache: Option<String>,
     /// `stop` or `skip`.
     pub on_bad_sample: OnBadSample,
     /// With `skip`: the run stops once more samples than this were bad.
@@ -129,6 +132,7 @@ impl Default for DataSection {
             dataloader_num_workers: 4,
             prefetch_bytes: 256 << 20,
             image_cache_bytes: 0,
+            vision_features_cache: None,
             on_bad_sample: OnBadSample::Stop,
             max_bad_samples: 100,
             max_consecutive_bad_samples: 20,

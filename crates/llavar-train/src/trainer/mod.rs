@@ -28,9 +28,10 @@ use step::Pipeline;
 pub use trace::TraceSummary;
 
 use crate::{
-    Observer, Recipe, RunInfo, TrainError,
+    FeatureReport, Observer, Recipe, RunInfo, TrainError,
     checkpoint::{Store, TrainState},
     data::{Cut, CutLog, Feed, Loader, Orders, Quarantine, SampleSource},
+    features::FeatureCache,
     guard::SpikeGuard,
     logs::{Logs, Recording, Worst, mfu::Utilisation},
     optimizer::Optimizer,
@@ -85,6 +86,8 @@ pub struct Trainer {
     /// Step of the run folder's checkpoint that this run has saved last, or goes on from.
     held: Option<u64>,
     source: Arc<SampleSource>,
+    features: Option<Arc<FeatureCache>>,
+    feature_report: Option<FeatureReport>,
     orders: Arc<Orders>,
     optimizer: Optimizer,
     /// All ranks of the run.
@@ -188,6 +191,7 @@ impl Trainer {
             device_note: self.place.note.clone(),
             memory: self.memory_plan(),
             packing: self.orders.packing(),
+            features: self.feature_report.clone(),
             resumed_from: self.resumed_from.clone(),
             warnings: self.warnings.clone(),
         }

@@ -16,6 +16,7 @@ use crate::{
     checkpoint::{self, CheckpointInfo, FORMAT, Store, TrainState, verify},
     data::{CutLog, Orders, Quarantine, SampleSource, lengths},
     error::chain,
+    features::FeatureCache,
     guard::SpikeGuard,
     logs::{Worst, mfu::Utilisation},
     optimizer::Optimizer,
@@ -168,7 +169,17 @@ impl Trainer {
             });
         }
         let image = model.image_size().zip(model.tokens_per_image());
-        let source = SampleSource::open(&recipe, tokenizer, image)?;
+        let mut source = SampleSource::open(&recipe, tokenizer, image)?;
+        let dtype = match place.device.is_cuda() {
+            true => precision.weights(),
+            false => llavar_tensor::DType::F32,
+        };
+        let whole = sharding.0 < 3;
+        let features = FeatureCache::open(&recipe, &model, &place.device, dtype, whole)?;
+        let features = features.map(Arc::new);
+        let state_size = |cache: &Arc<FeatureCache>| cache.state_size(&source);
+        let feature_report = features.as_ref().map(state_size).transpose()?;
+        source.use_features(features.clone());
         let packed = recipe.train.pack_tokens > 0;
         let lengths = packed.then(|| lengths::measure(&source, &Cache::of_user()));
         let unusable: Vec<usize> = (0..source.len())
@@ -241,6 +252,8 @@ impl Trainer {
             store,
             held,
             source: Arc::new(source),
+            features,
+            feature_report,
             orders: Arc::new(orders),
             optimizer,
             group,

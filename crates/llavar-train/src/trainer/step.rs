@@ -10,7 +10,7 @@ use std::{
 
 use llavar_model::Checkpointing;
 use llavar_tensor::{
-    DType, Tape, Tensor,
+    DType, Tape, Tensor, Var,
     cuda::Readback,
     memory,
     optim::{StepLimits, StepReadback},
@@ -19,7 +19,7 @@ use llavar_tensor::{
 use super::{Trainer, ranks::Losses};
 use crate::{
     Observer, StepReport, TrainError,
-    data::{Batch, Feed, Item},
+    data::{Batch, Feed, Item, Pictures},
     guard::Usual,
     logs::{Logs, SampleLosses},
     observer::resident_bytes,
@@ -315,6 +315,9 @@ impl Trainer {
             seconds,
             eta_seconds: pipe.begun.0.elapsed().as_secs_f64() / done * left,
         };
+        if let Some(warning) = self.features.as_ref().and_then(|f| f.take_warning()) {
+            observer.on_warning(&warning);
+        }
         self.log(pipe.log.as_mut(), &report)?;
         observer.on_step(&report);
         Ok(())
@@ -366,6 +369,28 @@ impl Trainer {
         }
     }
 
+    /// Pictures as rows for the text: through the tower, or from the features that it made before.
+    fn encode(
+        &self,
+        tape: &Tape,
+        pictures: &Pictures,
+        checkpointing: Checkpointing,
+    ) -> Result<Var, TrainError> {
+        let (device, dtype) = (&self.place.device, self.model.activation_dtype());
+        let rows = match &self.features {
+            Some(cache) => {
+                let features = cache.features(&self.model, pictures, device, dtype)?;
+                self.model.encode_features(tape, &features)
+            }
+            None => {
+                let pixels = pictures.pixels(device, dtype)?;
+                let pixels = pixels.ok_or(TrainError::Workers)?;
+                self.model.encode_images(tape, &pixels, checkpointing)
+            }
+        };
+        rows.map_err(|e| TrainError::model(None, e))
+    }
+
     /// Adds the gradient of `weight` times the batch's summed loss.
     fn forward_backward(
         &self,
@@ -373,21 +398,20 @@ impl Trainer {
         weight: f32,
         checkpointing: Checkpointing,
     ) -> Result<MicroLoss, TrainError> {
-        let dtype = self.model.activation_dtype();
-        let pixels = batch
+        let tape = Tape::training();
+        let rows = batch
             .pictures
             .as_ref()
-            .map(|p| p.pixels(&self.place.device, dtype))
+            .map(|pictures| self.encode(&tape, pictures, checkpointing))
             .transpose()?;
-        let tape = Tape::training();
         let loss = self
             .model
-            .loss(
+            .loss_of_rows(
                 &tape,
                 &batch.ids,
                 &batch.labels,
                 &batch.segments,
-                pixels.as_ref(),
+                rows.as_ref(),
                 checkpointing,
             )
             .map_err(|e| TrainError::model(None, e))?;

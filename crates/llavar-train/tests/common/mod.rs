@@ -23,8 +23,17 @@ const WORDS: [&str; 8] = [
 impl World {
     /// `samples` pictures of one colour, every third sample without picture.
     pub(crate) fn new(samples: usize) -> Self {
+        Self::make(samples, false)
+    }
+
+    /// With a tower that has no adapters, as stage 1 trains it.
+    pub(crate) fn for_stage_1(samples: usize) -> Self {
+        Self::make(samples, true)
+    }
+
+    fn make(samples: usize, freeze_vision: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        make_model(&dir.path().join("model"));
+        make_model(&dir.path().join("model"), freeze_vision);
         let images = dir.path().join("images");
         fs::create_dir(&images).unwrap();
         let mut records = Vec::new();
@@ -88,7 +97,7 @@ pub(crate) fn recipe(dir: &Path, sets: &[&str]) -> Recipe {
     Recipe::resolve("nano-sft", &all).unwrap()
 }
 
-fn make_model(folder: &Path) {
+fn make_model(folder: &Path, freeze_vision: bool) {
     let config = Preset::Nano.config(Some(40)).unwrap();
     let tiny = serde_json::json!({
         "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -97,9 +106,12 @@ fn make_model(folder: &Path) {
     });
     let mut changes: Vec<(String, serde_json::Value)> =
         tiny.as_object().unwrap().clone().into_iter().collect();
+    // Products of at most 64 columns are summed in another order where there are few rows.
+    let width = if freeze_vision { 72 } else { 16 };
+    changes.push(("mm_hidden_size".into(), width.into()));
     let mut clip = config.as_json()["clip_vision_config"].clone();
     for (key, value) in [
-        ("hidden_size", 16),
+        ("hidden_size", width),
         ("intermediate_size", 24),
         ("num_hidden_layers", 4),
         ("num_attention_heads", 2),
@@ -111,6 +123,7 @@ fn make_model(folder: &Path) {
     convnext["dims"] = serde_json::json!([4, 8, 8, 8]);
     convnext["depths"] = serde_json::json!([1, 1, 1, 1]);
     changes.push(("convnext_config".into(), convnext));
+    changes.push(("freeze_vision".into(), freeze_vision.into()));
     let config = config.with(changes).unwrap();
     let model = LlavaModel::init(config, 5).unwrap();
     let tokenizer = tempfile::tempdir().unwrap();

@@ -31,7 +31,7 @@ pub(crate) struct GpuArgs {
     #[arg(long, default_value = "phi3.5-3.8b")]
     preset: String,
     /// Rows: vision, generate, select (scores of duos), docvqa (document questions), train (bf16 states),
-    /// master (f32 master weights and moments).
+    /// master (f32 master weights and moments), packing (samples of real lengths packed and padded).
     #[arg(long, value_delimiter = ',', default_value = "vision,generate,train")]
     work: Vec<String>,
     /// The GPU: cuda or cuda:N.
@@ -99,9 +99,10 @@ fn work(name: &str) -> Result<Work, Failure> {
         "docvqa" => Ok(Work::DocVqa),
         "train" => Ok(Work::Train),
         "master" => Ok(Work::Master),
+        "packing" => Ok(Work::Packing),
         _ => Err(
             Failure::usage(format!("`{name}` is no row of this benchmark"))
-                .hint("there are vision, generate, select, docvqa, train and master"),
+                .hint("there are vision, generate, select, docvqa, train, master and packing"),
         ),
     }
 }

@@ -28,6 +28,8 @@ use crate::{
     progress::Progress,
 };
 
+/// Smaller models than this, elements, do not reach the rates that were measured.
+const MEASURED_SHAPE: usize = 2_000_000_000;
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// Plan a training run: what fits on the GPUs, how long it takes, what it costs.
@@ -438,6 +440,14 @@ fn suggestions(
     ways
 }
 
+/// A number of parameters in words.
+fn count(parameters: usize) -> String {
+    match parameters {
+        0..1_000_000_000 => format!("{:.1} M", parameters as f64 / 1e6),
+        _ => format!("{:.2} G", parameters as f64 / 1e9),
+    }
+}
+
 impl Stage {
     fn of(zero_stage: u8, plan: &MemoryPlan) -> Self {
         Self {
@@ -469,11 +479,11 @@ impl Plan {
         let gib = |bytes: usize| bytes as f64 / GIB;
         writeln!(
             f,
-            "{} on {}: {:.2} G parameters ({:.2} G train) in {}; {} GPU(s) of {:.1} GiB",
+            "{} on {}: {} parameters ({} train) in {}; {} GPU(s) of {:.1} GiB",
             self.recipe,
             self.model,
-            self.parameters as f64 / 1e9,
-            self.trainable_parameters as f64 / 1e9,
+            count(self.parameters),
+            count(self.trainable_parameters),
             self.precision,
             self.gpus,
             gib(self.memory_bytes),
@@ -549,7 +559,7 @@ impl Plan {
         if let Some(t) = &self.time {
             writeln!(
                 f,
-                "time: {} steps of {:.0} tokens, {:.2} s each: {:.0} tokens/s, {:.0} img/s over all GPUs",
+                "time: {} steps of {:.0} tokens, {:.3} s each: {:.0} tokens/s, {:.0} img/s over all GPUs",
                 t.steps,
                 t.tokens_per_step,
                 t.step_seconds,
@@ -560,6 +570,12 @@ impl Plan {
             match t.cost {
                 Some(cost) => writeln!(f, ", cost {cost:.0}")?,
                 None => writeln!(f)?,
+            }
+            if self.parameters < MEASURED_SHAPE {
+                writeln!(
+                    f,
+                    "      the rates are those of a 3.8B model: a smaller one keeps a GPU less busy and takes longer"
+                )?;
             }
             let exchange = match self.gpus {
                 1 => "",

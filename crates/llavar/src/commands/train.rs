@@ -279,6 +279,20 @@ impl Observer for TrainView {
                 ));
             }
         }
+        if let Some(f) = &info.features {
+            let gb = |bytes: u64| bytes as f64 / 1e9;
+            note(format!(
+                "features of the vision tower: {} pictures of {:.2} MB, {} there already; {:.2} GB to be written to \
+                 {}{}",
+                f.pictures,
+                f.picture_bytes as f64 / 1e6,
+                f.present,
+                gb(f.to_write),
+                f.path.display(),
+                f.free
+                    .map_or(String::new(), |free| format!(", {:.2} GB free", gb(free)))
+            ));
+        }
         note(format!("memory plan: {}", info.memory));
         if !info.memory.fits() {
             note("warning: the plan is larger than the memory of the device");
