@@ -1,7 +1,7 @@
 //! Convolutions on pictures with channels last: products of gathered rows, or tap by tap for a kernel a
 //! channel.
 
-use llavar_tensor::{kernel, kernels::matmul};
+use llavar_tensor::{kernel, kernels::matmul, memory::Buffer};
 use rayon::prelude::*;
 
 use crate::{
@@ -53,9 +53,9 @@ impl Conv {
         size: [usize; 2],
         then: &[Pointwise],
         parallel: bool,
-    ) -> Option<(Vec<f32>, [usize; 2])> {
+    ) -> Option<(Buffer<f32>, [usize; 2])> {
         let placed = self.window.on(size)?;
-        let mut out = vec![0.0; placed.out[0] * placed.out[1] * self.outputs];
+        let mut out = Buffer::unspecified(placed.out[0] * placed.out[1] * self.outputs);
         match &self.kernels {
             Kernels::Dense(weights) => {
                 self.dense(x, size, &placed, weights, then, parallel, &mut out)
@@ -105,7 +105,7 @@ impl Conv {
                 let x = &x[first * k..(first + count) * k];
                 matmul([count, n, k], x, weights, out, n, false);
             } else {
-                let mut gathered = vec![0.0; count * k];
+                let mut gathered = Buffer::unspecified(count * k);
                 for (at, row) in gathered.chunks_exact_mut(k).enumerate() {
                     self.gather(x, size, placed, first + at, row);
                 }
@@ -121,7 +121,7 @@ impl Conv {
         }
     }
 
-    /// What the kernel sees at place `at` of the result; `row` is zero where that is nothing.
+    /// What the kernel sees at place `at` of the result, with zeros where that is nothing.
     fn gather(&self, x: &[f32], [h, w]: [usize; 2], placed: &Placed, at: usize, row: &mut [f32]) {
         let c = self.inputs;
         let [kh, kw] = self.window.kernel;
@@ -129,6 +129,9 @@ impl Conv {
         let (y, left) = (at / placed.out[1] * sy, at % placed.out[1] * sx);
         let (kx, ix, across) = overlap(left, placed.before[1], kw, w);
         let (ky, iy, down) = overlap(y, placed.before[0], kh, h);
+        if down < kh || across < kw {
+            row.fill(0.0);
+        }
         for step in 0..down {
             let to = ((ky + step) * kw + kx) * c;
             let from = ((iy + step) * w + ix) * c;
@@ -233,12 +236,12 @@ impl Spread {
         [h, w]: [usize; 2],
         then: &[Pointwise],
         parallel: bool,
-    ) -> (Vec<f32>, [usize; 2]) {
+    ) -> (Buffer<f32>, [usize; 2]) {
         let ([kh, kw], n) = (self.kernel, self.outputs);
         let wide = w * kw * n;
-        let mut out = vec![0.0; h * kh * wide];
+        let mut out = Buffer::unspecified(h * kh * wide);
         let row = |(y, out): (usize, &mut [f32])| {
-            let mut parts = vec![0.0; w * kh * kw * n];
+            let mut parts = Buffer::unspecified(w * kh * kw * n);
             let x = &x[y * w * self.inputs..(y + 1) * w * self.inputs];
             let shape = [w, kh * kw * n, self.inputs];
             matmul(shape, x, &self.weights, &mut parts, kh * kw * n, false);

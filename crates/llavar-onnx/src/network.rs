@@ -146,7 +146,10 @@ impl Network {
         let data = value.into_floats().ok_or_else(|| OnnxError::Format {
             reason: "the output is of integers".to_owned(),
         })?;
-        Ok(Output { dims, data })
+        Ok(Output {
+            dims,
+            data: data.to_vec(),
+        })
     }
 }
 

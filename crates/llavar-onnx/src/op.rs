@@ -10,6 +10,7 @@ use crate::{
 use llavar_tensor::{
     kernel,
     kernels::{exp, matmul},
+    memory::Buffer,
 };
 use rayon::prelude::*;
 
@@ -124,7 +125,7 @@ impl Op {
                     return Err(format!("the last side is not {k}"));
                 }
                 let rows = x.len() / k;
-                let mut y = vec![0.0; rows * n];
+                let mut y = Buffer::unspecified(rows * n);
                 matmul(
                     [rows, *n, *k],
                     x.as_floats().ok_or(FLOATS)?,
@@ -192,9 +193,10 @@ impl Op {
                         let x = x.clone().ordered(Order::Plain);
                         Value::ints(x.dims, data.iter().map(|x| *x as i64).collect())
                     }
-                    (Data::Ints(data), false) => {
-                        Value::floats(x.dims.clone(), data.iter().map(|x| *x as f32).collect())
-                    }
+                    (Data::Ints(data), false) => Value::floats(
+                        x.dims.clone(),
+                        data.iter().map(|x| *x as f32).collect::<Vec<_>>(),
+                    ),
                     _ => x,
                 })
             }
@@ -298,7 +300,7 @@ fn mean(x: Value, axes: &[i64], keep: bool) -> Result<Value, Refusal> {
         let x = x.ordered(Order::Plain);
         let n = x.dims[rank - 1].max(1);
         let rows = x.as_floats().ok_or(FLOATS)?.chunks_exact(n);
-        let means = rows.map(|row| row.iter().sum::<f32>() / n as f32).collect();
+        let means: Vec<_> = rows.map(|row| row.iter().sum::<f32>() / n as f32).collect();
         let mut dims = x.dims.clone();
         if keep {
             dims[rank - 1] = 1;

@@ -50,7 +50,10 @@ fn places(dims: &[usize], strides: &[usize], start: usize) -> Vec<usize> {
 
 fn picked(x: &Value, dims: Vec<usize>, places: &[usize]) -> Value {
     let data = match &x.data {
-        Data::Floats(data) => Data::Floats(Arc::new(places.iter().map(|p| data[*p]).collect())),
+        Data::Floats(data) => {
+            let picked: Vec<f32> = places.iter().map(|p| data[*p]).collect();
+            Data::Floats(Arc::new(picked.into()))
+        }
         Data::Ints(data) => Data::Ints(Arc::new(places.iter().map(|p| data[*p]).collect())),
     };
     Value {
@@ -286,7 +289,7 @@ pub(crate) fn broadcast(function: Binary, a: Value, b: Value) -> Result<Value, R
         Binary::Mul => x * y,
         Binary::Div => x / y,
     };
-    let data = at_a
+    let data: Vec<f32> = at_a
         .iter()
         .zip(&at_b)
         .map(|(i, j)| of(x[*i], y[*j]))

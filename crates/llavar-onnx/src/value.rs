@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use llavar_tensor::memory::Buffer;
+
 /// How the elements of a value of four dimensions lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -14,7 +16,8 @@ pub(crate) enum Order {
 /// Elements of a value.
 #[derive(Debug, Clone)]
 pub(crate) enum Data {
-    Floats(Arc<Vec<f32>>),
+    /// From the pool: networks ask for the same sizes again and again.
+    Floats(Arc<Buffer<f32>>),
     Ints(Arc<Vec<i64>>),
 }
 
@@ -27,11 +30,11 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    pub(crate) fn floats(dims: Vec<usize>, data: Vec<f32>) -> Self {
+    pub(crate) fn floats(dims: Vec<usize>, data: impl Into<Buffer<f32>>) -> Self {
         Self {
             dims,
             order: Order::Plain,
-            data: Data::Floats(Arc::new(data)),
+            data: Data::Floats(Arc::new(data.into())),
         }
     }
 
@@ -44,7 +47,7 @@ impl Value {
     }
 
     /// One picture `[1, C, H, W]` with its channels last.
-    pub(crate) fn picture([c, h, w]: [usize; 3], data: Vec<f32>) -> Self {
+    pub(crate) fn picture([c, h, w]: [usize; 3], data: impl Into<Buffer<f32>>) -> Self {
         Self {
             order: Order::ChannelsLast,
             ..Self::floats(vec![1, c, h, w], data)
@@ -83,7 +86,7 @@ impl Value {
     }
 
     /// The elements, copied only if somebody else holds them too.
-    pub(crate) fn into_floats(self) -> Option<Vec<f32>> {
+    pub(crate) fn into_floats(self) -> Option<Buffer<f32>> {
         match self.data {
             Data::Floats(data) => Some(Arc::unwrap_or_clone(data)),
             Data::Ints(_) => None,
@@ -115,7 +118,7 @@ impl Value {
         // With one channel or one place both orders are the same.
         let data = match &self.data {
             Data::Floats(data) if c > 1 && h * w > 1 => {
-                let mut turned = vec![0.0; data.len()];
+                let mut turned = Buffer::unspecified(data.len());
                 let (rows, cols) = match order {
                     Order::ChannelsLast => (c, h * w),
                     Order::Plain => (h * w, c),

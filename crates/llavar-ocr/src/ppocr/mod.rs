@@ -37,7 +37,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             longest: 1280,
-            shortest: 480,
+            shortest: 320,
             least_score: 0.5,
             script: Script::Latin,
         }

@@ -87,7 +87,9 @@ pub(crate) fn run(args: Args) -> Outcome {
             // One bad picture must not end the work on thousands.
             Err(error) => {
                 bad += 1;
-                progress.line(&Failure::from(error).to_string());
+                let said = Failure::from(error).to_string();
+                let said = said.strip_prefix("error: ").unwrap_or(&said);
+                progress.line(&format!("not read: {said}"));
             }
         }
         progress.set(at as u64 + 1, format!("{bad} bad"));
