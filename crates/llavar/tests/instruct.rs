@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 
 /// Pictures with OCR beside them and a file of captions for half of them.
 fn world(name: &str, count: usize) -> World {
-    let world = World::empty(name);
+    with_pictures(World::empty(name), count)
+}
+
+fn with_pictures(world: World, count: usize) -> World {
     let images = world.path("images");
     fs::create_dir_all(&images).unwrap();
     let mut captions = String::from("image,caption\n");
@@ -269,6 +272,55 @@ fn without_a_model() {
 }
 
 #[test]
+fn selection_is_the_last_filter() {
+    let world = with_pictures(World::new("instruct_select"), 6);
+    let args = [
+        "instruct", "run", "--images", "images", "--ocr", "sidecar", "--out", "run",
+    ];
+    let more = [
+        "--endpoint",
+        "template",
+        "--duos",
+        "2",
+        "--formats",
+        "json",
+        "--json",
+    ];
+    let duos = |run: &Value| -> u64 {
+        let splits = run["splits"].as_object().unwrap().values();
+        splits.map(|split| split["duos"].as_u64().unwrap()).sum()
+    };
+    let all = world.run(&args, &more).json();
+    let select: Vec<&str> = more
+        .iter()
+        .copied()
+        .chain([
+            "--select-model",
+            "model",
+            "--device",
+            "cpu",
+            "--select-fraction",
+            "0.5",
+        ])
+        .collect();
+    let report = world.run(&args, &select).json();
+    let selection = report["card"]["selection"].as_object().unwrap();
+    let scored: u64 = selection.values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(scored, duos(&all["card"]), "{selection:?}");
+    let kept = selection["kept"].as_u64().unwrap();
+    assert_eq!(duos(&report["card"]), kept);
+    assert!(kept < scored, "half of the pairs at most: {selection:?}");
+    // What was selected stays selected when the set is written again.
+    let again = world
+        .run(&["instruct", "export", "run", "--json"], &[])
+        .json();
+    assert_eq!(duos(&again), kept);
+    // Without selection all are back.
+    let back = world.run(&args, &more).json();
+    assert_eq!(duos(&back["card"]), scored);
+}
+
+#[test]
 fn wrong_command_lines_are_told() {
     let world = world("instruct_usage", 1);
     let run = |more: &[&str]| {
@@ -297,6 +349,16 @@ fn wrong_command_lines_are_told() {
         "bad.csv",
     ])
     .fails(3, &["bad.csv", "column"]);
+    let refused = StubServer::scripted(vec![], Reply::error(418, "teapot")).unwrap();
+    run(&[
+        "--endpoint",
+        &refused.url(),
+        "--model",
+        "m",
+        "--ocr",
+        "sidecar",
+    ])
+    .fails(1, &["1 pictures got no answer", "teapot"]);
     world
         .run(&["instruct", "export", "none"], &[])
         .fails(2, &["no run folder"]);

@@ -89,12 +89,14 @@ fn write(
 }
 
 fn open(file: File) -> Result<SerializedFileWriter<File>, ParquetError> {
+    // All fields may be null, though none is: `datasets` takes a struct for a picture only if it is as its
+    // own writer makes it.
     let schema = "message schema {
-        required binary id (STRING);
-        required group image { required binary bytes; required binary path (STRING); }
-        required group conversations (LIST) { repeated group list { required group element {
-            required binary from (STRING); required binary value (STRING); } } }
-        required binary source (STRING);
+        optional binary id (STRING);
+        optional group image { optional binary bytes; optional binary path (STRING); }
+        optional group conversations (LIST) { repeated group list { optional group element {
+            optional binary from (STRING); optional binary value (STRING); } } }
+        optional binary source (STRING);
     }";
     // What tells `datasets` that the struct is a picture.
     let text = json!({"dtype": "string", "_type": "Value"});
@@ -140,16 +142,16 @@ fn group(
         let source = sample.extra.get("source").and_then(|value| value.as_str());
         source.unwrap_or_default().to_owned()
     });
-    // Lists lie flat: repetition 0 begins a row, definition 0 is an empty list.
+    // Lists lie flat: repetition 0 begins a row; of four levels a value defines all, an empty list one.
     let (mut from, mut value) = (Vec::new(), Vec::new());
     let (mut definitions, mut repetitions) = (Vec::new(), Vec::new());
     for (sample, _) in &rows {
         if sample.conversations.is_empty() {
-            definitions.push(0);
+            definitions.push(1);
             repetitions.push(0);
         }
         for (i, turn) in sample.conversations.iter().enumerate() {
-            definitions.push(1);
+            definitions.push(4);
             repetitions.push(i16::from(i > 0));
             from.push(text(turn.from.as_str().to_owned()));
             value.push(text(turn.value.clone()));
@@ -159,12 +161,13 @@ fn group(
         .into_iter()
         .map(|(_, bytes)| ByteArray::from(bytes))
         .collect();
-    column(&mut out, &ids, None)?;
-    column(&mut out, &pictures, None)?;
-    column(&mut out, &names, None)?;
-    column(&mut out, &from, Some((&definitions, &repetitions)))?;
-    column(&mut out, &value, Some((&definitions, &repetitions)))?;
-    column(&mut out, &sources, None)?;
+    let plain = |level: i16| vec![level; ids.len()];
+    column(&mut out, &ids, &plain(1), None)?;
+    column(&mut out, &pictures, &plain(2), None)?;
+    column(&mut out, &names, &plain(2), None)?;
+    column(&mut out, &from, &definitions, Some(&repetitions))?;
+    column(&mut out, &value, &definitions, Some(&repetitions))?;
+    column(&mut out, &sources, &plain(1), None)?;
     out.close()?;
     Ok(())
 }
@@ -172,15 +175,14 @@ fn group(
 fn column(
     out: &mut SerializedRowGroupWriter<'_, File>,
     values: &[ByteArray],
-    levels: Option<(&[i16], &[i16])>,
+    definitions: &[i16],
+    repetitions: Option<&[i16]>,
 ) -> Result<(), ParquetError> {
     let Some(mut column) = out.next_column()? else {
         return Err(ParquetError::General("a column too many".to_owned()));
     };
-    column.typed::<ByteArrayType>().write_batch(
-        values,
-        levels.map(|(definitions, _)| definitions),
-        levels.map(|(_, repetitions)| repetitions),
-    )?;
+    column
+        .typed::<ByteArrayType>()
+        .write_batch(values, Some(definitions), repetitions)?;
     column.close()
 }

@@ -22,14 +22,17 @@ fn is_wide(c: char) -> bool {
     matches!(c, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{0e00}'..='\u{0e7f}')
 }
 
-/// A sentence from its capital to its full stop.
+/// A statement from its capital to its full stop.
 pub(super) fn whole(name: &str, text: &str) -> Result<(), Broken> {
     begins(name, text)?;
     let end = text.trim_end_matches(['"', '”', '’', '\'', ')', '»', '」', '』']);
     if end.ends_with("...") || end.ends_with('…') {
         return broken(Reason::Sentence, format!("{name} is cut off"));
     }
-    match end.ends_with(['.', '!', '?', '。', '！', '？', '।', '؟']) {
+    if end.ends_with(['?', '？', '؟']) {
+        return broken(Reason::Sentence, format!("{name} is a question"));
+    }
+    match end.ends_with(['.', '!', '。', '！', '।']) {
         true => Ok(()),
         false => broken(
             Reason::Sentence,
@@ -160,7 +163,7 @@ mod tests {
         ] {
             assert_eq!(whole("x", good), Ok(()), "{good}");
         }
-        for bad in ["it is.", "It is", "It is...", "- It is.", ""] {
+        for bad in ["it is.", "It is", "It is...", "- It is.", "Is it?", ""] {
             assert!(whole("x", bad).is_err(), "{bad}");
         }
         assert_eq!(question("x", "What is \"A\"?"), Ok(()));

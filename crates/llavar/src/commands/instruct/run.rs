@@ -10,7 +10,7 @@ use std::{
 use llavar_client::{ApiKey, Client, ClientOptions, Endpoint};
 use llavar_instruct::{
     Budget, Caller, Captions, Entry, Estimate, Generated, Journal, Ledger, Pictures, Prices,
-    Prompts, RunFile, Sampling, Settings, Stop, View,
+    Prompts, RunFile, Sampling, Settings, State, Stop, View,
     checks::{Language, Rules},
     generate,
     output::{Formats, Selection},
@@ -289,6 +289,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         note(export::summary(&args.out, &card));
         return Err(Failure::interrupted("the same command goes on"));
     }
+    failed(&generated)?;
     if generated.stop == Some(Stop::Budget) {
         note(
             "the budget does not cover the next request; the same command with a higher --budget goes on",
@@ -303,6 +304,29 @@ pub(crate) fn run(args: Args) -> Outcome {
         }),
         false => print(export::summary(&args.out, &card)),
     }
+}
+
+/// Tells of pictures that got no answer; where none got one, the run has failed.
+fn failed(generated: &Generated) -> Outcome {
+    let reasons: Vec<&str> = generated
+        .pictures
+        .iter()
+        .filter_map(|picture| match &picture.state {
+            State::Failed { reason, .. } => Some(reason.as_str()),
+            _ => None,
+        })
+        .collect();
+    let Some(last) = reasons.last() else {
+        return Ok(());
+    };
+    let done = generated.pictures.iter().any(|p| p.state == State::Done);
+    let message = format!("{} pictures got no answer; the last: {last}", reasons.len());
+    if done {
+        note(message + "; the same command tries them again");
+        return Ok(());
+    }
+    Err(Failure::new(Class::Failure, message)
+        .hint("when the server is well, the same command tries them again"))
 }
 
 /// Reads captions and says which of them have no picture.
@@ -386,7 +410,7 @@ impl Work<'_> {
                 generated
                     .pictures
                     .iter()
-                    .filter(|p| p.state != llavar_instruct::State::Pending)
+                    .filter(|p| p.state != State::Pending)
                     .count(),
                 begun.elapsed().as_secs_f64()
             ));
