@@ -11,9 +11,6 @@ cargo fmt --all --check
 step "lints"
 cargo clippy --release --workspace --all-targets -- -D warnings
 
-step "the feature that no default build has: data at s3://, gs:// and az://"
-cargo check --release -p llavar-data --features object-store
-
 if ! command -v mpirun >/dev/null; then
   step "OpenMPI, for the tests on several ranks"
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
