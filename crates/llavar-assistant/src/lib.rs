@@ -18,6 +18,7 @@ use llavar_model::{
     LlavaModel,
     config::{GenerationConfig, ImageAspectRatio, LlmFamily},
     generation::{GenerationOptions, StopReason, generate},
+    lora::Adapter,
 };
 use llavar_tensor::{DType, Device, Tape, Tensor};
 
@@ -70,9 +71,49 @@ impl Assistant {
         device: &Device,
         dtype: DType,
     ) -> Result<Self, Error> {
-        let model = LlavaModel::load_on(folder, device, dtype)?;
-        let tokenizer = Tokenizer::from_folder(folder)?;
-        let generation = GenerationConfig::read(folder).map_err(llavar_model::ModelError::from)?;
+        Self::load_adapted_on(folder, None, template, device, dtype)
+    }
+
+    /// As [`Assistant::load_on`] with a LoRA or DoRA of the folder `adapter` merged into the model. A `folder` that
+    /// is an adapter itself is read with the base that it names. Tokenizer and generation settings are the
+    /// adapter's, where it has them.
+    ///
+    /// # Errors
+    /// As [`Assistant::load_on`], and when the adapter does not fit the model.
+    pub fn load_adapted_on(
+        folder: &Path,
+        adapter: Option<&Path>,
+        template: Option<TemplateName>,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, Error> {
+        let adapter = match adapter {
+            Some(path) => Some(Adapter::open(path)?),
+            None if Adapter::is_at(folder) => Some(Adapter::open(folder)?),
+            None => None,
+        };
+        let (base, model) = match &adapter {
+            None => (
+                folder.to_owned(),
+                LlavaModel::load_on(folder, device, dtype)?,
+            ),
+            Some(adapter) => {
+                let base = match adapter.folder() == folder {
+                    true => adapter.base()?,
+                    false => folder.to_owned(),
+                };
+                let model = LlavaModel::load_adapted_on(&base, adapter, device, dtype)?;
+                (base, model)
+            }
+        };
+        let with = |name: &str| -> &Path {
+            let own = adapter.as_ref().map(Adapter::folder);
+            own.filter(|folder| folder.join(name).is_file())
+                .unwrap_or(&base)
+        };
+        let tokenizer = Tokenizer::from_folder(with("tokenizer.json"))?;
+        let generation = GenerationConfig::read(with("generation_config.json"));
+        let generation = generation.map_err(llavar_model::ModelError::from)?;
         Ok(Self::new(model, tokenizer, template, generation.as_ref()))
     }
 

@@ -29,6 +29,25 @@ pub enum ModelError {
         /// Published name.
         name: String,
     },
+    /// An adapter was asked for on a layer that is not there.
+    #[error(transparent)]
+    LoraTarget(#[from] crate::lora::TargetError),
+    /// An adapter folder cannot be used.
+    #[error("the adapter in {path} cannot be used: {reason}", path = path.display())]
+    Adapter {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A configuration asks for weights of few bits in a form that is not known.
+    #[error(
+        "quantization_config = {found}: only load_in_4bit with bnb_4bit_quant_type \"nf4\" is known here"
+    )]
+    Quantization {
+        /// What it says.
+        found: String,
+    },
     /// Pictures were given to a plain language model.
     #[error(
         "this model has no vision tower and cannot take pictures, leave them out or use another model"

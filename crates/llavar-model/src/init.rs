@@ -177,6 +177,14 @@ impl Initializer {
     }
 }
 
+/// A new adapter's A as PEFT makes it: uniform within the root of one over the inputs.
+pub(crate) fn lora_a(shape: &[usize], seed: u64, name: &str) -> Result<Tensor> {
+    let bound = (shape.last().copied().unwrap_or(1).max(1) as f64).powf(-0.5);
+    let mut value = Tensor::zeros(shape);
+    fill(value.data_mut::<f32>()?, Law::Uniform(bound), seed, name);
+    Ok(value)
+}
+
 /// `stages.i.blocks.j.weight`.
 fn is_layer_scale(name: &str) -> bool {
     let mut parts = name.rsplit('.');
@@ -217,7 +225,7 @@ fn normal(rng: &mut impl Rng) -> f64 {
 }
 
 /// A 256-bit key from the seed and the name: four FNV-1a hashes with different starts.
-fn key(seed: u64, name: &str) -> [u8; 32] {
+pub(crate) fn key(seed: u64, name: &str) -> [u8; 32] {
     let mut key = [0; 32];
     for (n, part) in key.chunks_exact_mut(8).enumerate() {
         let start = 0xcbf2_9ce4_8422_2325 ^ (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use llavar_tensor::{Param, Tape, Var};
+use llavar_tensor::{LoraAdapter, Param, Tape, Var};
 
 use crate::{ModelError, Result};
 
@@ -11,15 +11,24 @@ type TensorResult<T> = llavar_tensor::Result<T>;
 
 /// The model's parameters by published name.
 #[derive(Debug, Default)]
-pub(crate) struct ParamSet(HashMap<String, Param>);
+pub(crate) struct ParamSet {
+    params: HashMap<String, Param>,
+    /// By the layer that they stand on.
+    adapters: HashMap<String, LoraAdapter>,
+}
 
 impl ParamSet {
     pub(crate) fn new(list: &[Param]) -> Self {
-        Self(
-            list.iter()
-                .map(|p| (p.name().to_owned(), p.clone()))
-                .collect(),
-        )
+        let params = list.iter().map(|p| (p.name().to_owned(), p.clone()));
+        Self {
+            params: params.collect(),
+            adapters: HashMap::new(),
+        }
+    }
+
+    /// The same with adapters for the linear layers of these names.
+    pub(crate) fn with_adapters(self, adapters: HashMap<String, LoraAdapter>) -> Self {
+        Self { adapters, ..self }
     }
 
     /// The parameters whose names begin with `prefix` and a dot.
@@ -31,7 +40,7 @@ impl ParamSet {
     }
 
     pub(crate) fn get(&self, name: &str) -> Result<Param> {
-        self.0
+        self.params
             .get(name)
             .cloned()
             .ok_or_else(|| ModelError::MissingParameter {
@@ -40,7 +49,7 @@ impl ParamSet {
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.params.contains_key(name)
     }
 }
 
@@ -69,14 +78,22 @@ impl Scope<'_> {
         Ok(Linear {
             weight: scope.param("weight")?,
             bias: Some(scope.param("bias")?),
+            lora: scope.adapter(),
         })
+    }
+
+    /// The adapter of the layer at this prefix.
+    fn adapter(&self) -> Option<LoraAdapter> {
+        self.set.adapters.get(&self.prefix).cloned()
     }
 
     /// `weight` below `name`.
     pub(crate) fn linear_no_bias(&self, name: &str) -> Result<Linear> {
+        let scope = self.at(name);
         Ok(Linear {
-            weight: self.at(name).param("weight")?,
+            weight: scope.param("weight")?,
             bias: None,
+            lora: scope.adapter(),
         })
     }
 
@@ -90,17 +107,29 @@ impl Scope<'_> {
     }
 }
 
-/// `y = x W^T + b`; a 1x1 or patch convolution where its weight has more than two axes.
+/// `y = x W^T + b`; a 1x1 or patch convolution where its weight has more than two axes. With an adapter where
+/// the model has one on this layer.
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
     pub(crate) weight: Param,
     pub(crate) bias: Option<Param>,
+    pub(crate) lora: Option<LoraAdapter>,
 }
 
 impl Linear {
     /// `[.., K] -> [.., N]`.
     pub(crate) fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
-        tape.linear(x, &self.weight, self.bias.as_ref())
+        self.product(tape, x, self.bias.as_ref(), None)
+    }
+
+    /// As [`Linear::forward`] with another bias than its own.
+    pub(crate) fn forward_with_bias(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        bias: &Param,
+    ) -> TensorResult<Var> {
+        self.product(tape, x, Some(bias), None)
     }
 
     /// As [`Linear::forward`], plus `residual [.., N]`.
@@ -110,11 +139,27 @@ impl Linear {
         x: &Var,
         residual: &Var,
     ) -> TensorResult<Var> {
-        tape.linear_residual(x, &self.weight, self.bias.as_ref(), Some(residual))
+        self.product(tape, x, self.bias.as_ref(), Some(residual))
+    }
+
+    fn product(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        bias: Option<&Param>,
+        residual: Option<&Var>,
+    ) -> TensorResult<Var> {
+        match &self.lora {
+            None => tape.linear_residual(x, &self.weight, bias, residual),
+            Some(lora) => tape.lora_linear(x, &self.weight, bias, residual, lora),
+        }
     }
 
     pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
-        std::iter::once(&self.weight).chain(&self.bias)
+        let adapter = self.lora.iter().flat_map(LoraAdapter::params);
+        std::iter::once(&self.weight)
+            .chain(&self.bias)
+            .chain(adapter)
     }
 }
 

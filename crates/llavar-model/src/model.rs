@@ -13,6 +13,7 @@ use crate::{
     init::Initializer,
     language_model::{LanguageModel, check_count},
     layers::ParamSet,
+    lora::{self, Adapter, Adapters, Deltas, Quantization},
     mm_projector::MmProjector,
     vision_tower::{Observer, TowerFeatures, VisionTower},
     weights::{
@@ -34,6 +35,7 @@ pub struct LlavaModel {
     pub language_model: LanguageModel,
     params: Vec<Param>,
     kept: Vec<Kept>,
+    pub(crate) adapters: Option<Adapters>,
 }
 
 /// A tensor of the files that the forward pass does not use; written back when saving.
@@ -45,12 +47,17 @@ struct Kept {
 
 impl LlavaModel {
     /// Reads a published model folder: `config.json` and safetensors or PyTorch weights. Weights become
-    /// f32. Whether the vision tower has adapters is decided by the tensors, not by `freeze_vision`.
+    /// f32. Whether the vision tower has adapters is decided by the tensors, not by `freeze_vision`. An adapter
+    /// folder (LoRA, DoRA) that names its base is read as the model that both make, merged.
     ///
     /// # Errors
     /// An unusable configuration, unreadable weights, or everything about them that does not fit the
     /// configuration in one message.
     pub fn load(folder: &Path) -> Result<Self> {
+        if Adapter::is_at(folder) {
+            let adapter = Adapter::open(folder)?;
+            return Self::load_merged(&adapter.base()?, &adapter, |_| Ok(()));
+        }
         let config = ModelConfig::read(folder)?;
         let files = WeightFiles::open(folder)?;
         let source = Source {
@@ -91,16 +98,52 @@ impl LlavaModel {
         may_be_missing: impl Fn(&str) -> bool,
         seed: u64,
     ) -> Result<Self> {
-        Self::from_sources_placed(config, adapters, sources, may_be_missing, seed, |_| Ok(()))
+        Self::from_sources_placed(
+            config,
+            adapters,
+            sources,
+            may_be_missing,
+            seed,
+            (None, None),
+            |_| Ok(()),
+        )
     }
 
-    /// As [`LlavaModel::from_sources`]; `place` receives each weight when it is read.
-    fn from_sources_placed(
+    /// As [`LlavaModel::from_sources`], the language model's linear layers rounded to 4 bits as soon as each is
+    /// read: the model is never whole in memory.
+    ///
+    /// # Errors
+    /// As [`LlavaModel::load`].
+    pub fn from_sources_quantized(
         config: ModelConfig,
         adapters: bool,
         sources: &[Source<'_>],
         may_be_missing: impl Fn(&str) -> bool,
         seed: u64,
+        quantization: Quantization,
+    ) -> Result<Self> {
+        let config = quantization.written_in(&config)?;
+        let reading = (None, Some(quantization));
+        Self::from_sources_placed(
+            config,
+            adapters,
+            sources,
+            may_be_missing,
+            seed,
+            reading,
+            |_| Ok(()),
+        )
+    }
+
+    /// As [`LlavaModel::from_sources`]; each weight is rounded to few bits and merged with what an adapter has for
+    /// it, then `place` receives it.
+    pub(crate) fn from_sources_placed(
+        config: ModelConfig,
+        adapters: bool,
+        sources: &[Source<'_>],
+        may_be_missing: impl Fn(&str) -> bool,
+        seed: u64,
+        (adapter, quantization): (Option<&Adapter>, Option<Quantization>),
         place: impl Fn(&Param) -> Result<()> + Sync,
     ) -> Result<Self> {
         let list = parameters(&config, adapters);
@@ -111,6 +154,11 @@ impl LlavaModel {
             may_be_missing,
         )?;
         let initializer = Initializer::new(&config, &list, seed);
+        let deltas = Deltas {
+            adapter,
+            quantization,
+            parameters: &list,
+        };
         let params = list
             .par_iter()
             .zip(&matched.found)
@@ -119,6 +167,7 @@ impl LlavaModel {
                     Some(located) => read(parameter, located)?,
                     None => initializer.value(parameter)?,
                 };
+                let value = deltas.apply(&parameter.name, value)?;
                 let param = Param::new(parameter.name.clone(), value);
                 place(&param)?;
                 Ok(param)
@@ -139,11 +188,24 @@ impl LlavaModel {
                 })
             })
             .collect::<Result<_>>()?;
-        Self::build(config, params, kept)
+        Self::build(config, params, kept, None)
     }
 
-    fn build(config: ModelConfig, params: Vec<Param>, kept: Vec<Kept>) -> Result<Self> {
-        let set = ParamSet::new(&params);
+    fn build(
+        config: ModelConfig,
+        mut params: Vec<Param>,
+        kept: Vec<Kept>,
+        adapters: Option<Adapters>,
+    ) -> Result<Self> {
+        let mut set = ParamSet::new(&params);
+        if let Some(adapters) = &adapters {
+            set = set.with_adapters(adapters.by_module.clone());
+            let all = adapters
+                .modules
+                .iter()
+                .filter_map(|m| adapters.by_module.get(m));
+            params.extend(all.flat_map(|lora| lora.params().cloned()));
+        }
         Ok(Self {
             vision_tower: config
                 .vision
@@ -159,7 +221,17 @@ impl LlavaModel {
             config,
             params,
             kept,
+            adapters,
         })
+    }
+
+    /// The same model with adapters on its linear layers, in place of those that it had.
+    pub(crate) fn with_adapter_set(self, adapters: Adapters) -> Result<Self> {
+        let params = self
+            .params
+            .into_iter()
+            .filter(|p| !lora::is_adapter(p.name()));
+        Self::build(self.config, params.collect(), self.kept, Some(adapters))
     }
 
     /// The same model with freshly initialised adapters, which change no value until they are trained:
@@ -182,11 +254,11 @@ impl LlavaModel {
                 )),
             })
             .collect::<Result<Vec<_>>>()?;
-        Self::build(self.config, params, self.kept)
+        Self::build(self.config, params, self.kept, self.adapters)
     }
 
     /// Every weight that the forward pass uses, by the names and in the order of
-    /// [`config::parameters`]; a tied head once, as the embedding.
+    /// [`config::parameters`]; a tied head once, as the embedding. Those of adapters come last.
     pub fn params(&self) -> Vec<Param> {
         self.params.clone()
     }
@@ -197,6 +269,11 @@ impl LlavaModel {
     /// # Errors
     /// As [`LlavaModel::load`], and when the device has no room.
     pub fn load_on(folder: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        let place = |param: &Param| Ok(param.to_device(device, dtype, DType::F32)?);
+        if Adapter::is_at(folder) {
+            let adapter = Adapter::open(folder)?;
+            return Self::load_merged(&adapter.base()?, &adapter, place);
+        }
         let config = ModelConfig::read(folder)?;
         let files = WeightFiles::open(folder)?;
         let source = Source {
@@ -204,8 +281,15 @@ impl LlavaModel {
             role: Role::Model,
         };
         let adapters = adapters_present(&files);
-        let place = |param: &Param| Ok(param.to_device(device, dtype, DType::F32)?);
-        Self::from_sources_placed(config, adapters, &[source], |_| false, 0, place)
+        Self::from_sources_placed(
+            config,
+            adapters,
+            &[source],
+            |_| false,
+            0,
+            (None, None),
+            place,
+        )
     }
 
     /// Moves all weights to a device, one after the other, in the element types of `precision`; gradients
@@ -271,7 +355,7 @@ impl LlavaModel {
         self.save_with(folder, tokenizer_files_from, dtype, |param| param.value())
     }
 
-    /// As [`LlavaModel::save_as`] with the values that `value` gives for the weights, such as the f32 master
+    /// As [`LlavaModel::save_as`], adapters merged into their weights, with the values that `value` gives for the weights, such as the f32 master
     /// weights of a mixed-precision run. Values on a GPU are fetched one by one.
     ///
     /// # Errors
@@ -290,13 +374,14 @@ impl LlavaModel {
                 ..Default::default()
             },
         )?;
-        writer.write_config(&self.config_to_save(dtype)?)?;
+        writer.write_config(&lora::unquantized(&self.config_to_save(dtype)?))?;
         if let Some(from) = tokenizer_files_from {
             writer.copy_companions(from)?;
         }
         let specs: Vec<TensorSpec> =
             self.params
                 .iter()
+                .filter(|p| !lora::is_adapter(p.name()))
                 .map(|p| TensorSpec::new(p.name(), dtype, p.shape()))
                 .chain(self.kept.iter().map(|k| {
                     TensorSpec::new(&k.entry.name, k.entry.dtype, k.entry.shape.as_slice())
@@ -307,7 +392,8 @@ impl LlavaModel {
             if let Some(kept) = self.kept.iter().find(|k| k.entry.name == spec.name) {
                 return sink.write(&kept.bytes);
             }
-            match set.get(&spec.name).map(|p| value(&p)) {
+            let found = set.get(&spec.name);
+            match found.and_then(|p| self.with_delta(&p, &value)) {
                 Ok(value) => match value.data::<f32>() {
                     Ok(values) => sink.write_f32(values),
                     Err(_) => sink.write_f32(&value.to_f32_vec().map_err(SaveError::Tensor)?),
@@ -322,7 +408,7 @@ impl LlavaModel {
     }
 
     /// The configuration with the keys that follow from the weights.
-    fn config_to_save(&self, dtype: Dtype) -> Result<ModelConfig> {
+    pub(crate) fn config_to_save(&self, dtype: Dtype) -> Result<ModelConfig> {
         let name = match dtype {
             Dtype::BF16 => "bfloat16",
             Dtype::F16 => "float16",

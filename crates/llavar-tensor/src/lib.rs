@@ -23,6 +23,7 @@ mod error;
 pub mod kernels;
 pub mod mapped;
 pub mod memory;
+mod nf4;
 pub mod ops;
 pub mod optim;
 mod param;
@@ -35,7 +36,10 @@ mod tensor;
 pub use cuda::decode;
 pub use device::{Device, DeviceKind};
 pub use error::{Error, Result};
-pub use ops::{Activation, AttentionSpec, IGNORE_INDEX, Resample, RopeTable, TokenLoss};
+pub use nf4::nf4_bytes;
+pub use ops::{
+    Activation, AttentionSpec, IGNORE_INDEX, LoraAdapter, Resample, RopeTable, TokenLoss,
+};
 pub use param::{Gate, Param};
 pub use pixels::PixelLevels;
 pub use segments::Segments;

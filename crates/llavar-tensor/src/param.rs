@@ -205,14 +205,18 @@ impl Param {
         Ok(())
     }
 
-    /// Moves the value to a device in an element type and forgets the gradient. `grad` is the element type
+    /// Moves the value to a device in an element type (4 bits stay 4 bits) and forgets the gradient. `grad` is the element type
     /// that gradients accumulate in; on the CPU it is f32.
     ///
     /// # Errors
     /// When the device has no room.
     pub fn to_device(&self, device: &Device, dtype: DType, grad: DType) -> Result<()> {
         // Conversion happens on the CPU, where a tensor of another type has its room.
-        let value = self.value().to_device(&Device::Cpu)?.cast(dtype)?;
+        let value = self.value();
+        let value = match value.dtype() {
+            DType::Nf4 => value,
+            _ => value.to_device(&Device::Cpu)?.cast(dtype)?,
+        };
         let value = value.to_device(device)?;
         *self.grad_slot() = Grad::default();
         *lock(&self.0.grad_dtype) = if device.is_cuda() { grad } else { DType::F32 };

@@ -58,6 +58,8 @@ impl Tensor {
             DType::BF16 => gather::<bf16>(self, rows, width, &shape),
             DType::F16 => gather::<f16>(self, rows, width, &shape),
             DType::I32 => gather::<i32>(self, rows, width, &shape),
+            // The error says what it is.
+            DType::Nf4 => gather::<f32>(self, rows, width, &shape),
         }
     }
 
@@ -116,6 +118,7 @@ impl Tensor {
             DType::BF16 => scatter::<bf16>(self, rows, from, width),
             DType::F16 => scatter::<f16>(self, rows, from, width),
             DType::I32 => scatter::<i32>(self, rows, from, width),
+            DType::Nf4 => scatter::<f32>(self, rows, from, width),
         }
     }
 

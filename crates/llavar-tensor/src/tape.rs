@@ -133,6 +133,8 @@ pub struct Tape {
     recomputes: bool,
     /// Whether nobody will read the output of the operation at hand.
     unread: std::cell::Cell<bool>,
+    /// Seed of dropout; without one nothing is dropped.
+    dropout: Option<u64>,
 }
 
 impl std::fmt::Debug for Tape {
@@ -151,6 +153,20 @@ impl Tape {
             nodes: Some(RefCell::default()),
             ..Self::default()
         }
+    }
+
+    /// The same tape with dropout, where the model has any. What is dropped depends on `seed`, the layer and
+    /// the place alone.
+    pub fn with_dropout(self, seed: u64) -> Self {
+        Self {
+            dropout: Some(seed),
+            ..self
+        }
+    }
+
+    /// Seed of dropout.
+    pub(crate) fn dropout_seed(&self) -> Option<u64> {
+        self.dropout
     }
 
     /// A tape that records nothing.
@@ -236,6 +252,14 @@ impl Tape {
         output
     }
 
+    /// Operations whose outputs are read by what follows, inside of [`Tape::closing`] too.
+    pub(crate) fn reading(&self, f: impl FnOnce(&Self) -> Result<Var>) -> Result<Var> {
+        let unread = self.unread.replace(false);
+        let output = f(self);
+        self.unread.set(unread);
+        output
+    }
+
     /// Whether somebody reads the output of the operation at hand.
     pub(crate) fn output_is_read(&self) -> bool {
         !self.unread.get()
@@ -254,7 +278,12 @@ impl Tape {
         segment: impl Fn(&Tape, &[Var]) -> Result<Vec<Var>> + 'static,
     ) -> Result<Vec<Var>> {
         let detached: Vec<Var> = inputs.iter().map(|v| v.detach()).collect();
-        let outputs = segment(&Tape::inference(), &detached)?;
+        let dropout = self.dropout;
+        let first = Tape {
+            dropout,
+            ..Tape::inference()
+        };
+        let outputs = segment(&first, &detached)?;
         if !self.is_recording() {
             return Ok(outputs);
         }
@@ -263,6 +292,7 @@ impl Tape {
         Ok(self.record_many(values, move |grads, sink| {
             let tape = Tape {
                 recomputes: true,
+                dropout,
                 ..Tape::training()
             };
             let leaves: Vec<Var> = inputs

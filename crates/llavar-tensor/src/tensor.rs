@@ -9,6 +9,7 @@ use crate::{
     cuda::{Cuda, DeviceBuffer},
     error::ensure_shape,
     memory::{Buffer, Element},
+    nf4::Nf4,
 };
 
 /// Element types.
@@ -22,12 +23,15 @@ pub enum DType {
     F16,
     /// 32-bit integers: token ids, labels, positions.
     I32,
+    /// 4 bits an element with a scale for each 64: frozen weights ([`Tensor::to_nf4`]).
+    Nf4,
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// Bytes of one element; of [`DType::Nf4`], whose elements share bytes, 0: ask [`Tensor::bytes`].
     pub fn size(self) -> usize {
         match self {
+            Self::Nf4 => 0,
             Self::F32 | Self::I32 => 4,
             Self::BF16 | Self::F16 => 2,
         }
@@ -41,6 +45,7 @@ impl std::fmt::Display for DType {
             Self::BF16 => "bf16",
             Self::F16 => "f16",
             Self::I32 => "i32",
+            Self::Nf4 => "nf4",
         })
     }
 }
@@ -51,6 +56,7 @@ enum Storage {
     BF16(Buffer<bf16>),
     F16(Buffer<f16>),
     I32(Buffer<i32>),
+    Nf4(Nf4),
     Cuda(DeviceBuffer),
 }
 
@@ -180,6 +186,7 @@ impl Tensor {
             Storage::BF16(_) => DType::BF16,
             Storage::F16(_) => DType::F16,
             Storage::I32(_) => DType::I32,
+            Storage::Nf4(_) => DType::Nf4,
             Storage::Cuda(b) => b.dtype(),
         }
     }
@@ -198,13 +205,23 @@ impl Tensor {
         if self.device() == *device {
             return Ok(self.clone());
         }
+        if let Storage::Nf4(nf4) = &*self.storage {
+            let moved = Storage::Nf4(nf4.to_device(device)?);
+            return Ok(Self {
+                storage: Arc::new(moved),
+                ..self.clone()
+            });
+        }
         let host = match self.cuda() {
             None => self.clone(),
             Some(cuda) => match self.dtype() {
                 DType::F32 => Self::from_vec(cuda.download::<f32>(self)?, &self.shape)?,
                 DType::BF16 => Self::from_vec(cuda.download::<bf16>(self)?, &self.shape)?,
                 DType::F16 => Self::from_vec(cuda.download::<f16>(self)?, &self.shape)?,
-                DType::I32 => Self::from_vec(cuda.download::<i32>(self)?, &self.shape)?,
+                // 4 bits went above.
+                DType::I32 | DType::Nf4 => {
+                    Self::from_vec(cuda.download::<i32>(self)?, &self.shape)?
+                }
             },
         };
         let Some(cuda) = device.as_cuda() else {
@@ -214,7 +231,24 @@ impl Tensor {
             DType::F32 => cuda.upload(host.data::<f32>()?, &self.shape),
             DType::BF16 => cuda.upload(host.data::<bf16>()?, &self.shape),
             DType::F16 => cuda.upload(host.data::<f16>()?, &self.shape),
-            DType::I32 => cuda.upload(host.data::<i32>()?, &self.shape),
+            DType::I32 | DType::Nf4 => cuda.upload(host.data::<i32>()?, &self.shape),
+        }
+    }
+
+    /// Weights of 4 bits as a tensor.
+    pub(crate) fn from_nf4(nf4: Nf4, shape: &[usize]) -> Self {
+        Self {
+            storage: Arc::new(Storage::Nf4(nf4)),
+            offset: 0,
+            shape: shape.to_vec(),
+        }
+    }
+
+    /// Its codes with the first of its elements in them, where it has 4 bits.
+    pub(crate) fn nf4(&self) -> Option<(&Nf4, usize)> {
+        match &*self.storage {
+            Storage::Nf4(nf4) => Some((nf4, self.offset)),
+            _ => None,
         }
     }
 
@@ -231,6 +265,7 @@ impl Tensor {
     pub(crate) fn cuda(&self) -> Option<&Arc<Cuda>> {
         match &*self.storage {
             Storage::Cuda(buffer) => Some(buffer.cuda()),
+            Storage::Nf4(nf4) => nf4.cuda(),
             _ => None,
         }
     }
@@ -407,10 +442,12 @@ impl Tensor {
             DType::BF16 => join::<bf16>(parts, &shape),
             DType::F16 => join::<f16>(parts, &shape),
             DType::I32 => join::<i32>(parts, &shape),
+            DType::Nf4 => Err(parts[0].no_slice("concat", DType::F32)),
         }
     }
 
-    /// A copy in another element type (round to nearest even); the same tensor if it has it already.
+    /// A copy in another element type (round to nearest even; to 4 bits as [`Tensor::to_nf4`]); the same tensor if
+    /// it has it already.
     ///
     /// # Errors
     /// When it lives on a GPU that has no room.
@@ -419,7 +456,10 @@ impl Tensor {
             return Ok(self.clone());
         }
         if let Some(cuda) = self.cuda() {
-            return crate::cuda::ops::cast(cuda, self, dtype);
+            return match self.nf4() {
+                Some(_) => crate::cuda::ops::widened(cuda, self, dtype),
+                None => crate::cuda::ops::cast(cuda, self, dtype),
+            };
         }
         let wide = self.to_f32_vec()?.into_iter();
         match dtype {
@@ -429,6 +469,7 @@ impl Tensor {
             }
             DType::F16 => Self::from_vec(wide.map(f16::from_f32).collect::<Vec<_>>(), &self.shape),
             DType::I32 => Self::from_vec(wide.map(|x| x as i32).collect::<Vec<_>>(), &self.shape),
+            DType::Nf4 => self.to_nf4(false),
         }
     }
 
@@ -438,13 +479,33 @@ impl Tensor {
     /// When copying from a GPU fails.
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
         let range = self.offset..self.offset + self.numel();
+        if self.cuda().is_some() {
+            return self.to_device(&Device::Cpu)?.to_f32_vec();
+        }
         Ok(match &*self.storage {
             Storage::F32(b) => b[range].to_vec(),
             Storage::BF16(b) => b[range].iter().map(|x| x.to_f32()).collect(),
             Storage::F16(b) => b[range].iter().map(|x| x.to_f32()).collect(),
             Storage::I32(b) => b[range].iter().map(|x| *x as f32).collect(),
-            Storage::Cuda(_) => return self.to_device(&Device::Cpu)?.to_f32_vec(),
+            Storage::Nf4(nf4) => {
+                let mut values = vec![0.0; range.len()];
+                nf4.decode(range.start, &mut values)?;
+                values
+            }
+            // It has been fetched above.
+            Storage::Cuda(_) => Vec::new(),
         })
+    }
+
+    /// Up to `count` elements at even distances, as f32, from wherever it lives.
+    ///
+    /// # Errors
+    /// When copying from a GPU fails.
+    pub fn samples(&self, count: usize) -> Result<Vec<f32>> {
+        let step = self.numel().div_ceil(count.max(1)).max(1);
+        let flat = self.reshape(&[self.numel()])?;
+        let places = (0..self.numel()).step_by(step);
+        places.map(|at| flat.narrow(at, 1)?.item()).collect()
     }
 
     /// Adds another tensor of the same shape, type and device to this one, in place where nobody shares its memory.

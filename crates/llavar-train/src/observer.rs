@@ -21,6 +21,8 @@ pub struct RunInfo {
     pub parameters: usize,
     /// Weights that train, elements.
     pub trainable_parameters: usize,
+    /// Kind, rank and number of adapters, where they train in place of whole weights.
+    pub adapters: Option<String>,
     /// Processes that train together.
     pub ranks: usize,
     /// What their tensors go through: `single`, `mpi` or `nccl`.

@@ -1,5 +1,9 @@
 //! Which weights train in a stage, and in which group of the optimizer each of them is (spec 6.1, 6.3).
 
+use std::collections::HashSet;
+
+pub(crate) use llavar_model::glob;
+use llavar_model::lora::is_adapter;
 use llavar_tensor::Param;
 
 use crate::{
@@ -19,17 +23,31 @@ pub fn trains(stage: Stage, name: &str) -> bool {
     }
 }
 
-/// Whether a recipe trains the weight `name`: by its stage and its patterns.
-pub(crate) fn is_trained(train: &TrainSection, name: &str) -> bool {
+/// Whether a recipe trains the weight `name`: by its stage and its patterns, or, in a model with `adapters`, those,
+/// the weights of stage 1 and what the patterns name.
+pub(crate) fn is_trained(train: &TrainSection, adapters: bool, name: &str) -> bool {
     let any = |patterns: &[String]| patterns.iter().any(|p| glob(p, name));
-    (trains(train.stage, name) || any(&train.trainable)) && !any(&train.freeze)
+    let stage = match adapters {
+        true => is_adapter(name) || trains(Stage::Pretrain, name),
+        false => trains(train.stage, name),
+    };
+    (stage || any(&train.trainable)) && !any(&train.freeze)
 }
 
-/// Sets `requires_grad` of every weight from the stage and the recipe's patterns.
+/// Sets `requires_grad` of every weight from the stage and the recipe's patterns. In a model with adapters those
+/// train, and of the other weights those of stage 1; a weight with an adapter on it stays frozen.
 ///
 /// # Errors
-/// [`TrainError::Setting`] when a pattern fits no weight, or nothing is left to train.
+/// [`TrainError::Setting`] when a pattern fits no weight, or none that can train, or nothing is left to train.
 pub fn select_trainable(params: &[Param], train: &TrainSection) -> Result<(), TrainError> {
+    let under_adapters: HashSet<&str> = params
+        .iter()
+        .filter_map(|p| p.name().strip_suffix(".lora_A.weight"))
+        .collect();
+    let carries = |name: &str| {
+        name.strip_suffix(".weight")
+            .is_some_and(|m| under_adapters.contains(m))
+    };
     for (key, patterns) in [
         ("train.trainable", &train.trainable),
         ("train.freeze", &train.freeze),
@@ -44,11 +62,23 @@ pub fn select_trainable(params: &[Param], train: &TrainSection) -> Result<(), Tr
                     ),
                 });
             }
+            let mut fit = params.iter().filter(|p| glob(pattern, p.name()));
+            if key == "train.trainable" && fit.all(|p| carries(p.name())) {
+                return Err(TrainError::Setting {
+                    key,
+                    reason: format!(
+                        "pattern `{pattern}` fits weights with adapters alone, and those stay frozen; take them out of \
+                         lora.lora_target_modules to train them whole"
+                    ),
+                });
+            }
         }
     }
+    let adapters = !under_adapters.is_empty();
     let mut count = 0usize;
     for param in params {
-        let on = is_trained(train, param.name());
+        let name = param.name();
+        let on = is_trained(train, adapters, name) && !carries(name);
         param.set_requires_grad(on);
         count += usize::from(on);
     }
@@ -92,34 +122,6 @@ impl Group {
             decay: !norm && !name.contains("bias"),
         }
     }
-}
-
-/// `*` stands for any run of characters, `?` for one.
-pub(crate) fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let (mut p, mut t) = (0, 0);
-    // Where to go back to: after the last star, and the text position that it has swallowed up to.
-    let mut back: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                back = Some((p + 1, t));
-                p += 1;
-            }
-            Some(c) if *c == b'?' || *c == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => match back {
-                Some((after_star, swallowed)) => {
-                    back = Some((after_star, swallowed + 1));
-                    (p, t) = (after_star, swallowed + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p.min(pattern.len())..].iter().all(|c| *c == b'*')
 }
 
 #[cfg(test)]
@@ -238,17 +240,25 @@ mod tests {
     }
 
     #[test]
-    fn globs() {
-        for (pattern, text, want) in [
-            ("*", "", true),
-            ("a*c", "abbc", true),
-            ("a*c", "abcb", false),
-            ("*.b*.c", "a.b.x.b1.c", true),
-            ("a?", "a", false),
-            ("", "a", false),
-            ("ab", "ab", true),
-        ] {
-            assert_eq!(glob(pattern, text), want, "{pattern} {text}");
-        }
+    fn with_adapters_only_they_and_stage_one_train() {
+        let layer = "model.layers.0.mlp.down_proj";
+        let mut names = NAMES.map(str::to_owned).to_vec();
+        names.push("model.layers.0.input_layernorm.weight".into());
+        names.extend(
+            ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"]
+                .map(|n| format!("{layer}.{n}")),
+        );
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let all = params(&names);
+        let mut section = TrainSection::default();
+        select_trainable(&all, &section).unwrap();
+        assert_eq!(training(&all), [&names[1..4], &names[5..]].concat());
+        // A pattern may add others, but not the weight under an adapter.
+        section.trainable = vec!["model.layers.*".into()];
+        select_trainable(&all, &section).unwrap();
+        assert_eq!(training(&all), names[1..]);
+        section.trainable = vec![NAMES[0].into()];
+        let error = select_trainable(&all, &section).unwrap_err().to_string();
+        assert!(error.contains("lora_target_modules"), "{error}");
     }
 }

@@ -598,3 +598,56 @@ fn zero_3_keeps_its_share_of_the_states_and_no_more() {
         }
     }
 }
+
+#[test]
+fn adapters_on_ranks_learn_and_drop_what_one_rank_does() {
+    if !has_mpirun("adapters_on_ranks_learn_and_drop_what_one_rank_does") {
+        return;
+    }
+    let world = World::new(10);
+    let common = [
+        "per_device_train_batch_size=1",
+        "num_train_epochs=2",
+        "lora_enable=true",
+        "lora_r=4",
+        "lora_dropout=0.2",
+        "use_dora=true",
+    ];
+    let with = |more: &[&'static str]| [&common[..], more].concat();
+    let want = alone(
+        &world,
+        "alone",
+        &with(&["gradient_accumulation_steps=2"]),
+        Resume::No,
+    );
+    let model = LlavaModel::load(&world.path("alone/model")).unwrap();
+    let jobs: Vec<_> = ["zero_stage=0", "zero_stage=2", "zero_stage=3"]
+        .iter()
+        .map(|stage| {
+            job(
+                stage,
+                &with(&["gradient_accumulation_steps=1", *stage]),
+                None,
+            )
+        })
+        .collect();
+    run_on(&world, 2, &jobs);
+    for stage in ["zero_stage=0", "zero_stage=2", "zero_stage=3"] {
+        let run = world.path(stage);
+        same_curve(&curve(&run), &want, stage);
+        // The adapters of all ranks are in the folder, and what trains beside them.
+        let got = LlavaModel::load(&run.join("model")).unwrap();
+        for (got, want) in got.params().iter().zip(model.params()) {
+            let (a, b) = (
+                got.value().to_f32_vec().unwrap(),
+                want.value().to_f32_vec().unwrap(),
+            );
+            let far = a
+                .iter()
+                .zip(&b)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            assert!(far < 5e-3, "{stage} {}: {far}", got.name());
+        }
+    }
+}

@@ -1,13 +1,18 @@
 //! `--device` and `--dtype`: where a command computes, and one line that says so.
 
+use std::path::{Path, PathBuf};
+
+use llavar_assistant::Assistant;
+use llavar_data::TemplateName;
 use llavar_tensor::{DType, Device, DeviceKind, collective::Launch};
 
 use crate::{
+    commands::no_pipe_in_model,
     failure::{Class, Failure, Outcome},
     progress::note,
 };
 
-/// Flags of the commands that answer.
+/// Flags of the commands that answer: where they compute, and what stands on the model.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeviceFlags {
     /// Where to compute: auto takes the first GPU that can be used, else the CPU.
@@ -16,6 +21,10 @@ pub(crate) struct DeviceFlags {
     /// Element type of weights and activations; bf16 on a GPU and f32 on the CPU by default.
     #[arg(long, value_name = "f32|bf16", value_parser = dtype)]
     pub(crate) dtype: Option<DType>,
+    /// LoRA or DoRA adapter folder on the model (PEFT's layout), merged as it is read. A --model that is an adapter
+    /// folder itself is read with the base that it names.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
 }
 
 /// A device by its name.
@@ -48,6 +57,7 @@ impl DeviceFlags {
         Self {
             device,
             dtype: self.dtype,
+            adapter: self.adapter.clone(),
         }
     }
 
@@ -75,6 +85,20 @@ impl DeviceFlags {
         };
         announce(&format!("{}, {dtype}", device.describe()), why.as_deref());
         Ok((device, dtype))
+    }
+
+    /// Opens a model folder, with the adapter if there is one, where the flags say.
+    pub(crate) fn load(&self, model: &Path, template: Option<TemplateName>) -> Outcome<Assistant> {
+        let folders = [Some(model), self.adapter.as_deref()];
+        folders
+            .into_iter()
+            .flatten()
+            .try_for_each(no_pipe_in_model)?;
+        let (device, dtype) = self.open()?;
+        let adapter = self.adapter.as_deref();
+        Ok(Assistant::load_adapted_on(
+            model, adapter, template, &device, dtype,
+        )?)
     }
 }
 

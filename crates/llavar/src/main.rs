@@ -45,6 +45,9 @@ enum Command {
     /// Look at training runs: list, compare, plot, a page, exports.
     #[command(subcommand)]
     Runs(commands::runs::Command),
+    /// Work on model folders: merge adapters.
+    #[command(subcommand)]
+    Model(commands::model::Command),
     /// Ask one question about one picture.
     Ask(commands::ask::Args),
     /// Talk about pictures in the terminal.
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(args),
         Command::Checkpoint(command) => commands::checkpoint::run(command),
         Command::Runs(command) => commands::runs::run(command),
+        Command::Model(command) => commands::model::run(command),
         Command::Ask(args) => commands::ask::run(args),
         Command::Chat(args) => commands::chat::run(args),
         Command::Eval(command) => commands::eval::run(command),

@@ -20,7 +20,15 @@ fn every_command_has_help_with_its_options() {
         (&["data", "import"], &["sroie", "--split"]),
         (&["data", "stats"], &["--json"]),
         (&["train"], &["--recipe", "--set", "--resume", "Example"]),
-        (&["ask"], &["--image", "--json", "--temperature"]),
+        (
+            &["ask"],
+            &["--image", "--json", "--temperature", "--adapter"],
+        ),
+        (&["model"], &["merge"]),
+        (
+            &["model", "merge"],
+            &["--base", "--adapter", "--out", "Example"],
+        ),
         (&["chat"], &["--model", "--image"]),
     ];
     for (command, words) in commands {

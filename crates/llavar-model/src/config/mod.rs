@@ -176,6 +176,13 @@ impl ModelConfig {
         Self::from_map(Path::new("config.json"), raw)
     }
 
+    /// The same configuration without a key that this crate does not read.
+    pub fn without(&self, key: &str) -> Self {
+        let mut config = self.clone();
+        config.raw.remove(key);
+        config
+    }
+
     /// Positions of one picture in the text; `None` for a plain language model.
     pub fn image_tokens(&self) -> Option<usize> {
         self.vision.as_ref().map(VisionConfig::image_tokens)

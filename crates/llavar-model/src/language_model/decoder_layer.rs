@@ -4,7 +4,7 @@
 //! the RMS-normed input. Whether projections are stored one by one (Llama) or fused (Phi-3) is data.
 
 use llavar_tensor::{
-    Param, Result as TensorResult, Tape, Var,
+    DType, Param, Result as TensorResult, Tape, Var,
     decode::DecodeLayer,
     ops::{AttentionSpec, PathSpec},
 };
@@ -142,6 +142,12 @@ impl DecoderLayer {
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
         })
+    }
+
+    /// Whether its weights are all that it computes with, as a GPU's decoding step needs it.
+    pub(crate) fn is_plain(&self) -> bool {
+        let mut params = self.params().into_iter();
+        !params.any(|p| crate::lora::is_adapter(p.name()) || p.dtype() == DType::Nf4)
     }
 
     /// Its weights as a GPU's decoding step takes them.

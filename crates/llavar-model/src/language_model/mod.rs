@@ -181,7 +181,8 @@ impl LanguageModel {
     }
 
     /// Decoding steps on the GPU that the weights are on, for up to `rows` sequences in a cache of
-    /// `capacity` tokens each; `None` where there are no kernels for this model, as on the CPU. Ids from
+    /// `capacity` tokens each; `None` where there are no kernels for this model, as on the CPU or with unmerged
+    /// adapters. Ids from
     /// `vocab_limit` on are never picked.
     ///
     /// # Errors
@@ -206,7 +207,8 @@ impl LanguageModel {
         };
         let table = self.embed_tokens.value();
         let device = table.device();
-        if !Decoder::supports(&shape, &device, table.dtype()) {
+        let plain = self.layers.iter().all(|layer| layer.is_plain());
+        if !plain || !Decoder::supports(&shape, &device, table.dtype()) {
             return Ok(None);
         }
         let weights = DecodeWeights {

@@ -216,7 +216,7 @@ impl ClipLayer {
             return self.k_proj.forward(tape, y);
         };
         let fixed = Param::new(bias.name(), bias.value());
-        let keys = tape.linear(y, &self.k_proj.weight, Some(&fixed))?;
+        let keys = self.k_proj.forward_with_bias(tape, y, &fixed)?;
         Ok(with_zero_gradient(tape, keys, bias))
     }
 }

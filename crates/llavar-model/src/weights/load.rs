@@ -20,6 +20,8 @@ pub enum Role {
     Clip,
     /// A ConvNeXt of timm or open_clip; what is not ConvNeXt is passed over.
     SlowTower,
+    /// PEFT's file of adapters: weights that were trained whole, the adapters themselves passed over.
+    Adapter,
     /// A stage-1 file: strict for the projector, fusion tensors where given, the rest passed over.
     Projector,
 }
@@ -272,6 +274,7 @@ fn canonical(
         // An exact name is always right, also where the rules below would rewrite it.
         _ if index.contains_key(stored) => Some(stored.to_owned()),
         Role::Model => Some(names::of_model(stored)),
+        Role::Adapter => (!stored.contains(".lora_")).then(|| names::of_model(stored)),
         Role::Clip => names::of_clip(stored, clip_prefix),
         Role::SlowTower => names::of_slow_tower(stored),
         Role::Projector => names::of_projector(stored),

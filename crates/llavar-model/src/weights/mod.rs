@@ -25,6 +25,7 @@ pub use dtype::Dtype;
 pub use error::{IndexError, WeightsError};
 pub use files::WeightFiles;
 pub use load::{Located, Matched, Mismatches, Role, Source, adapters_present, match_parameters};
+pub(crate) use names::of_model;
 pub use pickle::PickleError;
 pub use safetensors::SafetensorsError;
 pub use save::{

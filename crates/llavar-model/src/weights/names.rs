@@ -18,9 +18,10 @@ pub(crate) fn clip_prefix(parameters: &[Parameter]) -> &'static str {
 
 /// The published name of a tensor of a whole model.
 ///
-/// Accepts names with or without `model.`, a data-parallel `module.`, and the layer scale as `gamma`.
+/// Accepts names with or without `model.`, a data-parallel `module.`, PEFT's `base_model.model.`, and the layer scale as `gamma`.
 pub(crate) fn of_model(name: &str) -> String {
     let name = name.strip_prefix("module.").unwrap_or(name);
+    let name = name.strip_prefix("base_model.model.").unwrap_or(name);
     let name = match name.strip_prefix("model.") {
         Some(rest) if rest.starts_with("model.") || rest.starts_with("lm_head.") => rest.to_owned(),
         Some(_) => name.to_owned(),

@@ -400,7 +400,7 @@ fn data_type(dtype: DType) -> Result<ls::cudaDataType> {
         DType::F32 => Ok(ls::cudaDataType::CUDA_R_32F),
         DType::BF16 => Ok(ls::cudaDataType::CUDA_R_16BF),
         DType::F16 => Ok(ls::cudaDataType::CUDA_R_16F),
-        DType::I32 => Err(Error::DTypeMismatch {
+        DType::I32 | DType::Nf4 => Err(Error::DTypeMismatch {
             op: "matrix product",
             expected: DType::F32,
             got: dtype,

@@ -248,6 +248,13 @@ impl NcclCollective {
             DType::F16 => 6,
             DType::F32 => 7,
             DType::BF16 => 9,
+            DType::Nf4 => {
+                return Err(Error::DTypeMismatch {
+                    op,
+                    expected: DType::F32,
+                    got: DType::Nf4,
+                });
+            }
         })
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn compare(
                     param
                 })
                 .collect();
-            let tape = Tape::training();
+            let tape = Tape::training().with_dropout(3);
             let leaves: Vec<Var> = inputs.iter().map(|t| tape.leaf(place(t))).collect();
             let outputs = f(&tape, &leaves, &params).unwrap();
             let mut rng = Rng::new(7);

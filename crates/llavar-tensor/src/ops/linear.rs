@@ -3,7 +3,7 @@
 //! Shapes: `x [.., K]`, `W [N, K]` (trailing axes are flattened, so a 1x1 or patch convolution's
 //! weight `[N, C, kh, kw]` serves as it is), `b [N]`, `residual` and `y` `[.., N]`.
 //! Gradients: `dx = dy W`, `dW += dy^T x`, `db += sum over rows of dy`, `d residual = dy`.
-//! Weights may be stored as bf16 or f16; they are widened for the product.
+//! Weights may be stored as bf16, f16 or in 4 bits; they are widened for the product, in the backward pass again.
 
 use crate::{
     Param, Result, Tape, Tensor, Var,
@@ -90,8 +90,8 @@ impl Tape {
             cpu::gemv_bf16(n, k, input, w.data()?, &mut out, beta);
             return Ok(Var::constant(Tensor::from_buffer(out, &shape)));
         }
-        let w = widened(&w)?;
         if self.output_is_read() {
+            let w = widened(&w)?;
             cpu::gemm(Layout::NT, rows, n, k, input, w.data()?, &mut out, beta);
         }
         let out = Tensor::from_buffer(out, &shape);
@@ -123,6 +123,8 @@ impl Tape {
             }
             if x.requires_grad() {
                 let mut dx = Buffer::<f32>::unspecified(rows * k);
+                // Widened again: a frozen weight in few bits is not to be kept in many until here.
+                let w = widened(&w)?;
                 cpu::gemm(Layout::NN, rows, k, n, g, w.data()?, &mut dx, 0.0);
                 grads.add(&x, Tensor::from_buffer(dx, x.shape()))?;
             }
@@ -233,6 +235,25 @@ pub(super) fn widened(weight: &Tensor) -> Result<Tensor> {
             cpu::par_chunks(&mut wide, |first, out| {
                 widen_bf16(&w[first..first + out.len()], out);
             });
+        }
+        crate::DType::Nf4 => {
+            if let Some((nf4, offset)) = weight.nf4() {
+                // An error would be that codes are on a GPU; the caller has looked where the weight is.
+                let failed = std::sync::Mutex::new(None);
+                cpu::par_chunks(&mut wide, |first, out| {
+                    if let Err(error) = nf4.decode(offset + first, out)
+                        && let Ok(mut failed) = failed.lock()
+                    {
+                        *failed = Some(error);
+                    }
+                });
+                if let Some(error) = failed
+                    .into_inner()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                {
+                    return Err(error);
+                }
+            }
         }
         _ => {
             let w = weight.data::<half::f16>()?;

@@ -52,6 +52,8 @@ pub(crate) fn close(got: &[f32], want: &[f32], tolerance: f64, what: &str) {
 /// Checks every gradient of `f` (with respect to `inputs` and `params`) against central differences of
 /// a random projection of its output, along random directions.
 ///
+/// Where `f` has dropout, the same elements are dropped each time.
+///
 /// Directional differences with f64 sums keep the f32 rounding of the forward pass far below the
 /// tolerance of 1 %; a wrong gradient is off by tens of percent in almost every direction.
 pub(crate) fn check_gradients(
@@ -71,14 +73,14 @@ pub(crate) fn check_gradients_many(
     let mut rng = Rng::new(99);
     params.iter().for_each(|p| p.set_requires_grad(true));
     let probe: Vec<Var> = inputs.iter().cloned().map(Var::constant).collect();
-    let seeds: Vec<Tensor> = f(&Tape::inference(), &probe)
+    let seeds: Vec<Tensor> = f(&Tape::inference().with_dropout(3), &probe)
         .unwrap()
         .iter()
         .map(|v| rng.tensor(v.shape()))
         .collect();
     let objective = |inputs: &[Tensor]| -> f64 {
         let vars: Vec<Var> = inputs.iter().cloned().map(Var::constant).collect();
-        let outs = f(&Tape::inference(), &vars).unwrap();
+        let outs = f(&Tape::inference().with_dropout(3), &vars).unwrap();
         outs.iter()
             .zip(&seeds)
             .flat_map(|(o, s)| {
@@ -92,7 +94,7 @@ pub(crate) fn check_gradients_many(
             .sum()
     };
 
-    let tape = Tape::training();
+    let tape = Tape::training().with_dropout(3);
     let leaves: Vec<Var> = inputs.iter().map(|t| tape.leaf(t.clone())).collect();
     let outs = f(&tape, &leaves).unwrap();
     let wanted: Vec<&Var> = leaves.iter().collect();

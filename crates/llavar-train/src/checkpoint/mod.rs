@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! RUN/checkpoints/step-00000500/
-//!   model/                 HF folder, f32: the master weights of a run that computes with rounded ones
+//!   model/                 HF folder, f32: the master weights of a run that computes with rounded ones;
+//!                          of a run with adapters their folder as PEFT has it, with all that trains beside them
 //!   optimizer.safetensors  moments, in the element type that they have in the run; with ZeRO one
 //!                          optimizer-RANK-of-RANKS.safetensors a rank, each tensor in consecutive parts
 //!   state.json             position of the run
@@ -65,6 +66,9 @@ pub struct TrainState {
     pub images: u64,
     /// Seconds of training.
     pub seconds: f64,
+    /// Fingerprint of the frozen weights, where the checkpoint holds adapters on them.
+    #[serde(default)]
+    pub base: String,
     /// Micro-batches of a step over all ranks, set when the run began: it stays when a run goes on with
     /// another number of ranks. 0 in files of one rank from before there were several.
     #[serde(default)]

@@ -65,6 +65,8 @@ pub(super) fn append(
         DType::BF16 => part(tensor.data::<bf16>()?, range),
         DType::F16 => part(tensor.data::<f16>()?, range),
         DType::I32 => part(tensor.data::<i32>()?, range),
+        // Features are never of 4 bits; the error would say so.
+        DType::Nf4 => part(tensor.data::<f32>()?, range),
     });
     Ok(())
 }
@@ -80,6 +82,7 @@ pub(super) fn tensor(
         DType::BF16 => Tensor::from_vec(values::<bf16>(bytes), shape),
         DType::F16 => Tensor::from_vec(values::<f16>(bytes), shape),
         DType::I32 => Tensor::from_vec(values::<i32>(bytes), shape),
+        DType::Nf4 => Tensor::from_vec(values::<f32>(bytes), shape)?.to_nf4(false),
     }
 }
 

@@ -3,6 +3,7 @@
 //! T tokens, P places of a map, C or D channels, F the width of an MLP.
 //! - Decoder layer: the stream, two normed inputs, q, k, v, the attention's output, the stream after it:
 //!   `6 D + 2 KV`; gate and up side by side and their product: `3 F`. Backward, at the MLP: `3 F + 2 D`.
+//! - With adapters of rank R, R more for each layer that has one; of a DoRA its output, too.
 //! - CLIP layer: the stream twice, two normed inputs, q, k, v, the attention's output: `8 C`; before and
 //!   after the activation `2 F`. Backward: `2 F + 2 C`.
 //! - ConvNeXt block: input, convolution, norm: `3 C`; before and after the activation `2 * 4 C`. Backward:
@@ -80,7 +81,19 @@ impl Activations {
         let trained = Trained::of(trained.map(Param::name));
         let tower = model.vision_tower.as_ref();
         let adapters = tower.is_some_and(VisionTowerModule::has_adapters);
+        let shapes = params.iter().map(|p| (p.name(), p.shape()));
         Self::count(&model.config, adapters, trained, batch)
+            .with_low_rank(&model.config, batch.tokens * low_rank_widths(shapes))
+    }
+
+    /// With so many elements more in the layers of the language model together.
+    pub(crate) fn with_low_rank(mut self, config: &ModelConfig, elements: usize) -> Self {
+        let layers = config.llm.num_hidden_layers;
+        let first = self.blocks.len().saturating_sub(layers);
+        for block in &mut self.blocks[first..] {
+            block.kept += elements / layers.max(1);
+        }
+        self
     }
 
     /// Counts a micro-batch; `adapters` says whether they are there.
@@ -162,6 +175,18 @@ impl Activations {
             .find(|keep| self.peak(*keep) <= elements)
             .unwrap_or(0)
     }
+}
+
+/// What a token keeps in the adapters of all decoder layers: of each the inner product, of a DoRA the output before
+/// it is scaled, too.
+pub(crate) fn low_rank_widths<'a>(params: impl Iterator<Item = (&'a str, &'a [usize])>) -> usize {
+    params
+        .filter(|(name, _)| name.starts_with("model.layers."))
+        .filter(|(name, _)| {
+            name.ends_with(".lora_A.weight") || name.ends_with(".lora_magnitude_vector")
+        })
+        .filter_map(|(_, shape)| shape.first())
+        .sum()
 }
 
 fn decoder_layer(llm: &LlmConfig, tokens: usize) -> Block {

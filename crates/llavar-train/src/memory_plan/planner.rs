@@ -1,10 +1,16 @@
 //! `Planner`: what a run will need on each of its GPUs, from shapes alone, before there is a model or a GPU.
 
-use llavar_model::config::{ModelConfig, Parameter, parameters};
+use std::collections::HashSet;
+
+use llavar_model::{
+    config::{ModelConfig, Parameter, parameters},
+    lora::adapter_parameters,
+};
 use llavar_tensor::optim::Precision;
 
 use super::{
-    Activations, MemoryPlan, MicroBatch, USABLE, activations::Trained, gpu_workspace, held,
+    Activations, MemoryPlan, MicroBatch, USABLE, activations::Trained,
+    activations::low_rank_widths, gpu_workspace, held,
 };
 use crate::{
     Recipe, TrainError,
@@ -37,6 +43,14 @@ pub struct Planner {
     weights: usize,
     trainable: usize,
     largest: usize,
+    /// Weights in 4 bits: elements, bytes, and elements of the largest.
+    coded: usize,
+    coded_bytes: usize,
+    largest_coded: usize,
+    /// Elements that a token keeps in the adapters of all layers.
+    low_rank: usize,
+    /// Whether adapters train.
+    lora: bool,
 }
 
 impl Planner {
@@ -54,8 +68,29 @@ impl Planner {
         }
         let adapters = makes_adapters(recipe, &config);
         let list = parameters(&config, adapters);
-        let trains = |p: &&Parameter| is_trained(&recipe.train, &p.name);
-        let trained: Vec<&Parameter> = list.iter().filter(trains).collect();
+        let low_rank = match recipe.lora.lora_enable {
+            true => adapter_parameters(&recipe.lora.config(), &list).map_err(|e| {
+                TrainError::Setting {
+                    key: "lora.lora_target_modules",
+                    reason: e.to_string(),
+                }
+            })?,
+            false => Vec::new(),
+        };
+        // A weight with an adapter on it stays frozen.
+        let under: HashSet<&str> = low_rank
+            .iter()
+            .filter_map(|p| p.name.strip_suffix(".lora_A.weight"))
+            .collect();
+        let lora = recipe.lora.lora_enable;
+        let trains = |p: &&Parameter| {
+            let module = p.name.strip_suffix(".weight");
+            is_trained(&recipe.train, lora, &p.name) && !module.is_some_and(|m| under.contains(m))
+        };
+        let trained: Vec<&Parameter> = list.iter().chain(&low_rank).filter(trains).collect();
+        let quantization = recipe.lora.quantization();
+        let coded = |p: &Parameter| quantization.and_then(|q| q.bytes(p));
+        let in_few_bits = list.iter().filter(|p| coded(p).is_some());
         if trained.is_empty() {
             return Err(TrainError::Setting {
                 key: "train.stage",
@@ -69,7 +104,16 @@ impl Planner {
         Ok(Self {
             trained: Trained::of(trained.iter().map(|p| p.name.as_str())),
             trainable: trained.iter().map(|p| p.numel()).sum(),
-            weights: list.iter().map(Parameter::numel).sum(),
+            weights: list.iter().chain(&low_rank).map(Parameter::numel).sum(),
+            coded: in_few_bits.clone().map(Parameter::numel).sum(),
+            coded_bytes: list.iter().filter_map(coded).sum(),
+            largest_coded: in_few_bits.map(Parameter::numel).max().unwrap_or(0),
+            low_rank: low_rank_widths(
+                low_rank
+                    .iter()
+                    .map(|p| (p.name.as_str(), p.shape.as_slice())),
+            ),
+            lora,
             largest,
             train: recipe.train.clone(),
             config,
@@ -90,9 +134,9 @@ impl Planner {
     /// Which parts a gradient reaches: any of the vision tower, and the language model's own weights.
     pub fn trains(&self) -> (bool, bool) {
         let weights = parameters(&self.config, self.adapters);
-        let language = weights
-            .iter()
-            .any(|p| p.name.starts_with("model.layers.") && is_trained(&self.train, &p.name));
+        let language = weights.iter().any(|p| {
+            p.name.starts_with("model.layers.") && is_trained(&self.train, self.lora, &p.name)
+        });
         (self.trained.slow || self.trained.fast, language)
     }
 
@@ -129,12 +173,13 @@ impl Planner {
         };
         let precision = spread.precision;
         let batch = MicroBatch { tokens, images };
-        let activations = Activations::count(&self.config, self.adapters, self.trained, batch);
+        let activations = Activations::count(&self.config, self.adapters, self.trained, batch)
+            .with_low_rank(&self.config, tokens * self.low_rank);
         let size = precision.weights().size();
         let (weights, gradients) = held(
             stage,
             spread.gpus,
-            self.weights,
+            self.weights - self.coded,
             self.trainable,
             self.largest,
         );
@@ -146,11 +191,11 @@ impl Planner {
             device: "gpu".into(),
             precision,
             capacity: Some(spread.memory),
-            weights: size * weights,
+            weights: size * weights + self.coded_bytes,
             gradients: precision.grads().size() * gradients,
             optimizer_states: (super::state_bytes(precision) + self.train.average_bytes()) * states,
             activations: 0,
-            workspace: gpu_workspace(&self.config.llm, size),
+            workspace: gpu_workspace(&self.config.llm, size) + size * self.largest_coded,
             data: 0,
             kept_blocks: 0,
             blocks: activations.blocks(),
@@ -255,6 +300,32 @@ mod tests {
 
     fn own(plan: &MemoryPlan) -> usize {
         plan.weights + plan.gradients + plan.optimizer_states
+    }
+
+    #[test]
+    fn adapters_have_the_states_and_four_bits_the_weights() {
+        let sets = ["lora_enable=true", "lora_r=64"];
+        let full = planner("phi3-readme-sft", &[], Preset::Phi35Mini);
+        let lora = planner("phi3-readme-sft", &sets, Preset::Phi35Mini);
+        let coded = planner(
+            "phi3-readme-sft",
+            &[&sets[..], &["bits=4"]].concat(),
+            Preset::Phi35Mini,
+        );
+        let (all, trained) = lora.parameters();
+        // Of each of the 32 layers: qkv, o, gate_up and down, 64 times their inputs and outputs.
+        let low_rank = 32 * 64 * ((3072 + 9216) + (3072 + 3072) + (3072 + 16384) + (8192 + 3072));
+        assert_eq!(all, full.parameters().0 + low_rank);
+        assert!(trained > low_rank && trained < low_rank + full.parameters().0 / 20);
+        let spread = spread(1, 0, Precision::MixedBf16);
+        let of = |p: &Planner| p.plan(&spread, (4096, 4), None);
+        assert_eq!(of(&lora).optimizer_states, 12 * trained);
+        assert!(of(&lora).activations > of(&full).activations / 2);
+        let covered: usize = 32 * (3072 * 9216 + 3072 * 3072 + 3072 * 16384 + 8192 * 3072);
+        let saved = of(&lora).weights - of(&coded).weights;
+        // 16 bits against 4.127.
+        let want = covered as f64 * (16.0 - 4.127) / 8.0;
+        assert!((saved as f64 / want - 1.0).abs() < 1e-3, "{saved} {want}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `Recipe`: everything that decides what a run computes, in one TOML file.
 
 mod launch;
+mod lora;
 mod named;
 mod overrides;
 mod sections;
@@ -11,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use launch::{Launch, Note};
+pub use lora::LoraSection;
 pub use named::{NAMED_RECIPES, NamedRecipe};
 pub use sections::{
     DataSection, GradientCheckpointing, Layout, LogSection, LossWeighting, LrSchedulerType,
@@ -40,6 +42,8 @@ pub struct Recipe {
     pub data: DataSection,
     /// `[train]`.
     pub train: TrainSection,
+    /// `[lora]`.
+    pub lora: LoraSection,
     /// `[log]`.
     pub log: LogSection,
 }

@@ -309,6 +309,7 @@ impl Recipe {
             &self.log.logging_steps,
             "1 or above",
         );
+        problems.extend(self.lora.validate(t.zero_stage));
         problems
     }
 }

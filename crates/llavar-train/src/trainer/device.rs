@@ -92,7 +92,10 @@ impl Trainer {
     pub fn memory_plan(&self) -> MemoryPlan {
         let (train, data) = (&self.recipe.train, &self.recipe.data);
         let precision = self.place.precision;
-        let elements: usize = self.model.params().iter().map(Param::numel).sum();
+        let all: usize = self.model.params().iter().map(Param::numel).sum();
+        // Weights of 4 bits have their own bytes, and are widened one at a time.
+        let (coded, coded_bytes) = self.model.quantized();
+        let elements = all - coded;
         let trainable = self.optimizer.numel();
         let image_tokens = self.model.tokens_per_image().unwrap_or(0);
         let batch = micro_batch(image_tokens, train, self.orders.epoch_len());
@@ -102,12 +105,13 @@ impl Trainer {
             Device::Cpu => 2 * 4 * 256 * self.model.config.llm.vocab_size,
             Device::Cuda(_) => gpu_workspace(&self.model.config.llm, size),
         };
+        let workspace = workspace + size * self.largest_coded();
         let (weights, gradients) = self.zero.held(elements, self.trainable());
         let mut plan = MemoryPlan {
             device: self.place.device.to_string(),
             precision,
             capacity: self.place.capacity(),
-            weights: size * weights,
+            weights: size * weights + coded_bytes,
             gradients: precision.grads().size() * gradients,
             optimizer_states: (state_bytes(precision) + train.average_bytes()) * trainable,
             activations: 0,
@@ -136,6 +140,13 @@ impl Trainer {
         };
         plan.activations = size * activations.peak(plan.kept_blocks);
         plan
+    }
+
+    /// Elements of the largest weight in 4 bits.
+    fn largest_coded(&self) -> usize {
+        let params = self.model.params();
+        let coded = params.iter().filter(|p| p.dtype() == DType::Nf4);
+        coded.map(Param::numel).max().unwrap_or(0)
     }
 
     /// Which blocks compute their activations again.

@@ -1,5 +1,6 @@
 //! `Trainer`: a run from its first step to its model folder.
 
+mod adapters;
 mod device;
 mod model;
 mod open;
@@ -183,6 +184,7 @@ impl Trainer {
             samples: self.orders.epoch_len(),
             parameters: self.model.params().iter().map(|p| p.numel()).sum(),
             trainable_parameters: self.trainable(),
+            adapters: self.adapters(),
             ranks: self.group.size(),
             backend: self.group.collective().backend(),
             zero_stage: self.zero.stage(),

@@ -8,6 +8,7 @@ use llavar_model::{
     weights::{Role, Source, WeightFiles, adapters_present},
 };
 
+use super::adapters;
 use crate::{Recipe, TrainError, recipe::Stage};
 
 /// Reads the model of a recipe: its folder, the image size it asks for, the stage-1 weights over it, and
@@ -19,6 +20,7 @@ pub(super) fn load(recipe: &Recipe, folder: &Path) -> Result<LlavaModel, TrainEr
         let folder = folder.to_owned();
         move |e| TrainError::model(Some(folder), e)
     }
+    adapters::base_folder(recipe)?;
     let mut config = ModelConfig::read(folder).map_err(at(folder))?;
     if let (Some(size), true) = (recipe.model.input_image_size, config.vision.is_some()) {
         config = config
@@ -42,8 +44,19 @@ pub(super) fn load(recipe: &Recipe, folder: &Path) -> Result<LlavaModel, TrainEr
     let adapters = adapters_present(&files) || stage1_adapters || makes_adapters(recipe, &config);
     // Fresh adapters change nothing until they are trained; every other weight must be in the files.
     let fresh = |name: &str| name.contains("align_stages_latent");
-    LlavaModel::from_sources(config, adapters, &sources, fresh, recipe.train.seed)
-        .map_err(at(folder))
+    let seed = recipe.train.seed;
+    let read = match recipe.lora.quantization() {
+        None => LlavaModel::from_sources(config, adapters, &sources, fresh, seed),
+        Some(quantization) => LlavaModel::from_sources_quantized(
+            config,
+            adapters,
+            &sources,
+            fresh,
+            seed,
+            quantization,
+        ),
+    };
+    read.map_err(at(folder))
 }
 
 /// Writes into the model's configuration what inference must do as training did, under the reference's

@@ -10,7 +10,7 @@ use llavar_data::{Cache, Tokenizer};
 use llavar_model::{LlavaModel, config::LlmFamily};
 use llavar_tensor::collective::Group;
 
-use super::{Resume, Trainer, device::Place, model};
+use super::{Resume, Trainer, adapters, device::Place, model};
 use crate::{
     Recipe, TrainError,
     checkpoint::{self, CheckpointInfo, FORMAT, Store, TrainState, verify},
@@ -94,9 +94,7 @@ impl Trainer {
         let (model, tokenizer_folder) = match (&checkpoint, given) {
             (Some(path), _) => {
                 let folder = path.join("model");
-                let model = LlavaModel::load(&folder)
-                    .map_err(|e| TrainError::model(Some(folder.clone()), e))?;
-                (model, folder)
+                (adapters::load_checkpoint(&folder, &recipe)?, folder)
             }
             (None, Some((model, folder))) => {
                 let adapters = model::makes_adapters(&recipe, &model.config);
@@ -122,6 +120,10 @@ impl Trainer {
             }
         };
         let model = model::with_run_settings(model, &recipe)?;
+        if recipe.lora.lora_enable {
+            adapters::base_folder(&recipe)?;
+        }
+        let model = adapters::attach(model, &recipe)?;
         let params = model.params();
         select_trainable(&params, &recipe.train)?;
         let phi3 = model.config.llm.family == LlmFamily::Phi3;
@@ -193,6 +195,7 @@ impl Trainer {
             });
         }
         let saved = checkpoint.as_deref().map(TrainState::read).transpose()?;
+        let base = adapters::check_base(&model, saved.as_ref(), &recipe, &mut warnings)?;
         let own = recipe.train.gradient_accumulation_steps;
         let micro_batches = match saved.as_ref().map(|state| state.micro_batches) {
             None => own * group.size(),
@@ -220,6 +223,7 @@ impl Trainer {
                 format: FORMAT,
                 seed: recipe.train.seed,
                 data: source.fingerprint(),
+                base,
                 ..TrainState::default()
             },
         };

@@ -12,7 +12,7 @@ use llavar_model::{
 };
 use llavar_tensor::{DType, Device, Tensor};
 
-use super::Trainer;
+use super::{Trainer, adapters::base_folder};
 use crate::{
     Observer, TrainError,
     checkpoint::{Best, TrainState, is_published, publish_file, publish_folder},
@@ -204,7 +204,8 @@ impl Trainer {
         Ok(model)
     }
 
-    /// Writes the model folder on rank 0, to which all ranks give what they keep.
+    /// Writes the model folder on rank 0, to which all ranks give what they keep: the whole model, or its
+    /// adapters and what trains beside them.
     fn save_model(&self, folder: &Path) -> Result<(), TrainError> {
         self.save_values(folder, &self.optimizer.masters())
     }
@@ -217,7 +218,14 @@ impl Trainer {
     ) -> Result<(), TrainError> {
         self.zero.write_values(masters, |value| {
             let from = Some(self.tokenizer_folder.as_path());
-            let saved = self.model.save_with(folder, from, Dtype::F32, value);
+            let saved = match self.model.has_lora() {
+                false => self.model.save_with(folder, from, Dtype::F32, value),
+                true => {
+                    let base = base_folder(&self.recipe)?;
+                    self.model
+                        .save_adapter(folder, &base.to_string_lossy(), from, value)
+                }
+            };
             saved.map_err(|e| {
                 let full = matches!(e, ModelError::Save(SaveError::DiskFull { .. }));
                 match TrainError::save(folder, e) {

@@ -175,7 +175,8 @@ impl Trainer {
                         1.0 / (batch.supervised.max(1) * round.all.parts) as f64
                     }
                 };
-                let loss = self.forward_backward(&batch, weight as f32, pipe.checkpointing);
+                let seed = self.dropout_seed(part);
+                let loss = self.forward_backward(&batch, weight as f32, seed, pipe.checkpointing);
                 let loss = loss.map_err(|error| self.zero.explained(error))?;
                 samples.extend(loss.samples);
                 losses.push((weight, loss.value, loss.sum));
@@ -391,14 +392,15 @@ impl Trainer {
         rows.map_err(|e| TrainError::model(None, e))
     }
 
-    /// Adds the gradient of `weight` times the batch's summed loss.
+    /// Adds the gradient of `weight` times the batch's summed loss; `seed` decides dropout.
     fn forward_backward(
         &self,
         batch: &Batch,
         weight: f32,
+        seed: u64,
         checkpointing: Checkpointing,
     ) -> Result<MicroLoss, TrainError> {
-        let tape = Tape::training();
+        let tape = Tape::training().with_dropout(seed);
         let rows = batch
             .pictures
             .as_ref()

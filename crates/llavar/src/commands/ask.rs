@@ -11,7 +11,7 @@ use llavar_data::TemplateName;
 use llavar_model::generation::GenerationOptions;
 use serde::Serialize;
 
-use super::{no_pipe_in_model, print, print_json};
+use super::{print, print_json};
 use crate::{
     device::DeviceFlags,
     failure::{Class, Failure, Outcome},
@@ -115,9 +115,7 @@ pub(crate) fn load(
         )
         .hint("give a folder with config.json, weights and tokenizer; `llavar init` or `llavar quickstart` makes one"));
     }
-    no_pipe_in_model(model)?;
-    let (device, dtype) = device.open()?;
-    Ok(Assistant::load_on(model, template, &device, dtype)?)
+    device.load(model, template)
 }
 
 #[derive(Debug, Serialize)]

@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod init;
 pub(crate) mod instruct;
+pub(crate) mod model;
 pub(crate) mod ocr;
 pub(crate) mod plan;
 pub(crate) mod quickstart;
@@ -43,8 +44,9 @@ fn no_pipe(path: &Path) -> Outcome {
 }
 
 /// [`no_pipe`] for the text files of a model folder; its weights are looked at where they are opened.
-fn no_pipe_in_model(folder: &Path) -> Outcome {
+pub(crate) fn no_pipe_in_model(folder: &Path) -> Outcome {
     [
+        "adapter_config.json",
         "config.json",
         "generation_config.json",
         "tokenizer.json",

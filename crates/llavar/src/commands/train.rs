@@ -238,10 +238,11 @@ impl TrainView {
 impl Observer for TrainView {
     fn on_start(&mut self, info: &RunInfo) {
         note(format!(
-            "{}: {:.1} M parameters ({:.1} M train), {} {}, {} steps",
+            "{}: {:.1} M parameters ({:.3} M train, {:.2} %), {} {}, {} steps",
             self.name,
             info.parameters as f64 / 1e6,
             info.trainable_parameters as f64 / 1e6,
+            100.0 * info.trainable_parameters as f64 / info.parameters.max(1) as f64,
             info.samples,
             if info.packing.is_some() {
                 "packs"
@@ -250,6 +251,9 @@ impl Observer for TrainView {
             },
             info.total_steps,
         ));
+        if let Some(adapters) = &info.adapters {
+            note(adapters);
+        }
         if info.ranks > 1 {
             note(format!(
                 "{} ranks over {}, ZeRO stage {}",

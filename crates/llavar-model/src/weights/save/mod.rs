@@ -167,7 +167,26 @@ impl FolderWriter {
         self.write_json("generation_config.json", config.as_json())
     }
 
-    fn write_json(&mut self, name: &str, object: &Map<String, Value>) -> Result<(), SaveError> {
+    /// Writes tensors into a safetensors file of the given name; `fill` as for
+    /// [`FolderWriter::write_weights`].
+    ///
+    /// # Errors
+    /// As [`FolderWriter::write_weights`].
+    pub fn write_tensors(
+        &mut self,
+        name: &str,
+        specs: &[TensorSpec],
+        mut fill: impl FnMut(&TensorSpec, &mut TensorSink<'_, '_>) -> Result<(), SaveError>,
+    ) -> Result<(), SaveError> {
+        let path = self.temporary.join(name);
+        output::write_tensors(&path, specs.to_vec(), &mut self.quota, &mut fill)
+    }
+
+    pub(crate) fn write_json(
+        &mut self,
+        name: &str,
+        object: &Map<String, Value>,
+    ) -> Result<(), SaveError> {
         // Writing a map of plain values into memory cannot fail; an error would still be reported.
         let mut text = serde_json::to_vec_pretty(object)
             .map_err(|e| SaveError::io(&self.temporary.join(name), e.into()))?;

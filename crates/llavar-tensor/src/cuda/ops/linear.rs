@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{add_assign, column_sums};
+use super::{add_assign, column_sums, widened};
 use crate::{
     Param, Result, Tape, Tensor, Var,
     cpu::Layout,
@@ -31,6 +31,7 @@ pub(crate) fn linear(
     };
     if tape.output_is_read() {
         let sizes = [rows, n, k];
+        let w = widened(cuda, &w, x.value().dtype())?;
         cuda.gemm_epilogue(Layout::NT, sizes, x.value(), &w, &mut out, 0.0, epilogue)?;
     }
 
@@ -53,6 +54,7 @@ pub(crate) fn linear(
         parameter_gradients(&cuda, &dy, x.value(), &weight, bias.as_ref())?;
         if x.requires_grad() {
             let mut dx = cuda.empty(x.shape(), dy.dtype())?;
+            let w = widened(&cuda, &w, dy.dtype())?;
             cuda.gemm(Layout::NN, [rows, k, n], &dy, &w, &mut dx, 0.0)?;
             grads.add(&x, dx)?;
         }

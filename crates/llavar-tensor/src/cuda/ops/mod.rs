@@ -13,8 +13,10 @@ mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
 mod linear_layer_scale;
+mod lora;
 mod mean_tokens;
 mod narrow_tokens;
+mod nf4;
 mod norm;
 mod optim;
 mod patchify;
@@ -41,8 +43,10 @@ pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::linear;
 pub(crate) use linear_cross_entropy::linear_cross_entropy;
 pub(crate) use linear_layer_scale::linear_layer_scale;
+pub(crate) use lora::{dropout, row_norms, scale, scale_to, scale_to_backward};
 pub(crate) use mean_tokens::mean_tokens;
 pub(crate) use narrow_tokens::{concat, narrow_tokens, widen_tokens};
+pub(crate) use nf4::widened;
 pub(crate) use optim::{DeviceStep, adamw, update_average};
 pub(crate) use patchify::patchify;
 pub(crate) use pixels::from_rgb;
@@ -63,8 +67,10 @@ pub(super) const SOURCES: &[&Source] = &[
     &embed_merge::SOURCE,
     &linear_cross_entropy::SOURCE,
     &linear_layer_scale::SOURCE,
+    &lora::SOURCE,
     &optim::SOURCE,
     &narrow_tokens::SOURCE,
+    &nf4::SOURCE,
     &norm::SOURCE,
     &patchify::SOURCE,
     &pixels::SOURCE,

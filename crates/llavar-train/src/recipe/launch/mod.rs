@@ -370,13 +370,35 @@ impl Reader {
         if self.is("no_cuda") || self.is("use_cpu") {
             keys.set("train.device", text("cpu"));
         }
-        for (name, value) in [("lora_enable", "true"), ("bits", "4"), ("bits", "8")] {
-            if self.value(name) == Some(value) {
-                self.problems.push(Problem::new(
-                    &format!("--{name}"),
-                    value,
-                    "what a recipe offers: the flags stand for full training",
-                ));
+        self.adapters(keys);
+    }
+
+    /// LoRA and weights of 4 bits; their settings do nothing without the switch.
+    fn adapters(&mut self, keys: &mut Keys) {
+        const LORA: &str = "matters with --lora_enable True alone";
+        const BITS: &str = "matters for quantised weights alone (--bits 4)";
+        let lora = self.is("lora_enable");
+        if lora {
+            keys.set("lora.lora_enable", "true".into());
+        }
+        let coded = self.value("bits") == Some("4");
+        if let Some(bits) = self.value("bits").map(str::to_owned) {
+            keys.set("lora.bits", bits);
+        }
+        for (name, key, on, why) in [
+            ("lora_r", "lora.lora_r", lora, LORA),
+            ("lora_alpha", "lora.lora_alpha", lora, LORA),
+            ("lora_dropout", "lora.lora_dropout", lora, LORA),
+            ("double_quant", "lora.double_quant", coded, BITS),
+            ("quant_type", "lora.quant_type", coded, BITS),
+        ] {
+            let Some(value) = self.value(name).map(str::to_owned) else {
+                continue;
+            };
+            match on {
+                true if name == "quant_type" => keys.set(key, text(&value)),
+                true => keys.set(key, value),
+                false => self.notes.push(Note::new(format!("--{name}"), value, why)),
             }
         }
     }

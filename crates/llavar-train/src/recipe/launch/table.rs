@@ -56,7 +56,6 @@ const OWN_LOG: &str = "a run always writes its log to its folder";
 const RANKS: &str = "ranks are found from what torchrun, srun or mpirun set";
 const SAVES: &str = "checkpoints are always safetensors with everything that a resume needs";
 const MPT: &str = "there is no MPT model here";
-const LORA: &str = "LoRA is asked for by --lora_enable True";
 
 /// All flags.
 pub(super) const FLAGS: &[Flag] = &[
@@ -118,20 +117,12 @@ pub(super) const FLAGS: &[Flag] = &[
     ),
     flag("model_max_length", Whole(1), Key("train.model_max_length")),
     flag("bits", Whole(4), Own),
-    flag(
-        "double_quant",
-        Bool,
-        Nothing("matters for quantised weights alone (--bits)"),
-    ),
-    flag(
-        "quant_type",
-        Word(&["nf4", "fp4"]),
-        Nothing("matters for quantised weights alone (--bits)"),
-    ),
+    flag("double_quant", Bool, Own),
+    flag("quant_type", Word(&["nf4", "fp4"]), Own),
     flag("lora_enable", Bool, Own),
-    flag("lora_r", Whole(1), Nothing(LORA)),
-    flag("lora_alpha", Whole(1), Nothing(LORA)),
-    flag("lora_dropout", Number(0.0), Nothing(LORA)),
+    flag("lora_r", Whole(1), Own),
+    flag("lora_alpha", Whole(1), Own),
+    flag("lora_dropout", Number(0.0), Own),
     flag(
         "lora_weight_path",
         Text,
@@ -140,7 +131,10 @@ pub(super) const FLAGS: &[Flag] = &[
     flag(
         "lora_bias",
         Word(&["none", "all", "lora_only"]),
-        Nothing(LORA),
+        Must(
+            "none",
+            "adapters have no biases of their own; train.trainable names biases that shall train",
+        ),
     ),
     flag("mm_projector_lr", Number(0.0), Key("train.mm_projector_lr")),
     // Data.

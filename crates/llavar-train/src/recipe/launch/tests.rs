@@ -220,3 +220,33 @@ fn the_table_is_sound() {
         }
     }
 }
+
+#[test]
+fn adapters_and_four_bits_are_taken_and_their_settings_named_without_the_switch() {
+    let base = "--model_name_or_path m --version v1 --data_path d.json --bf16 True";
+    let on = launch(&format!(
+        "{base} --lora_enable True --lora_r 128 --lora_alpha 256 --lora_dropout 0.1 --bits 4 --double_quant False \
+         --quant_type nf4 --lora_bias none"
+    ));
+    let lora = &on.recipe.lora;
+    assert!(lora.lora_enable && !lora.double_quant);
+    assert_eq!((lora.lora_r, lora.lora_alpha, lora.bits), (128, 256.0, 4));
+    let off = launch(&format!(
+        "{base} --lora_r 128 --double_quant True --bits 16"
+    ));
+    assert_eq!(off.recipe.lora, crate::recipe::LoraSection::default());
+    for flag in ["--lora_r", "--double_quant"] {
+        assert!(
+            off.notes.iter().any(|n| n.flag == flag),
+            "{flag}: {:?}",
+            off.notes
+        );
+    }
+    let wrong = |flags: &str| {
+        let error = Launch::from_words(&words(&format!("{base} {flags}")), &[]).unwrap_err();
+        error.to_string()
+    };
+    assert!(wrong("--bits 8 --lora_enable True").contains("lora.bits"));
+    assert!(wrong("--bits 4").contains("lora_enable"));
+    assert!(wrong("--lora_enable True --lora_bias all").contains("train.trainable"));
+}

@@ -7,7 +7,6 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use llavar_assistant::Assistant;
 use llavar_data::{Dataset, write::write_llava_json};
 use llavar_eval::samples::Shard;
 use llavar_instruct::{
@@ -19,7 +18,7 @@ use llavar_select::{
 };
 
 use crate::{
-    commands::{no_pipe_in_model, write_file},
+    commands::write_file,
     device::DeviceFlags,
     failure::{Class, Failure, Outcome},
     progress::Progress,
@@ -58,16 +57,14 @@ impl SelectFlags {
             return Err(Failure::new(Class::Data, message)
                 .hint("`llavar quickstart` makes one, `llavar train` another"));
         }
-        no_pipe_in_model(model)?;
         let folder = run.join(Selection::FOLDER);
         std::fs::create_dir_all(&folder).map_err(|error| Failure::write(&folder, &error))?;
         let path = folder.join("candidates.json");
         write_llava_json(&path, &samples)?;
         let data = Dataset::open(&path, Some(images))?;
-        let (device, dtype) = self.device.open()?;
-        let assistant = Assistant::load_on(model, None, &device, dtype)?;
+        let assistant = self.device.load(model, None)?;
         let sees = assistant.model().image_size().is_some();
-        let (batch_tokens, batch_images) = match device.is_cuda() {
+        let (batch_tokens, batch_images) = match assistant.model().device().is_cuda() {
             true => (32768, 16),
             false => (4096, 4),
         };

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::server::ServerFlags;
 use crate::{
-    commands::{no_pipe, no_pipe_in_model, print, print_json, write_file},
+    commands::{no_pipe, print, print_json, write_file},
     device::DeviceFlags,
     failure::{Class, Failure, Outcome},
     interrupt,
@@ -124,9 +124,7 @@ impl How {
             return Err(Failure::new(Class::Data, message)
                 .hint("`llavar quickstart` makes one, `llavar train` another"));
         }
-        no_pipe_in_model(model)?;
-        let (device, dtype) = self.device.open()?;
-        Ok(Assistant::load_on(model, template, &device, dtype)?)
+        self.device.load(model, template)
     }
 
     /// The options; without a model here a server has it.
