@@ -50,6 +50,14 @@ impl Bench<'_> {
             let short = self.seconds(model, count, 1, 3)?;
             let long = self.seconds(model, count, 1 + NEW, 3)?;
             let ms = 1e3 * (long - short) / NEW as f64;
+            if self.options.profile {
+                // The first steps are not yet a graph, so their kernels can be told apart.
+                let shares = self
+                    .cuda
+                    .profile(|| self.seconds(model, count, 3, 1).map(drop))?;
+                progress("prefill and two steps of decoding, without the graph");
+                self.show(&shares, progress);
+            }
             // Weights once, keys and values of every stream at its mean length.
             let llm = &self.config.llm;
             let cache = 2 * llm.kv_size() * llm.num_hidden_layers * (PROMPT + NEW / 2) * count;
