@@ -306,17 +306,14 @@ DEVICE void tiles(const T* x, const T* gain, float eps, Rows w, int rows, int n,
     }
 }
 
-#define TILED(name, S, gated, O) \
+#define TILED(name, gated, O) \
     KERNEL __launch_bounds__(THREADS, 2) name(const T* x, const T* gain, float eps, const T* w0, const T* w1, \
         const T* w2, int end0, int end1, int rows, int n, int k, O* y, int add) { \
-        tiles<S, gated>(x, gain, eps, Rows{w0, w1, w2, end0, end1}, rows, n, k, y, add); \
+        tiles<1, gated>(x, gain, eps, Rows{w0, w1, w2, end0, end1}, rows, n, k, y, add); \
     }
-TILED(tiles_8, 1, false, T)
-TILED(tiles_16, 2, false, T)
-TILED(tiles_logits_8, 1, false, float)
-TILED(tiles_logits_16, 2, false, float)
-TILED(tiles_gated_8, 1, true, T)
-TILED(tiles_gated_16, 2, true, T)
+TILED(tiled, false, T)
+TILED(tiled_logits, false, float)
+TILED(tiled_gated, true, T)
 #endif
 
 // x [rows, d] = table [vocab, d] at the ids; a block a row. An id outside the table (a row out of use) reads row 0.
