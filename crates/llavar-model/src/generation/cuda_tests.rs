@@ -172,22 +172,30 @@ fn bf16_ids_are_as_good_as_those_of_whole_passes() {
             "twice the same"
         );
         for (way, answers) in [("one by one", one_by_one), ("side by side", side_by_side)] {
-            let (mut decoded, mut whole) = (0f32, 0f32);
+            // Which ids rounding decides is a matter of chance, so sums are compared, not the worst of them.
+            let (mut decoded, mut whole, mut count) = (0f32, 0f32, 0);
             for (prompt, answer) in prompts.iter().zip(answers) {
                 let mut ids = prompt.clone();
                 for id in answer.ids {
                     let truth = plain_logits(&exact, &ids);
                     let pass = plain_logits(&gpu, &ids);
                     let choice = (0..pass.len()).max_by(|&a, &b| pass[a].total_cmp(&pass[b]));
-                    decoded = decoded.max(below(&truth, id as usize));
-                    whole = whole.max(below(&truth, choice.unwrap()));
+                    let shortfall = below(&truth, id as usize);
+                    assert!(
+                        shortfall < 0.1,
+                        "{changes} {way}: {shortfall} below the best"
+                    );
+                    decoded += shortfall;
+                    whole += below(&truth, choice.unwrap());
+                    count += 1;
                     ids.push(id as i32);
                 }
             }
-            println!("{changes} {way}: at most {decoded} below the best, whole passes {whole}");
+            let (decoded, whole) = (decoded / count as f32, whole / count as f32);
+            println!("{changes} {way}: {decoded} below the best on average, whole passes {whole}");
             assert!(
-                decoded <= 0.02 + 1.5 * whole,
-                "{changes} {way}: {decoded} below the best, whole passes {whole}"
+                decoded <= 0.002 + 2.0 * whole,
+                "{changes} {way}: {decoded} below the best on average, whole passes {whole}"
             );
         }
     }
