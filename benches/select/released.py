@@ -198,7 +198,9 @@ class Scorer:
                 ids += [-1] * len(features)
                 at += len("<image>")
             encoded = self.tokenizer.encode(chunk)
-            for id, (_, end) in zip(encoded.ids, encoded.offsets):
+            # A tokenizer that begins every chunk with BOS does so once in a text.
+            begin = int(n > 0 and encoded.ids[:1] == [self.model.config["bos_token_id"]])
+            for id, (_, end) in zip(encoded.ids[begin:], encoded.offsets[begin:]):
                 if first is None and at + end > start:
                     first = len(ids)
                 ids.append(id)
