@@ -28,7 +28,8 @@ pub struct ModelSection {
     pub pretrain_mm_mlp_adapter: Option<String>,
     /// Side of the square input, px. None: as the model's configuration has it.
     pub input_image_size: Option<usize>,
-    /// Whether the towers stay frozen and no adapters exist between them; stage 2 has `false`.
+    /// Whether no adapters are put between the towers; stage 2 has `false`. What trains is `train.stage`'s and
+    /// `train.freeze`'s to say: `train.freeze=["model.vision_tower.*vision_tower.*"]` keeps the towers as they are.
     pub freeze_vision: bool,
 }
 

@@ -137,6 +137,11 @@ pub(super) const FLAGS: &[Flag] = &[
         ),
     ),
     flag("mm_projector_lr", Number(0.0), Key("train.mm_projector_lr")),
+    flag(
+        "mm_vision_tower_lr",
+        Number(0.0),
+        Key("train.mm_vision_tower_lr"),
+    ),
     // Data.
     flag("data_path", Text, Key("data.data_path")),
     flag("image_folder", Text, Key("data.image_folder")),
