@@ -358,6 +358,11 @@ fn answer(
             return;
         }
         let mut books = shared.books();
+        let key = request.idempotency_key.as_ref();
+        // The first request of this key may have been under way when the second came.
+        if shared.idempotent && key.is_some_and(|key| books.kept.contains_key(key)) {
+            return;
+        }
         books.charged.push(Charged {
             idempotency_key: request.idempotency_key.clone(),
             usage,
