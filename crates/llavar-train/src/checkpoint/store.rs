@@ -247,9 +247,7 @@ pub(crate) fn publish_folder(
 ) -> Result<Option<PathBuf>, TrainError> {
     let aside = aside_of(target);
     let failed = |source: io::Error| TrainError::save(target, source);
-    if aside.exists() {
-        fs::remove_dir_all(&aside).map_err(failed)?;
-    }
+    remove_leftovers(&aside).map_err(failed)?;
     let written = fill(&aside).and_then(|()| put(&aside, target).map_err(failed));
     let _ = fs::remove_dir_all(&aside);
     written
@@ -262,9 +260,36 @@ pub(crate) fn publish_file(
 ) -> Result<Option<PathBuf>, TrainError> {
     let aside = aside_of(target);
     let failed = |source: io::Error| TrainError::save(target, source);
+    remove_leftovers(&aside).map_err(failed)?;
     let written = fill(&aside).and_then(|()| put(&aside, target).map_err(failed));
     let _ = fs::remove_file(&aside);
     written
+}
+
+/// Removes what a process that was killed left of `aside`, and of what was on its way to that name. One process
+/// at a time has a run folder.
+fn remove_leftovers(aside: &Path) -> io::Result<()> {
+    let name = aside.file_name().unwrap_or_default().to_string_lossy();
+    let on_its_way = format!(".{name}.tmp-");
+    let folder = aside.parent().filter(|p| !p.as_os_str().is_empty());
+    let entries = match fs::read_dir(folder.unwrap_or(Path::new("."))) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let found = entry.file_name();
+        let found = found.to_string_lossy();
+        if found != name && !found.starts_with(&on_its_way) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 /// Renames what was written into place; an earlier one of other content gets a name of its own.
