@@ -23,7 +23,7 @@ pub use manifest::verify;
 pub(crate) use metrics::Best;
 pub use metrics::record as record_metrics;
 pub use store::{CheckpointInfo, PIN_FILE, list, pin};
-pub(crate) use store::{Store, publish_file, publish_folder};
+pub(crate) use store::{Store, publish};
 
 use std::path::Path;
 

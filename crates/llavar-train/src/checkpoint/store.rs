@@ -239,9 +239,9 @@ fn write(
         .map_err(failed)
 }
 
-/// Publishes the folder `target` that `fill` writes. Where there is one of other content it is kept under the
-/// name that is returned; one of the same content stays.
-pub(crate) fn publish_folder(
+/// Publishes the file or folder `target` that `fill` writes. Where there is one of other content it is kept under
+/// the name that is returned; one of the same content stays.
+pub(crate) fn publish(
     target: &Path,
     fill: impl FnOnce(&Path) -> Result<(), TrainError>,
 ) -> Result<Option<PathBuf>, TrainError> {
@@ -249,20 +249,8 @@ pub(crate) fn publish_folder(
     let failed = |source: io::Error| TrainError::save(target, source);
     remove_leftovers(&aside).map_err(failed)?;
     let written = fill(&aside).and_then(|()| put(&aside, target).map_err(failed));
-    let _ = fs::remove_dir_all(&aside);
-    written
-}
-
-/// As [`publish_folder`] for a file.
-pub(crate) fn publish_file(
-    target: &Path,
-    fill: impl FnOnce(&Path) -> Result<(), TrainError>,
-) -> Result<Option<PathBuf>, TrainError> {
-    let aside = aside_of(target);
-    let failed = |source: io::Error| TrainError::save(target, source);
-    remove_leftovers(&aside).map_err(failed)?;
-    let written = fill(&aside).and_then(|()| put(&aside, target).map_err(failed));
-    let _ = fs::remove_file(&aside);
+    // Best effort: what is left goes with the next one.
+    let _ = remove_leftovers(&aside);
     written
 }
 
@@ -439,10 +427,10 @@ mod tests {
                 fs::write(d.join("w"), text).map_err(TrainError::io(d))
             }
         };
-        assert_eq!(publish_folder(&target, make("a")).unwrap(), None);
-        assert_eq!(publish_folder(&target, make("a")).unwrap(), None);
+        assert_eq!(publish(&target, make("a")).unwrap(), None);
+        assert_eq!(publish(&target, make("a")).unwrap(), None);
         for (text, before, name) in [("b", "a", "earlier-model"), ("c", "b", "earlier-2-model")] {
-            let kept = publish_folder(&target, make(text)).unwrap().unwrap();
+            let kept = publish(&target, make(text)).unwrap().unwrap();
             assert_eq!(kept.file_name().unwrap(), name);
             assert_eq!(fs::read_to_string(kept.join("w")).unwrap(), before);
         }
@@ -450,7 +438,7 @@ mod tests {
             fs::create_dir_all(d).map_err(TrainError::io(d))?;
             Err(TrainError::Workers)
         };
-        assert!(publish_folder(&target, failing).is_err());
+        assert!(publish(&target, failing).is_err());
         assert_eq!(fs::read_to_string(target.join("w")).unwrap(), "c");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
 
@@ -458,9 +446,9 @@ mod tests {
         let write = |text: &'static str| {
             move |path: &Path| fs::write(path, text).map_err(TrainError::io(path))
         };
-        assert_eq!(publish_file(&file, write("a")).unwrap(), None);
-        assert_eq!(publish_file(&file, write("a")).unwrap(), None);
-        assert!(publish_file(&file, write("b")).unwrap().is_some());
+        assert_eq!(publish(&file, write("a")).unwrap(), None);
+        assert_eq!(publish(&file, write("a")).unwrap(), None);
+        assert!(publish(&file, write("b")).unwrap().is_some());
         assert_eq!(fs::read_to_string(&file).unwrap(), "b");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
     }

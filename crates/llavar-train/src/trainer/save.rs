@@ -15,7 +15,7 @@ use llavar_tensor::{DType, Device, Tensor};
 use super::{Trainer, adapters::base_folder};
 use crate::{
     Observer, TrainError,
-    checkpoint::{Best, TrainState, is_published, publish_file, publish_folder},
+    checkpoint::{Best, TrainState, is_published, publish},
     error::chain,
     lazy::write_tensors,
     recipe::{OnSaveError, Stage},
@@ -186,7 +186,7 @@ impl Trainer {
         let model = self.run_dir.join("model");
         match self.group.is_first() {
             true => {
-                let kept = publish_folder(&model, |dir| self.save_model(dir))?;
+                let kept = publish(&model, |dir| self.save_model(dir))?;
                 tell_kept(kept, &model, observer);
             }
             false => self.save_model(&model)?,
@@ -195,7 +195,7 @@ impl Trainer {
             let model = self.run_dir.join("model-ema");
             match self.group.is_first() {
                 true => {
-                    let kept = publish_folder(&model, |dir| self.save_values(dir, &averages))?;
+                    let kept = publish(&model, |dir| self.save_values(dir, &averages))?;
                     tell_kept(kept, &model, observer);
                 }
                 false => self.save_values(&model, &averages)?,
@@ -251,7 +251,7 @@ impl Trainer {
                     tensors.push((param.name().to_owned(), value));
                 }
             }
-            kept = publish_file(path, |aside| write_tensors(aside, tensors))?;
+            kept = publish(path, |aside| write_tensors(aside, tensors))?;
             Ok(())
         })?;
         Ok(kept)
