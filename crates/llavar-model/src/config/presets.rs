@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::{ConfigError, ModelConfig};
 
 /// The names that [`Preset::by_name`] knows.
-pub const PRESETS: [Preset; 4] = [
+pub const PRESETS: [Preset; 5] = [
     Preset::Nano,
+    Preset::Nano768,
     Preset::Phi35Mini,
     Preset::Llama31Instruct,
     Preset::Vicuna15,
@@ -17,6 +18,8 @@ pub const PRESETS: [Preset; 4] = [
 pub enum Preset {
     /// About 15 M parameters in the full architecture, for a laptop's CPU.
     Nano,
+    /// About 38 M parameters at 768 px: the shape of llavar-nano, which reads on a laptop.
+    Nano768,
     /// The 3.8B model on Phi-3.5-mini-instruct.
     Phi35Mini,
     /// The 8B model on Llama-3.1-8B-Instruct.
@@ -30,6 +33,7 @@ impl Preset {
     pub fn name(self) -> &'static str {
         match self {
             Self::Nano => "nano",
+            Self::Nano768 => "nano-768",
             Self::Phi35Mini => "phi3.5-3.8b",
             Self::Llama31Instruct => "llama3.1-8b",
             Self::Vicuna15 => "vicuna1.5-13b",
@@ -40,6 +44,7 @@ impl Preset {
     pub fn description(self) -> &'static str {
         match self {
             Self::Nano => "same architecture, about 15 M parameters, 256 px, trains on a CPU",
+            Self::Nano768 => "same architecture, about 38 M parameters, 768 px: llavar-nano",
             Self::Phi35Mini => "LLaVAR-2 3.8B shape: Phi-3.5-mini-instruct, 768 px",
             Self::Llama31Instruct => "LLaVAR-2 8B shape: Llama-3.1-8B-Instruct, 768 px",
             Self::Vicuna15 => "LLaVAR-2 13B shape: Vicuna-13B-v1.5, 768 px",
@@ -60,6 +65,11 @@ impl Preset {
             })
     }
 
+    /// Whether the shape is our own: its vocabulary is the tokenizer's, whatever its length.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Nano | Self::Nano768)
+    }
+
     /// The configuration, checked.
     ///
     /// `vocab_size` replaces the preset's number of embedding rows, for a tokenizer of another length;
@@ -69,7 +79,8 @@ impl Preset {
     /// [`ConfigError::Invalid`] when `vocab_size` is impossible.
     pub fn config(self, vocab_size: Option<usize>) -> Result<ModelConfig, ConfigError> {
         let mut value = match self {
-            Self::Nano => nano(),
+            Self::Nano => nano(&NANO),
+            Self::Nano768 => nano(&NANO_768),
             Self::Phi35Mini => phi35_mini(),
             Self::Llama31Instruct => llama31_instruct(),
             Self::Vicuna15 => vicuna15(),
@@ -86,17 +97,21 @@ impl Preset {
 
 /// What the reference's training script adds to the language model's configuration.
 fn vision_keys(preset: Preset) -> Value {
-    let nano = preset == Preset::Nano;
+    let (size, width, length) = match preset {
+        Preset::Nano => (256, 192, 1024),
+        Preset::Nano768 => (768, 320, 2048),
+        _ => (768, 1024, 4096),
+    };
     json!({
         "mm_vision_tower": "openai/clip-vit-large-patch14-336",
         "vision_tower_slow": "convnext_large_mlp.clip_laion2b_ft_320",
         "is_multipath_encoder": true,
-        "input_image_size": if nano { 256 } else { 768 },
+        "input_image_size": size,
         "freeze_vision": false,
         "delay_load": false,
         "use_mm_proj": true,
         "mm_projector_type": "mlp2x_gelu",
-        "mm_hidden_size": if nano { 192 } else { 1024 },
+        "mm_hidden_size": width,
         "mm_vision_select_layer": -2,
         "mm_vision_select_feature": "patch",
         "mm_patch_merge_type": "flat",
@@ -108,24 +123,64 @@ fn vision_keys(preset: Preset) -> Value {
         "image_aspect_ratio": "pad",
         "image_grid_pinpoints": null,
         "tokenizer_padding_side": "right",
-        "tokenizer_model_max_length": if nano { 1024 } else { 4096 },
+        "tokenizer_model_max_length": length,
     })
+}
+
+/// What differs between the shapes of our own.
+struct Small {
+    hidden: usize,
+    intermediate: usize,
+    layers: usize,
+    heads: usize,
+    positions: usize,
+    clip_image: usize,
+    clip_hidden: usize,
+    clip_heads: usize,
+    dims: [usize; 4],
 }
 
 /// Small in every dimension, each part of the architecture present: 8 x 8 patches on both paths at 256
 /// px, so that a picture takes 64 positions and a training step a fraction of a second on two cores.
-fn nano() -> Value {
+const NANO: Small = Small {
+    hidden: 256,
+    intermediate: 704,
+    layers: 6,
+    heads: 4,
+    positions: 2048,
+    clip_image: 112,
+    clip_hidden: 192,
+    clip_heads: 3,
+    dims: [48, 96, 192, 384],
+};
+
+/// 24 x 24 patches at 768 px, as in the published models. Most of the work is in the slow path, which
+/// alone sees letters of ten pixels; the sizes keep the first word on two cores near one second and
+/// the weights in 8 bit below 40 MB.
+const NANO_768: Small = Small {
+    hidden: 384,
+    intermediate: 1024,
+    layers: 8,
+    heads: 6,
+    positions: 4096,
+    clip_image: 336,
+    clip_hidden: 320,
+    clip_heads: 5,
+    dims: [64, 128, 256, 512],
+};
+
+fn nano(small: &Small) -> Value {
     json!({
         "architectures": ["LlavaLlamaForCausalLM"],
         "model_type": "llava",
         "vocab_size": 2048,
-        "hidden_size": 256,
-        "intermediate_size": 704,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
+        "hidden_size": small.hidden,
+        "intermediate_size": small.intermediate,
+        "num_hidden_layers": small.layers,
+        "num_attention_heads": small.heads,
+        "num_key_value_heads": small.heads,
         "hidden_act": "silu",
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": small.positions,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "rope_scaling": null,
@@ -136,17 +191,17 @@ fn nano() -> Value {
         "torch_dtype": "float32",
         "clip_vision_config": {
             "hidden_act": "quick_gelu",
-            "hidden_size": 192,
-            "image_size": 112,
-            "intermediate_size": 768,
+            "hidden_size": small.clip_hidden,
+            "image_size": small.clip_image,
+            "intermediate_size": 4 * small.clip_hidden,
             "layer_norm_eps": 1e-5,
-            "num_attention_heads": 3,
+            "num_attention_heads": small.clip_heads,
             "num_hidden_layers": 8,
             "patch_size": 14
         },
         "convnext_config": {
             "depths": [2, 2, 6, 2],
-            "dims": [48, 96, 192, 384],
+            "dims": small.dims,
             // The published 1e-6 suits weights that are loaded; from scratch the blocks must count.
             "layer_scale_init_value": 0.1,
             "initializer": "fan_in"

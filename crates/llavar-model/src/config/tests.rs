@@ -223,6 +223,11 @@ fn presets_have_the_published_numbers_of_parameters() {
         .map(|p| p.numel())
         .sum();
     assert!((10_000_000..25_000_000).contains(&nano), "{nano}");
+    let shipped: usize = parameters(&Preset::Nano768.config(Some(4096)).unwrap(), true)
+        .iter()
+        .map(|p| p.numel())
+        .sum();
+    assert!((20_000_000..40_000_000).contains(&shipped), "{shipped}");
     assert!(Preset::by_name("nano").is_ok());
     assert!(
         Preset::by_name("mega")

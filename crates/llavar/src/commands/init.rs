@@ -20,7 +20,7 @@ use crate::failure::{Class, Failure, Outcome};
     after_help = "Example: llavar init --preset nano --text data/data.json --out models/nano"
 )]
 pub(crate) struct Args {
-    /// Shape: nano, phi3.5-3.8b, llama3.1-8b or vicuna1.5-13b.
+    /// Shape: nano, nano-768, phi3.5-3.8b, llama3.1-8b or vicuna1.5-13b.
     #[arg(long, default_value = "nano")]
     preset: String,
     /// Folder to make; it must not exist yet.
@@ -63,7 +63,7 @@ pub(crate) fn run(args: Args) -> Outcome {
             let template = match preset {
                 Preset::Phi35Mini => TemplateName::Phi3Instruct,
                 Preset::Llama31Instruct => TemplateName::Llama3,
-                Preset::Nano | Preset::Vicuna15 => TemplateName::V1,
+                Preset::Nano | Preset::Nano768 | Preset::Vicuna15 => TemplateName::V1,
             };
             trained_tokenizer(&args.text, args.vocab_size, template)?
         }
@@ -95,7 +95,7 @@ pub(crate) fn build(
     })?;
     // A published shape has more rows than its tokenizer; a smaller table would not hold its ids.
     let base = preset.config(None)?;
-    let rows = if preset == Preset::Nano {
+    let rows = if preset.is_own() {
         parsed.vocab_len()
     } else {
         parsed.vocab_len().max(base.llm.vocab_size)
@@ -106,7 +106,7 @@ pub(crate) fn build(
         ("eos_token_id", parsed.eos_id()),
         ("pad_token_id", Some(parsed.pad_id())),
     ] {
-        if let (Some(id), true) = (id, preset == Preset::Nano) {
+        if let (Some(id), true) = (id, preset.is_own()) {
             keys.push((key.to_owned(), id.into()));
         }
     }
