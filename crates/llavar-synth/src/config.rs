@@ -1,12 +1,15 @@
-//! The settings of a synthetic set, its two profiles and their checks.
+//! The settings of a synthetic set, its profiles and their checks.
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::SynthError;
 use crate::font::FontSet;
+use crate::texts::Texts;
 
 /// Names accepted by [`SynthConfig::profile`].
-pub const PROFILES: &[&str] = &["default", "quickstart"];
+pub const PROFILES: &[&str] = &["default", "quickstart", "reading"];
 
 /// Kinds of documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -34,11 +37,19 @@ pub enum DocKind {
     Sign,
     /// A note in a handwriting-like face.
     Note,
+    /// A page of running text of any words.
+    Text,
+    /// A long shop receipt as it is scanned.
+    Slip,
+    /// A dense form of many labels and values.
+    Entries,
+    /// One word or short line cut out of a scene.
+    Word,
 }
 
 impl DocKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Receipt,
         Self::Form,
         Self::Poster,
@@ -50,6 +61,10 @@ impl DocKind {
         Self::Screenshot,
         Self::Sign,
         Self::Note,
+        Self::Text,
+        Self::Slip,
+        Self::Entries,
+        Self::Word,
     ];
 
     /// The name used in configs and ids, such as `book_cover`.
@@ -66,6 +81,10 @@ impl DocKind {
             Self::Screenshot => "screenshot",
             Self::Sign => "sign",
             Self::Note => "note",
+            Self::Text => "text",
+            Self::Slip => "slip",
+            Self::Entries => "entries",
+            Self::Word => "word",
         }
     }
 }
@@ -226,6 +245,15 @@ pub struct SynthConfig {
     pub fields: Vec<String>,
     /// Different wordings used for each question and answer; 0 for all that there are.
     pub phrasings: u32,
+    /// Share of single questions that ask for the bare answer and get it, 0 to 1.
+    pub short_answers: f32,
+    /// Text file whose lines the kinds `text`, `slip`, `entries` and `word` print; made-up phrases
+    /// without it. Read by [`SynthConfig::read_corpus`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<PathBuf>,
+    /// The lines of the corpus.
+    #[serde(skip)]
+    pub texts: Texts,
     /// What happens to the finished page.
     pub damage: Damage,
 }
@@ -236,7 +264,8 @@ impl Default for SynthConfig {
             seed: 0,
             split: Split::All,
             held_out_every: 8,
-            kinds: DocKind::ALL.to_vec(),
+            // The kinds whose words come from lists.
+            kinds: DocKind::ALL[..11].to_vec(),
             width: [576, 960],
             height: [576, 960],
             square: false,
@@ -254,6 +283,9 @@ impl Default for SynthConfig {
             self_explain: 1.0,
             fields: Vec::new(),
             phrasings: 0,
+            short_answers: 0.0,
+            corpus: None,
+            texts: Texts::default(),
             damage: Damage::level(0.35),
         }
     }
@@ -263,6 +295,8 @@ impl SynthConfig {
     /// A named profile.
     ///
     /// * `default`: all kinds, fonts and wordings, 576 to 960 px, light damage.
+    /// * `reading`: all kinds with the dense ones more often, letters down to 10 px, half of the
+    ///   questions with bare answers: what a model learns reading from. Best with a corpus.
     /// * `quickstart`: what a model of some ten million parameters can learn to read from scratch in
     ///   minutes: signs, receipts and book covers of 384 px in one bold face, black on white, in fixed
     ///   layouts; asked for are the names of places, shops and authors from a **closed vocabulary**
@@ -298,6 +332,24 @@ impl SynthConfig {
                 damage: Damage::level(0.0),
                 ..Self::default()
             }),
+            "reading" => Ok(Self {
+                // Half of the pictures are pages whose words come from anywhere.
+                kinds: [
+                    &DocKind::ALL[..],
+                    &[DocKind::Text; 4],
+                    &[DocKind::Slip; 3],
+                    &[DocKind::Entries; 3],
+                    &[DocKind::Word; 2],
+                ]
+                .concat(),
+                width: [480, 1000],
+                height: [480, 1000],
+                font_px: [10.0, 110.0],
+                made_up: 0.6,
+                amount_digits: 4,
+                short_answers: 0.5,
+                ..Self::default()
+            }),
             _ => Err(SynthError::UnknownProfile {
                 name: name.to_owned(),
                 known: PROFILES,
@@ -311,6 +363,19 @@ impl SynthConfig {
     pub fn with_split(mut self, split: Split) -> Self {
         self.split = split;
         self
+    }
+
+    /// Reads the file that `corpus` names, if it names one.
+    ///
+    /// # Errors
+    /// [`SynthError::Io`] for a file that cannot be read as UTF-8 text.
+    pub fn read_corpus(&mut self) -> Result<(), SynthError> {
+        if let Some(path) = &self.corpus {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| SynthError::io("read the corpus", path, source))?;
+            self.texts = Texts::new(&text);
+        }
+        Ok(())
     }
 
     /// Checks every limit.
@@ -360,6 +425,7 @@ impl SynthConfig {
         for (key, value, high) in [
             ("made_up", self.made_up, 1.0),
             ("self_explain", self.self_explain, 1.0),
+            ("short_answers", self.short_answers, 1.0),
             ("damage.share", self.damage.share, 1.0),
             ("damage.rotation", self.damage.rotation, 15.0),
             ("damage.perspective", self.damage.perspective, 0.1),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canvas::Canvas;
 use crate::colour::Scheme;
-use crate::config::{Detail, DocKind, Split, SynthConfig};
+use crate::config::{Detail, DocKind, Layout, Split, SynthConfig};
 use crate::damage::Plan;
 use crate::error::SynthError;
 use crate::font::FontSet;
@@ -121,6 +121,14 @@ pub(crate) fn render(
     } else {
         side(config.height)
     };
+    // Some kinds have a shape of their own.
+    let (width, height) = match kind {
+        _ if config.square || config.layout == Layout::Fixed => (width, height),
+        DocKind::Word => (width, (width as f32 * rng.range(0.2, 0.6)) as u32),
+        DocKind::Slip => ((height as f32 * rng.range(0.42, 0.8)) as u32, height),
+        _ => (width, height),
+    };
+    let (width, height) = (width.max(96), height.max(96));
     let language = *rng.pick(&config.languages);
     let scale = width.min(height) as f32 / 768.0;
     let space = Space {
@@ -295,6 +303,10 @@ fn reading_order(items: &[Item]) -> Vec<Vec<usize>> {
 pub(crate) fn noun(kind: DocKind) -> &'static str {
     match kind {
         DocKind::BookCover => "book cover",
+        DocKind::Text => "page",
+        DocKind::Slip => "receipt",
+        DocKind::Entries => "form",
+        DocKind::Word => "picture",
         DocKind::BarChart => "bar chart",
         DocKind::LineChart => "line chart",
         DocKind::PieChart => "pie chart",

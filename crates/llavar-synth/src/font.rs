@@ -161,12 +161,9 @@ impl FontSet {
         Ok(set)
     }
 
-    /// The embedded fonts and those of the system's usual folders that exist. Pictures then depend on
-    /// what the machine has installed.
-    ///
-    /// # Errors
-    /// As [`FontSet::with_folders`].
-    pub fn with_system() -> Result<Self, SynthError> {
+    /// The system's usual font folders that exist, for [`FontSet::with_folders`]. Pictures then depend
+    /// on what the machine has installed.
+    pub fn system_folders() -> Vec<PathBuf> {
         let mut folders: Vec<PathBuf> = ["/usr/share/fonts", "/usr/local/share/fonts"]
             .into_iter()
             .chain([
@@ -181,7 +178,7 @@ impl FontSet {
             folders.extend([".fonts", ".local/share/fonts", "Library/Fonts"].map(|f| home.join(f)));
         }
         folders.retain(|f| f.is_dir());
-        Self::with_folders(&folders)
+        folders
     }
 
     /// Names of all faces, in the order in which they are drawn from.

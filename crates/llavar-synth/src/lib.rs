@@ -42,6 +42,7 @@ mod phrase;
 mod rng;
 mod sheet;
 mod stroke_font;
+mod texts;
 mod words;
 mod write;
 
@@ -54,4 +55,5 @@ pub use font::FontSet;
 pub use overlap::{FactRecord, Overlap, overlap, read_facts};
 pub use phrase::fields;
 pub use sheet::{SheetCell, SheetLine, contact_sheet};
+pub use texts::Texts;
 pub use write::{ImageKind, SetCard, WriteOptions, encode, write_set};

@@ -80,6 +80,24 @@ pub(crate) const PHRASES: &[Phrases] = &[
     phrases("sender", "the name of the writer", &["Who wrote the note?", "Who signed the note?"], &["The note was written by {v}.", "The note is signed by {v}."]),
     phrases("shopping", "the thing to buy", &["What should be bought?", "Which thing is to be bought?"], &["The note asks to buy {v}.", "The thing to be bought is {v}."]),
     phrases("day", "the day of the meeting", &["On which day is the meeting?", "Which day is given?"], &["The meeting is on {v}.", "The day given is {v}."]),
+    phrases("company", "the name of the company that issued this receipt", &["what is the name of the company that issued this invoice?", "What is the name of the company?", "Which company issued the receipt?"], &["The company is {v}.", "The receipt was issued by {v}."]),
+    phrases("shop_address", "the address of the shop", &["where was this invoice issued?", "What is the address of the shop?", "Where was the receipt issued?"], &["The address is {v}.", "The receipt was issued at {v}."]),
+    phrases("issue_date", "the date of the receipt", &["when was this invoice issued?", "What is the date of the receipt?"], &["The date is {v}.", "The receipt was issued on {v}."]),
+    phrases("receipt_total", "the total amount of the receipt", &["what is the total amount of this invoice?", "What is the total?", "How much was paid in total?"], &["The total is {v}.", "The total amount is {v}."]),
+    phrases("entry", "the value of \"{s}\"", &["what is \"{s}\" information in the image?", "what is \"{s}\" information in the image?", "What is filled in for \"{s}\"?"], &["The form gives {v} for \"{s}\".", "The value of \"{s}\" is {v}."]),
+    phrases("word", "the text", &["what is written in the image?", "What does it say?", "Which word is shown?"], &["The image says {v}.", "The text is {v}."]),
+    phrases("line_below", "the line below \"{s}\"", &["What is written below \"{s}\"?", "Which line follows \"{s}\"?"], &["The line below reads {v}.", "It is followed by {v}."]),
+    phrases("line_above", "the line above \"{s}\"", &["What is written above \"{s}\"?", "Which line comes before \"{s}\"?"], &["The line above reads {v}.", "It comes after {v}."]),
+    phrases("line_with", "the line that begins with \"{s}\"", &["Read the line that begins with \"{s}\".", "What does the line with \"{s}\" say?"], &["The line reads {v}.", "It says {v}."]),
+    phrases("first_line", "the first line", &["What is the first line of the page?", "How does the text begin?"], &["The first line reads {v}.", "It begins with {v}."]),
+    phrases("last_line", "the last line", &["What is the last line of the page?", "How does the text end?"], &["The last line reads {v}.", "It ends with {v}."]),
+];
+
+/// What a question adds when the bare answer is wanted.
+pub(crate) const SHORT: &[&str] = &[
+    " Answer this question using the text in the image directly.",
+    " Give the answer only.",
+    "",
 ];
 
 /// Names of all fields that documents may ask for, for [`crate::SynthConfig::fields`].

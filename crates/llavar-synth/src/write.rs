@@ -15,7 +15,7 @@ use crate::document::{Document, Picture, render};
 use crate::error::SynthError;
 use crate::font::FontSet;
 use crate::overlap::FactRecord;
-use crate::phrase::{DESCRIBE, READ};
+use crate::phrase::{DESCRIBE, READ, SHORT};
 use crate::rng::Rng;
 
 /// File format of the pictures.
@@ -231,10 +231,18 @@ fn records(
     // A stream of its own: the share changes no other choice.
     let explain = Rng::new(config.seed, index, 3, 0).chance(config.self_explain);
     let mut turns = Vec::new();
+    let mut brief = Rng::new(config.seed, index, 4, 0);
     for duo in &document.duos {
         let front = if turns.is_empty() { "<image>\n" } else { "" };
-        turns.push(turn("human", format!("{front}{}", duo.extractive_question)));
-        turns.push(turn("gpt", duo.extractive_answer.clone()));
+        let (short, wish) = (brief.chance(config.short_answers), *brief.pick(SHORT));
+        let (wish, answer) = if short {
+            (wish, &duo.gold)
+        } else {
+            ("", &duo.extractive_answer)
+        };
+        let question = format!("{front}{}{wish}", duo.extractive_question);
+        turns.push(turn("human", question));
+        turns.push(turn("gpt", answer.clone()));
         if explain {
             turns.push(turn("human", duo.self_explain_question.clone()));
             turns.push(turn("gpt", duo.self_explain_answer.clone()));

@@ -4,13 +4,17 @@
 mod book_cover;
 mod chart;
 mod chart_draw;
+mod entries;
 mod form;
 mod note;
 mod poster;
 mod receipt;
 mod screenshot;
 mod sign;
+mod slip;
 mod table;
+mod text;
+mod word;
 
 use std::fmt::Debug;
 
@@ -45,6 +49,10 @@ pub(crate) fn sample(
         DocKind::Screenshot => Box::new(screenshot::Screenshot::sample(rng, speaker, space)),
         DocKind::Sign => Box::new(sign::Sign::sample(rng, speaker, space)),
         DocKind::Note => Box::new(note::Note::sample(rng, speaker, space)),
+        DocKind::Text => Box::new(text::Text::sample(rng, speaker, space)),
+        DocKind::Slip => Box::new(slip::Slip::sample(rng, speaker, space)),
+        DocKind::Entries => Box::new(entries::Entries::sample(rng, speaker, space)),
+        DocKind::Word => Box::new(word::Word::sample(rng, speaker)),
     }
 }
 

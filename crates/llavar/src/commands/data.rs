@@ -57,7 +57,7 @@ pub(crate) struct SynthArgs {
     /// Index of the first picture: a second part begins where the first ended.
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// Settings to start from: default or quickstart.
+    /// Settings to start from: default, quickstart or reading.
     #[arg(long, default_value = "default")]
     profile: String,
     /// Change a setting; may be repeated (see --print-config).
@@ -75,6 +75,9 @@ pub(crate) struct SynthArgs {
     /// Use the fonts of this system too (the set then depends on the machine).
     #[arg(long)]
     system_fonts: bool,
+    /// Use the fonts of this folder too; may be repeated.
+    #[arg(long, value_name = "FOLDER")]
+    fonts: Vec<PathBuf>,
     /// Print the settings as TOML and stop.
     #[arg(long)]
     print_config: bool,
@@ -87,7 +90,7 @@ fn synth(args: SynthArgs) -> Outcome {
     let mut sets = args.sets;
     sets.extend(args.seed.map(|seed| format!("seed={seed}")));
     sets.extend(args.split.map(|split| format!("split={split}")));
-    let config = with_sets(
+    let mut config = with_sets(
         SynthConfig::profile(&args.profile).map_err(|e| Failure::new(Class::Usage, e))?,
         &sets,
     )?;
@@ -97,11 +100,12 @@ fn synth(args: SynthArgs) -> Outcome {
     }
     let out = args.out.unwrap_or_default();
     not_there(&out.join("data.json"), args.force)?;
-    let fonts = if args.system_fonts {
-        FontSet::with_system()?
-    } else {
-        FontSet::embedded()?
-    };
+    config.read_corpus()?;
+    let mut folders = args.fonts;
+    if args.system_fonts {
+        folders.extend(FontSet::system_folders());
+    }
+    let fonts = FontSet::with_folders(&folders)?;
     config
         .validate_with(&fonts)
         .map_err(|e| Failure::new(Class::Usage, e))?;
