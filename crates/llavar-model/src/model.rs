@@ -18,7 +18,7 @@ use crate::{
     vision_tower::{Observer, TowerFeatures, VisionTower},
     weights::{
         Dtype, FolderWriter, Located, Role, SaveError, SaveOptions, Source, TensorEntry,
-        TensorSpec, WeightFiles, adapters_present, match_parameters,
+        TensorSpec, WeightFiles, WeightFormat, adapters_present, match_parameters,
     },
 };
 
@@ -355,8 +355,9 @@ impl LlavaModel {
         self.save_with(folder, tokenizer_files_from, dtype, |param| param.value())
     }
 
-    /// As [`LlavaModel::save_as`], adapters merged into their weights, with the values that `value` gives for the weights, such as the f32 master
-    /// weights of a mixed-precision run. Values on a GPU are fetched one by one.
+    /// As [`LlavaModel::save_as`] in any format, adapters merged into their weights, with the values that `value`
+    /// gives for the weights, such as the f32 master weights of a mixed-precision run. Values on a GPU are fetched
+    /// one by one.
     ///
     /// # Errors
     /// As [`LlavaModel::save`].
@@ -364,17 +365,19 @@ impl LlavaModel {
         &self,
         folder: &Path,
         tokenizer_files_from: Option<&Path>,
-        dtype: Dtype,
+        format: impl Into<WeightFormat>,
         value: impl Fn(&Param) -> Tensor,
     ) -> Result<()> {
+        let format = format.into();
         let mut writer = FolderWriter::create(
             folder,
             SaveOptions {
                 overwrite: true,
+                max_shard_bytes: format.max_shard_bytes,
                 ..Default::default()
             },
         )?;
-        writer.write_config(&lora::unquantized(&self.config_to_save(dtype)?))?;
+        writer.write_config(&lora::unquantized(&self.config_to_save(format.dtype)?))?;
         if let Some(from) = tokenizer_files_from {
             writer.copy_companions(from)?;
         }
@@ -382,7 +385,7 @@ impl LlavaModel {
             self.params
                 .iter()
                 .filter(|p| !lora::is_adapter(p.name()))
-                .map(|p| TensorSpec::new(p.name(), dtype, p.shape()))
+                .map(|p| TensorSpec::new(p.name(), format.dtype_of(p.shape()), p.shape()))
                 .chain(self.kept.iter().map(|k| {
                     TensorSpec::new(&k.entry.name, k.entry.dtype, k.entry.shape.as_slice())
                 }))

@@ -7,13 +7,26 @@ use safetensors::{Dtype, View};
 
 use crate::TrainError;
 
-/// Writes tensors of f32 or bf16 under their names.
-pub(crate) fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<(), TrainError> {
+/// What is written under a name.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    /// f32 or bf16.
+    Tensor(Tensor),
+    /// Elements in the bytes of the file.
+    Bytes {
+        dtype: Dtype,
+        shape: Vec<usize>,
+        bytes: Vec<u8>,
+    },
+}
+
+/// Writes tensors under their names.
+pub(crate) fn write_tensors(path: &Path, tensors: Vec<(String, Stored)>) -> Result<(), TrainError> {
     // The format's library cannot be told of a failure in between; it is kept here.
     let failure = RefCell::new(None);
-    let views = tensors.into_iter().map(|(name, tensor)| {
+    let views = tensors.into_iter().map(|(name, stored)| {
         let view = Lazy {
-            tensor,
+            stored,
             failure: &failure,
         };
         (name, view)
@@ -26,45 +39,52 @@ pub(crate) fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Resu
 }
 
 struct Lazy<'a> {
-    tensor: Tensor,
+    stored: Stored,
     failure: &'a RefCell<Option<llavar_tensor::Error>>,
 }
 
-impl Lazy<'_> {
-    fn bytes(&self) -> llavar_tensor::Result<Vec<u8>> {
-        let here = self.tensor.to_device(&Device::Cpu)?;
-        Ok(match here.dtype() {
-            DType::BF16 => here
-                .data::<half::bf16>()?
-                .iter()
-                .flat_map(|x| x.to_le_bytes())
-                .collect(),
-            _ => here
-                .data::<f32>()?
-                .iter()
-                .flat_map(|x| x.to_le_bytes())
-                .collect(),
-        })
-    }
+/// Elements as the file has them.
+fn bytes(tensor: &Tensor) -> llavar_tensor::Result<Vec<u8>> {
+    let here = tensor.to_device(&Device::Cpu)?;
+    Ok(match here.dtype() {
+        DType::BF16 => here
+            .data::<half::bf16>()?
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect(),
+        _ => here
+            .data::<f32>()?
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect(),
+    })
 }
 
 impl View for Lazy<'_> {
     fn dtype(&self) -> Dtype {
-        match self.tensor.dtype() {
-            DType::BF16 => Dtype::BF16,
-            _ => Dtype::F32,
+        match &self.stored {
+            Stored::Tensor(tensor) if tensor.dtype() == DType::BF16 => Dtype::BF16,
+            Stored::Tensor(_) => Dtype::F32,
+            Stored::Bytes { dtype, .. } => *dtype,
         }
     }
 
     fn shape(&self) -> &[usize] {
-        self.tensor.shape()
+        match &self.stored {
+            Stored::Tensor(tensor) => tensor.shape(),
+            Stored::Bytes { shape, .. } => shape,
+        }
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        if let (true, Ok(values)) = (cfg!(target_endian = "little"), self.tensor.data::<f32>()) {
+        let tensor = match &self.stored {
+            Stored::Tensor(tensor) => tensor,
+            Stored::Bytes { bytes, .. } => return Cow::Borrowed(bytes),
+        };
+        if let (true, Ok(values)) = (cfg!(target_endian = "little"), tensor.data::<f32>()) {
             return Cow::Borrowed(bytemuck::cast_slice(values));
         }
-        match self.bytes() {
+        match bytes(tensor) {
             Ok(bytes) => Cow::Owned(bytes),
             Err(error) => {
                 self.failure.borrow_mut().get_or_insert(error);
@@ -74,6 +94,9 @@ impl View for Lazy<'_> {
     }
 
     fn data_len(&self) -> usize {
-        self.tensor.numel() * self.tensor.dtype().size()
+        match &self.stored {
+            Stored::Tensor(tensor) => tensor.numel() * tensor.dtype().size(),
+            Stored::Bytes { bytes, .. } => bytes.len(),
+        }
     }
 }

@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+mod compact;
 mod data;
 pub mod doctor;
 mod error;

@@ -165,6 +165,32 @@ fn cuda_runs_are_the_same_bits_again_and_when_they_resume() {
 
 #[test]
 #[ignore = "needs a GPU"]
+fn cuda_compact_checkpoints_resume_bit_by_bit() {
+    let world = World::wide(8, false);
+    let sets = [
+        "num_train_epochs=4",
+        "save_steps=2",
+        "save_total_limit=0",
+        "compact_checkpoints=true",
+        "ema_decay=0.7",
+    ];
+    for precision in PRECISIONS {
+        let sets = on_gpu(&sets, precision);
+        let whole = train(&world, precision, &sets, Resume::No, u64::MAX);
+        let bits = weights(&world.path(precision));
+        for step in [2, 4, 6] {
+            let run = format!("{precision}-{step}");
+            let from = format!("{precision}/checkpoints/step-{step:08}");
+            let from = Resume::From(world.path(&from));
+            let rest = train(&world, &run, &sets, from, u64::MAX);
+            assert_eq!(rest.losses(), whole.losses()[step..], "{precision} {step}");
+            assert!(bits == weights(&world.path(&run)), "{precision} {step}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
 fn cuda_recomputation_changes_no_bit() {
     let world = World::new(8);
     let run = |how: &str| {

@@ -29,7 +29,7 @@ pub(crate) use names::of_model;
 pub use pickle::PickleError;
 pub use safetensors::SafetensorsError;
 pub use save::{
-    FolderWriter, SaveError, SaveOptions, TensorSink, TensorSpec, write_projector,
+    FolderWriter, SaveError, SaveOptions, TensorSink, TensorSpec, WeightFormat, write_projector,
     write_safetensors,
 };
 pub use torch::TorchError;

@@ -6,6 +6,10 @@
 //!                          of a run with adapters their folder as PEFT has it, with all that trains beside them
 //!   optimizer.safetensors  moments, in the element type that they have in the run; with ZeRO one
 //!                          optimizer-RANK-of-RANKS.safetensors a rank, each tensor in consecutive parts
+//!                          with `train.compact_checkpoints` the model is bf16 (weights of fewer than 4,096
+//!                          elements f32), moments are a byte a value with an f32 for each 256 of them, and all
+//!                          is in files of at most `train.max_shard_bytes`: model-0000N-of-0000M.safetensors,
+//!                          optimizer-part-0000N.safetensors
 //!   state.json             position of the run
 //!   recipe.toml            resolved recipe
 //!   manifest.json          length and checksum of every file

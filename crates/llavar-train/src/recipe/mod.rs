@@ -16,7 +16,8 @@ pub use lora::LoraSection;
 pub use named::{NAMED_RECIPES, NamedRecipe};
 pub use sections::{
     DataSection, GradientCheckpointing, Layout, LogSection, LossWeighting, LrSchedulerType,
-    ModelSection, OnBadSample, OnSaveError, OnSpike, Paths, PrecisionName, Stage, TrainSection,
+    ModelSection, OnBadSample, OnSaveError, OnSpike, Paths, PrecisionName, SaveDtype, Stage,
+    TrainSection,
 };
 pub use validate::Problem;
 pub(crate) use validate::recipe_list;
@@ -124,7 +125,7 @@ impl Recipe {
     /// hold, which the checkpoint checks itself.
     pub(crate) fn changed_keys(&self, other: &Self) -> Vec<String> {
         /// Keys that do not change what is computed.
-        const FREE: [&str; 21] = [
+        const FREE: [&str; 23] = [
             "model.model_name_or_path",
             "model.pretrain_mm_mlp_adapter",
             "data.data_path",
@@ -137,6 +138,8 @@ impl Recipe {
             "train.zero_stage",
             "train.save_steps",
             "train.save_total_limit",
+            "train.max_shard_bytes",
+            "train.save_dtype",
             "train.metric_for_best_model",
             "train.greater_is_better",
             "train.on_save_error",
@@ -147,10 +150,13 @@ impl Recipe {
             "log.worst_samples",
             "log.peak_tflops",
         ];
+        // A compact save rounds the state, so when it happens decides the weights.
+        let rounds = self.train.compact_checkpoints || other.train.compact_checkpoints;
+        let free = |key: &str| FREE.contains(&key) && !(rounds && key == "train.save_steps");
         let other = other.keys();
         self.keys()
             .into_iter()
-            .filter(|pair| !FREE.contains(&pair.0.as_str()) && !other.contains(pair))
+            .filter(|pair| !free(&pair.0) && !other.contains(pair))
             .map(|(key, _)| key)
             .collect()
     }

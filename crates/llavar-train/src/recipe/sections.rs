@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use llavar_model::weights::{Dtype, WeightFormat};
 use llavar_tensor::optim::Precision;
 use serde::{Deserialize, Serialize};
+
+use crate::compact::WHOLE_BELOW;
 
 /// Which of the two training stages runs (spec 6.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,6 +287,19 @@ impl From<Precision> for PrecisionName {
     }
 }
 
+/// Element type of a trained model's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaveDtype {
+    /// f32.
+    F32,
+    /// bf16; weights of fewer than 4,096 elements (norms, biases) f32.
+    Bf16,
+}
+
+/// Largest file of a compact checkpoint where the recipe does not say.
+const COMPACT_SHARD_BYTES: u64 = 16 << 20;
+
 /// `[train]`: the optimisation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -370,6 +386,15 @@ pub struct TrainSection {
     pub save_steps: u64,
     /// Checkpoints kept; 0 keeps all. Pinned ones and the best stay and do not count.
     pub save_total_limit: usize,
+    /// Checkpoints of about 4 bytes a weight: weights in bf16, moments in 8 bits ([`crate::checkpoint`]). The run takes
+    /// over what it has rounded, so that one that resumes ends in the bits of one that went on; each save, one after an
+    /// interruption too, is thereby part of what is computed. Adapters are saved whole, as PEFT has them.
+    pub compact_checkpoints: bool,
+    /// Largest file of a checkpoint, bytes; a single weight that is larger is a file of its own. None: 16 MiB with
+    /// `compact_checkpoints`, else 5 GB for weights and one file for the moments.
+    pub max_shard_bytes: Option<u64>,
+    /// Element type of the trained model's folder, `f32` or `bf16`; None: `bf16` with `compact_checkpoints`, else `f32`.
+    pub save_dtype: Option<SaveDtype>,
     /// What makes a checkpoint the best, which is kept: `loss` (training loss, smoothed over 50 steps) or the
     /// name of a number that an evaluation records with `llavar checkpoint note`. None: no best one.
     pub metric_for_best_model: Option<String>,
@@ -428,6 +453,9 @@ impl Default for TrainSection {
             zero_stage: 0,
             save_steps: 500,
             save_total_limit: 2,
+            compact_checkpoints: false,
+            max_shard_bytes: None,
+            save_dtype: None,
             metric_for_best_model: None,
             greater_is_better: false,
             on_save_error: OnSaveError::Stop,
@@ -440,6 +468,28 @@ impl Default for TrainSection {
 }
 
 impl TrainSection {
+    /// Largest file of the optimizer's state, where there is a limit.
+    pub(crate) fn max_shard_bytes(&self) -> Option<u64> {
+        let small = self.compact_checkpoints.then_some(COMPACT_SHARD_BYTES);
+        self.max_shard_bytes.or(small)
+    }
+
+    /// How the weights of a checkpoint are stored, or those of the trained model.
+    pub(crate) fn weight_format(&self, checkpoint: bool) -> WeightFormat {
+        let dtype = match (self.compact_checkpoints, self.save_dtype) {
+            (true, _) if checkpoint => Dtype::BF16,
+            (false, _) if checkpoint => Dtype::F32,
+            (_, Some(SaveDtype::F32)) | (false, None) => Dtype::F32,
+            (_, Some(SaveDtype::Bf16)) | (true, None) => Dtype::BF16,
+        };
+        let own = WeightFormat::from(dtype);
+        WeightFormat {
+            f32_below: WHOLE_BELOW,
+            max_shard_bytes: self.max_shard_bytes().unwrap_or(own.max_shard_bytes),
+            ..own
+        }
+    }
+
     /// Bytes of the moving average of a weight that trains.
     pub(crate) fn average_bytes(&self) -> usize {
         self.ema_decay.map_or(0, |_| size_of::<f32>())

@@ -220,6 +220,12 @@ impl Recipe {
             "false without train.metric_for_best_model and with \"loss\"",
         );
         check(
+            t.max_shard_bytes.is_none_or(|bytes| bytes >= 1 << 16),
+            "train.max_shard_bytes",
+            &t.max_shard_bytes.unwrap_or_default(),
+            "65536 bytes or more",
+        );
+        check(
             t.zero_stage <= 3,
             "train.zero_stage",
             &t.zero_stage,

@@ -14,6 +14,7 @@ use super::{Resume, Trainer, adapters, device::Place, model};
 use crate::{
     Recipe, TrainError,
     checkpoint::{self, CheckpointInfo, FORMAT, Store, TrainState, verify},
+    compact,
     data::{CutLog, Orders, Quarantine, SampleSource, lengths},
     error::chain,
     features::FeatureCache,
@@ -125,6 +126,12 @@ impl Trainer {
         }
         let model = adapters::attach(model, &recipe)?;
         let params = model.params();
+        if recipe.train.compact_checkpoints && !model.has_lora() {
+            // Frozen weights are saved too; what is made of them must not change with the first save.
+            for param in params.iter().filter(|p| compact::is_large(p.shape())) {
+                param.set_value(compact::round_weight(&param.value())?)?;
+            }
+        }
         select_trainable(&params, &recipe.train)?;
         let phi3 = model.config.llm.family == LlmFamily::Phi3;
         let sharding = Sharding(if group.size() > 1 {

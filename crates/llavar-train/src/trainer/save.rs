@@ -8,7 +8,7 @@ use std::{
 
 use llavar_model::{
     ModelError,
-    weights::{Dtype, SaveError},
+    weights::{SaveError, WeightFormat},
 };
 use llavar_tensor::{DType, Device, Tensor};
 
@@ -17,7 +17,7 @@ use crate::{
     Observer, TrainError,
     checkpoint::{Best, TrainState, is_published, publish},
     error::chain,
-    lazy::write_tensors,
+    lazy::{Stored, write_tensors},
     recipe::{OnSaveError, Stage},
     stage::trains,
 };
@@ -32,6 +32,7 @@ impl Trainer {
         observer: &mut dyn Observer,
     ) -> Result<PathBuf, TrainError> {
         self.gather_worst()?;
+        self.round_state()?;
         let state = TrainState {
             worst_samples: self.worst.samples().to_vec(),
             bad_samples: self.quarantine.bad().iter().copied().collect(),
@@ -61,6 +62,16 @@ impl Trainer {
             observer.on_warning(&format!("old checkpoints could not be deleted: {error}"));
         }
         Ok(path)
+    }
+
+    /// Takes over what a compact checkpoint can hold, whether it is then written or not: a run that resumes from it
+    /// and one that goes on are the same.
+    fn round_state(&mut self) -> Result<(), TrainError> {
+        if !self.recipe.train.compact_checkpoints {
+            return Ok(());
+        }
+        self.optimizer.round(!self.model.has_lora())?;
+        self.zero.finish_update()
     }
 
     /// Rank 0's part: the folder, and its place among the checkpoints.
@@ -120,7 +131,7 @@ impl Trainer {
     /// Writes this rank's files of a checkpoint; an error of any rank is one of all.
     fn write_checkpoint(&self, dir: &Path, state: &TrainState) -> Result<(), TrainError> {
         let first = self.group.is_first();
-        let mut written = self.save_model(&dir.join("model"));
+        let mut written = self.save_model(&dir.join("model"), true);
         if written.is_ok() && (first || self.zero.stage() > 0) {
             written = self.optimizer.save(dir);
         }
@@ -186,28 +197,30 @@ impl Trainer {
         let model = self.run_dir.join("model");
         match self.group.is_first() {
             true => {
-                let kept = publish(&model, |dir| self.save_model(dir))?;
+                let kept = publish(&model, |dir| self.save_model(dir, false))?;
                 tell_kept(kept, &model, observer);
             }
-            false => self.save_model(&model)?,
+            false => self.save_model(&model, false)?,
         }
         if let Some(averages) = self.optimizer.averages() {
             let model = self.run_dir.join("model-ema");
+            let format = self.recipe.train.weight_format(false);
             match self.group.is_first() {
                 true => {
-                    let kept = publish(&model, |dir| self.save_values(dir, &averages))?;
+                    let kept = publish(&model, |dir| self.save_values(dir, &averages, format))?;
                     tell_kept(kept, &model, observer);
                 }
-                false => self.save_values(&model, &averages)?,
+                false => self.save_values(&model, &averages, format)?,
             }
         }
         Ok(model)
     }
 
     /// Writes the model folder on rank 0, to which all ranks give what they keep: the whole model, or its
-    /// adapters and what trains beside them.
-    fn save_model(&self, folder: &Path) -> Result<(), TrainError> {
-        self.save_values(folder, &self.optimizer.masters())
+    /// adapters and what trains beside them; of a checkpoint, or of the finished run.
+    fn save_model(&self, folder: &Path, checkpoint: bool) -> Result<(), TrainError> {
+        let format = self.recipe.train.weight_format(checkpoint);
+        self.save_values(folder, &self.optimizer.masters(), format)
     }
 
     /// As [`Trainer::save_model`] with the values of `masters` where it has them.
@@ -215,11 +228,12 @@ impl Trainer {
         &self,
         folder: &Path,
         masters: &HashMap<String, Tensor>,
+        format: WeightFormat,
     ) -> Result<(), TrainError> {
         self.zero.write_values(masters, |value| {
             let from = Some(self.tokenizer_folder.as_path());
             let saved = match self.model.has_lora() {
-                false => self.model.save_with(folder, from, Dtype::F32, value),
+                false => self.model.save_with(folder, from, format, value),
                 true => {
                     let base = base_folder(&self.recipe)?;
                     self.model
@@ -248,7 +262,7 @@ impl Trainer {
             for param in self.model.params() {
                 if trains(Stage::Pretrain, param.name()) {
                     let value = value(&param).to_device(&Device::Cpu)?.cast(DType::F32)?;
-                    tensors.push((param.name().to_owned(), value));
+                    tensors.push((param.name().to_owned(), Stored::Tensor(value)));
                 }
             }
             kept = publish(path, |aside| write_tensors(aside, tensors))?;

@@ -23,17 +23,22 @@ const WORDS: [&str; 8] = [
 impl World {
     /// `samples` pictures of one colour, every third sample without picture.
     pub(crate) fn new(samples: usize) -> Self {
-        Self::make(samples, false)
+        Self::make(samples, false, 16)
+    }
+
+    /// With a language model of which most weights have 4,096 elements or more.
+    pub(crate) fn wide(samples: usize, freeze_vision: bool) -> Self {
+        Self::make(samples, freeze_vision, 64)
     }
 
     /// With a tower that has no adapters, as stage 1 trains it.
     pub(crate) fn for_stage_1(samples: usize) -> Self {
-        Self::make(samples, true)
+        Self::make(samples, true, 16)
     }
 
-    fn make(samples: usize, freeze_vision: bool) -> Self {
+    fn make(samples: usize, freeze_vision: bool, hidden: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        make_model(&dir.path().join("model"), freeze_vision);
+        make_model(&dir.path().join("model"), freeze_vision, hidden);
         let images = dir.path().join("images");
         fs::create_dir(&images).unwrap();
         let mut records = Vec::new();
@@ -97,10 +102,10 @@ pub(crate) fn recipe(dir: &Path, sets: &[&str]) -> Recipe {
     Recipe::resolve("nano-sft", &all).unwrap()
 }
 
-fn make_model(folder: &Path, freeze_vision: bool) {
+fn make_model(folder: &Path, freeze_vision: bool, hidden: usize) {
     let config = Preset::Nano.config(Some(40)).unwrap();
     let tiny = serde_json::json!({
-        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "hidden_size": hidden, "intermediate_size": 3 * hidden / 2, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "input_image_size": 64,
         "mm_hidden_size": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
     });

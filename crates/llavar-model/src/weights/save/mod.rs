@@ -46,6 +46,11 @@ impl TensorSpec {
         }
     }
 
+    /// What it takes in the header of a file, at most: type, offsets and sizes have up to 20 digits.
+    fn header_bytes(&self) -> u64 {
+        (self.name.len() + 80 + 20 * (2 + self.shape.len())) as u64
+    }
+
     fn bytes(&self) -> Result<usize, SaveError> {
         byte_len(&self.shape, self.dtype).ok_or_else(|| SaveError::TooLarge {
             name: self.name.clone(),
@@ -72,6 +77,38 @@ impl Default for SaveOptions {
             max_shard_bytes: 5_000_000_000,
             overwrite: false,
             byte_limit: None,
+        }
+    }
+}
+
+/// How the weights of a model folder are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightFormat {
+    /// Element type, one of F32, BF16 and F16.
+    pub dtype: Dtype,
+    /// Weights of fewer elements are f32 all the same: norms and biases cost next to nothing, and a value near 1 has
+    /// steps of 1/256 in bf16.
+    pub f32_below: usize,
+    /// As [`SaveOptions::max_shard_bytes`].
+    pub max_shard_bytes: u64,
+}
+
+impl From<Dtype> for WeightFormat {
+    fn from(dtype: Dtype) -> Self {
+        Self {
+            dtype,
+            f32_below: 0,
+            max_shard_bytes: SaveOptions::default().max_shard_bytes,
+        }
+    }
+}
+
+impl WeightFormat {
+    /// Element type of a weight of that shape.
+    pub fn dtype_of(&self, shape: &[usize]) -> Dtype {
+        match shape.iter().product::<usize>() < self.f32_below {
+            true => Dtype::F32,
+            false => self.dtype,
         }
     }
 }
@@ -229,11 +266,12 @@ impl FolderWriter {
         let (mut total, mut shard_bytes) = (0_u64, 0_u64);
         for spec in specs {
             let bytes = spec.bytes()? as u64;
-            if shard_bytes > 0 && shard_bytes + bytes > self.options.max_shard_bytes {
+            let in_file = bytes + spec.header_bytes();
+            if shard_bytes > 0 && shard_bytes + in_file > self.options.max_shard_bytes {
                 shards.push(Vec::new());
                 shard_bytes = 0;
             }
-            shard_bytes += bytes;
+            shard_bytes += in_file;
             total += bytes;
             if let Some(shard) = shards.last_mut() {
                 shard.push(spec.clone());

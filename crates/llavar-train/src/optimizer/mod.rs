@@ -1,24 +1,25 @@
 //! AdamW over the trainable weights in their groups, and its state on disk.
 
+mod files;
+
 use std::{
     collections::{HashMap, HashSet},
-    fs,
-    path::{Path, PathBuf},
     sync::Arc,
 };
 
-use half::bf16;
 use llavar_tensor::{
     DType, Device, Param, Tensor,
     collective::Group,
-    mapped::MappedFile,
     optim::{AdamW, Moments, Precision, StepLimits, StepReadback, StepState, update_average},
 };
-use safetensors::{Dtype, SafeTensors};
 
 use crate::{
-    ParamGroup, TrainError, lazy::write_tensors, learning_rates::LearningRates, parallel::Piece,
-    recipe::TrainSection, stage,
+    ParamGroup, TrainError,
+    compact::{Code, is_large, round_weight},
+    learning_rates::LearningRates,
+    parallel::Piece,
+    recipe::TrainSection,
+    stage,
 };
 
 /// The optimizer of a run.
@@ -27,6 +28,10 @@ pub(crate) struct Optimizer {
     adamw: AdamW,
     /// Decay of the moving average of the weights, where one is kept.
     ema_decay: Option<f32>,
+    /// Whether the state is saved in the small form.
+    compact: bool,
+    /// Largest file of the state.
+    max_shard_bytes: Option<u64>,
     max_grad_norm: f32,
     precision: Precision,
     entries: Vec<Entry>,
@@ -142,6 +147,8 @@ impl Optimizer {
         Ok(Self {
             adamw,
             ema_decay: train.ema_decay.map(|decay| decay as f32),
+            compact: train.compact_checkpoints,
+            max_shard_bytes: train.max_shard_bytes(),
             max_grad_norm: train.max_grad_norm as f32,
             precision,
             entries,
@@ -240,6 +247,30 @@ impl Optimizer {
         Ok(self.state.read_back()?)
     }
 
+    /// Rounds the state to what the small form can hold, the weights too where `weights` says that they are saved in
+    /// it. All that was rounded before stays as it is.
+    pub(crate) fn round(&mut self, weights: bool) -> Result<(), TrainError> {
+        for entry in self.entries.iter_mut().filter(|e| is_large(&e.whole)) {
+            if let Some(moments) = &mut entry.moments {
+                moments.exp_avg = Code::Signed.round(&moments.exp_avg)?;
+                moments.exp_avg_sq = Code::Unsigned.round(&moments.exp_avg_sq)?;
+            }
+            if let Some(average) = &mut entry.average {
+                *average = round_weight(average)?;
+            }
+            if !weights {
+                continue;
+            }
+            let master = entry.moments.as_mut().and_then(|m| m.master.as_mut());
+            match master.or(entry.master.as_mut()) {
+                // The weight that the model computes with is the rounded master already.
+                Some(master) => *master = round_weight(master)?,
+                None => entry.param.set_value(round_weight(&entry.param.value())?)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Lets go of everything that it holds, before another takes its place.
     pub(crate) fn let_go(&mut self) {
         self.entries.clear();
@@ -294,156 +325,6 @@ impl Optimizer {
                 .collect(),
         )
     }
-
-    /// Writes the moments as `NAME.exp_avg` and `NAME.exp_avg_sq` in their element type, and moving averages as
-    /// `NAME.ema`, into
-    /// `optimizer.safetensors` of a checkpoint. Where ranks hold pieces, each writes its own file, and the
-    /// parts of a tensor follow each other in the order of the ranks.
-    pub(crate) fn save(&self, checkpoint: &Path) -> Result<(), TrainError> {
-        let name = match &self.shared {
-            None => "optimizer.safetensors".to_owned(),
-            Some(Shared { group, .. }) => {
-                format!(
-                    "optimizer-{:05}-of-{:05}.safetensors",
-                    group.rank(),
-                    group.size()
-                )
-            }
-        };
-        let averages = self.entries.iter();
-        let averages =
-            averages.filter_map(|e| Some((format!("{}.ema", e.param.name()), e.average.clone()?)));
-        let tensors = self
-            .entries
-            .iter()
-            .filter_map(|e| Some((e.param.name(), e.moments.as_ref()?)))
-            .flat_map(|(name, moments)| {
-                [
-                    (format!("{name}.exp_avg"), moments.exp_avg.clone()),
-                    (format!("{name}.exp_avg_sq"), moments.exp_avg_sq.clone()),
-                ]
-            })
-            .chain(averages)
-            .collect();
-        write_tensors(&checkpoint.join(name), tensors)
-    }
-
-    /// Reads what any number of ranks wrote with [`Optimizer::save`], into main memory. Moments of another
-    /// precision are converted.
-    pub(crate) fn load(&mut self, checkpoint: &Path) -> Result<(), TrainError> {
-        let paths = state_files(checkpoint)?;
-        let maps = paths
-            .iter()
-            .map(|path| MappedFile::open(path).map_err(TrainError::io(path)));
-        let maps: Vec<MappedFile> = maps.collect::<Result<_, _>>()?;
-        let mut files = Vec::with_capacity(maps.len());
-        for (path, map) in paths.iter().zip(&maps) {
-            let file = SafeTensors::deserialize(map).map_err(|e| bad(path, e.to_string()))?;
-            for name in file.names() {
-                let weight = [".exp_avg", ".exp_avg_sq", ".ema"]
-                    .iter()
-                    .find_map(|suffix| name.strip_suffix(suffix))
-                    .unwrap_or("");
-                if !self.trained.contains(weight) {
-                    let reason = format!("its tensor `{name}` belongs to no weight that trains");
-                    return Err(bad(path, reason));
-                }
-            }
-            files.push(file);
-        }
-        for entry in &mut self.entries {
-            let read = |suffix: &str, dtype: DType| -> Result<Option<Tensor>, TrainError> {
-                let name = format!("{}.{suffix}", entry.param.name());
-                let range = entry.start..entry.start + entry.param.numel();
-                let values = read_range(&files, &name, &entry.whole, range);
-                let values = values.map_err(|reason| bad(checkpoint, reason))?;
-                let Some(values) = values else {
-                    return Ok(None);
-                };
-                let tensor = Tensor::from_vec(values, entry.param.shape())?;
-                Ok(Some(tensor.cast(dtype)?))
-            };
-            if self.ema_decay.is_some() {
-                entry.average = read("ema", DType::F32)?;
-            }
-            let states = self.precision.states();
-            entry.moments = match (read("exp_avg", states)?, read("exp_avg_sq", states)?) {
-                (Some(exp_avg), Some(exp_avg_sq)) => Some(Moments {
-                    exp_avg,
-                    exp_avg_sq,
-                    master: None,
-                }),
-                (None, None) => None,
-                _ => {
-                    let name = entry.param.name();
-                    let reason = format!("only one of the two moments of `{name}` is there");
-                    return Err(bad(checkpoint, reason));
-                }
-            };
-        }
-        Ok(())
-    }
-}
-
-fn bad(path: &Path, reason: String) -> TrainError {
-    TrainError::Checkpoint {
-        path: path.to_owned(),
-        reason,
-    }
-}
-
-/// The optimizer's files of a checkpoint, in the order of the ranks that wrote them.
-fn state_files(checkpoint: &Path) -> Result<Vec<PathBuf>, TrainError> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(checkpoint).map_err(TrainError::io(checkpoint))? {
-        let path = entry.map_err(TrainError::io(checkpoint))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("optimizer") && name.ends_with(".safetensors") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    match files.is_empty() {
-        true => Err(bad(checkpoint, "it has no optimizer state".into())),
-        false => Ok(files),
-    }
-}
-
-/// Elements of a tensor whose parts follow each other in `files`; `None` where it is in none of them.
-fn read_range(
-    files: &[SafeTensors<'_>],
-    name: &str,
-    whole: &[usize],
-    range: std::ops::Range<usize>,
-) -> Result<Option<Vec<f32>>, String> {
-    let (mut values, mut at, mut found) = (Vec::with_capacity(range.len()), 0, false);
-    for view in files.iter().filter_map(|file| file.tensor(name).ok()) {
-        found = true;
-        let len: usize = view.shape().iter().product();
-        let from = range.start.clamp(at, at + len) - at;
-        let to = range.end.clamp(at, at + len) - at;
-        match view.dtype() {
-            Dtype::F32 => {
-                let parts = view.data()[4 * from..4 * to].chunks_exact(4);
-                values.extend(parts.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
-            }
-            Dtype::BF16 => {
-                let parts = view.data()[2 * from..2 * to].chunks_exact(2);
-                values.extend(parts.map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()));
-            }
-            _ => return Err(format!("`{name}` has another type than moments have")),
-        }
-        at += len;
-        if view.shape().len() > 1 && view.shape() != whole {
-            return Err(format!("`{name}` has another shape than its weight"));
-        }
-    }
-    if found && at != whole.iter().product::<usize>() {
-        return Err(format!(
-            "`{name}` has {at} elements, its weight has another number"
-        ));
-    }
-    Ok(found.then_some(values))
 }
 
 #[cfg(test)]
