@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use llavar_data::{Cache, Tokenizer};
@@ -307,7 +308,16 @@ impl Trainer {
 fn lock(run_dir: &Path) -> Result<File, TrainError> {
     let path = run_dir.join(".lock");
     let file = File::create(&path).map_err(TrainError::io(&path))?;
-    match file.try_lock() {
+    let mut locked = file.try_lock();
+    // A process that is being started holds the files of the one that starts it for a moment.
+    for _ in 0..20 {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(TrainError::RunFolderBusy {
             path: run_dir.to_owned(),
