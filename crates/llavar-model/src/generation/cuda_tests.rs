@@ -169,8 +169,8 @@ fn bf16_ids_are_as_good_as_those_of_whole_passes() {
             prompts.iter().map(|p| run(&gpu, p, &greedy(n))).collect()
         };
         let side_by_side = |n: usize| many(&gpu, &prompts, &greedy(n));
-        let ways: [(&str, &dyn Fn(usize) -> Vec<Generation>); 2] =
-            [("one by one", &one_by_one), ("side by side", &side_by_side)];
+        type Way<'a> = (&'a str, &'a dyn Fn(usize) -> Vec<Generation>);
+        let ways: [Way<'_>; 2] = [("one by one", &one_by_one), ("side by side", &side_by_side)];
         for (way, answers) in ways {
             let by_length: Vec<Vec<Generation>> = (1..=LENGTH).map(answers).collect();
             assert_eq!(by_length[LENGTH - 1], answers(LENGTH), "twice the same");
