@@ -129,9 +129,25 @@ impl SharedPrefixes {
         ends.for_each(|end| *end = child);
     }
 
+    /// Stretches in the order of the stream: each directly before those that go on behind it, so that what
+    /// sees a key is one run of rows.
+    fn walk(&self) -> Vec<usize> {
+        let mut next: Vec<usize> = (0..self.stretches.len())
+            .filter(|at| self.stretches[*at].parent.is_none())
+            .rev()
+            .collect();
+        let mut walk = Vec::with_capacity(self.stretches.len());
+        while let Some(at) = next.pop() {
+            walk.push(at);
+            next.extend(self.stretches[at].children.iter().rev());
+        }
+        walk
+    }
+
     /// The ids of the stream, stretch by stretch.
     pub fn ids(&self) -> Vec<i32> {
-        let all = self.stretches.iter().flat_map(|s| &s.ids);
+        let walk = self.walk();
+        let all = walk.iter().flat_map(|at| &self.stretches[*at].ids);
         all.copied().collect()
     }
 
@@ -147,14 +163,15 @@ impl SharedPrefixes {
         ends.map(|end| self.rows_to(*end, &starts)).collect()
     }
 
+    /// The first row of every stretch.
     fn starts(&self) -> Vec<usize> {
+        let mut starts = vec![0; self.stretches.len()];
         let mut next = 0;
-        let starts = self.stretches.iter().map(|stretch| {
-            let start = next;
-            next += stretch.ids.len();
-            start
-        });
-        starts.collect()
+        for at in self.walk() {
+            starts[at] = next;
+            next += self.stretches[at].ids.len();
+        }
+        starts
     }
 
     fn rows_to(&self, end: usize, starts: &[usize]) -> Vec<usize> {
@@ -171,15 +188,26 @@ impl SharedPrefixes {
         path
     }
 
-    fn paths(&self) -> Vec<Vec<usize>> {
-        (0..self.stretches.len())
-            .map(|at| self.path_to(at))
-            .collect()
+    /// Of every stretch in the order of the stream: its length, and which stretches of that order stand
+    /// before it in its texts.
+    fn paths(&self) -> (Segments, Vec<Vec<usize>>) {
+        let walk = self.walk();
+        let mut place = vec![0; walk.len()];
+        for (i, at) in walk.iter().enumerate() {
+            place[*at] = i;
+        }
+        let path = |at: &usize| self.path_to(*at).into_iter().map(|at| place[at]).collect();
+        let lengths = walk.iter().map(|at| self.stretches[*at].ids.len());
+        (
+            Segments::from_lengths(lengths),
+            walk.iter().map(path).collect(),
+        )
     }
 
-    /// Positions of every stretch's tokens in its texts, with a length that stands for theirs.
+    /// Positions of every stretch's tokens in its texts, with a length that stands for theirs, in the order
+    /// of the stream.
     fn positions(&self) -> Vec<(Range<usize>, usize)> {
-        let stretches = self.stretches.iter();
+        let stretches = self.walk().into_iter().map(|at| &self.stretches[at]);
         stretches
             .map(|s| (s.depth..s.depth + s.ids.len(), s.depth + s.ids.len()))
             .collect()
@@ -196,12 +224,12 @@ impl LanguageModel {
     /// When the shapes do not fit or the device has no room.
     pub fn forward_shared(&self, x: &Var, texts: &SharedPrefixes) -> TensorResult<Var> {
         let tape = Tape::inference();
-        let lengths = texts.stretches.iter().map(|s| s.ids.len());
+        let (stretches, paths) = texts.paths();
         let plan = StreamPlan {
             rotations: self.rope.rotations(&texts.positions()),
             attention: Attention::Paths(PathSpec {
-                stretches: Segments::from_lengths(lengths),
-                paths: texts.paths(),
+                stretches,
+                paths,
                 window: self.config.sliding_window,
                 scale: self.attention_scale(),
             }),
@@ -256,6 +284,17 @@ mod tests {
                 prop_assert_eq!(&read_back(&tree, i), ids);
             }
             prop_assert_eq!(tree.all_rows().len(), texts.len());
+            // Whatever stands before a stretch in its texts encloses it in the stream.
+            let (stretches, paths) = tree.paths();
+            prop_assert_eq!(stretches.total(), tree.tokens());
+            for (own, path) in paths.iter().enumerate() {
+                let before: Vec<usize> = (0..own).filter(|at| path.contains(at)).collect();
+                prop_assert_eq!(&before, path);
+                let nearest = path.last().map_or(0, |at| at + 1);
+                for between in nearest..own {
+                    prop_assert!(paths[between].starts_with(path), "{:?}", paths);
+                }
+            }
             prop_assert!(tree.tokens() <= texts.iter().map(Vec::len).sum());
         }
     }

@@ -18,7 +18,7 @@ mod backward;
 mod decode;
 mod forward;
 mod layout;
-mod paths;
+pub(crate) mod paths;
 
 use crate::{
     Error, Result, Segments, Tape, Tensor, Var, cuda, error::ensure_shape, memory::Buffer,
@@ -91,13 +91,7 @@ fn problem(q: &Var, k: &Var, v: &Var, spec: &AttentionSpec) -> Result<Problem> {
     if spec.window.is_some() && !spec.causal {
         return Err(invalid("a sliding window needs causal attention".into()));
     }
-    Ok(Problem {
-        heads,
-        kv_heads,
-        dim,
-        scale: spec.scale,
-        segments: layout::segments(spec),
-    })
+    Ok(Problem::of(spec, heads, kv_heads, dim))
 }
 
 impl Tape {

@@ -1,11 +1,13 @@
-//! Attention on the GPU: cuDNN's flash attention where it fits, our own kernels everywhere else.
+//! Attention on the GPU: cuDNN's flash attention where it fits; without gradients our tiles on tensor cores
+//! (`attention_tiles`); kernels for any head size, mask and type everywhere else.
 
 use std::sync::Arc;
 
+use super::attention_tiles::{self, Tiles};
 use crate::{
     DType, Error, Result, Tape, Tensor, Var,
     cuda::{Cuda, Grid, Kernel, Source, args, cudnn},
-    ops::attention::Problem,
+    ops::attention::{PathSpec, Problem},
 };
 
 pub(in crate::cuda) static SOURCE: Source = Source {
@@ -57,6 +59,11 @@ pub(crate) fn attention(
     let (out, saved) = match cudnn::forward(cuda, &problem, qt, kt, vt, wants_grad)? {
         Some((out, statistics)) => (out, Saved::Cudnn(statistics)),
         None => {
+            if !wants_grad
+                && let Some(out) = attention_tiles::forward(cuda, &problem, [qt, kt, vt])?
+            {
+                return Ok(Var::constant(out));
+            }
             let (out, lse) = forward(cuda, &problem, qt, kt, vt)?;
             (out, Saved::Own(lse))
         }
@@ -75,6 +82,21 @@ pub(crate) fn attention(
         grads.add(&k, dk)?;
         grads.add(&v, dv)
     }))
+}
+
+/// As [`Tape::path_attention`], checked; `None` where keys have to be copied for every path.
+pub(crate) fn path_attention(
+    cuda: &Arc<Cuda>,
+    inputs: [&Tensor; 3],
+    dim: usize,
+    spec: &PathSpec,
+) -> Result<Option<Tensor>> {
+    if !attention_tiles::fits(inputs, dim) {
+        return Ok(None);
+    }
+    let tiles = Tiles::of_paths(spec);
+    let out = tiles.map(|tiles| attention_tiles::attend(cuda, &tiles, spec.scale, inputs));
+    out.transpose()
 }
 
 /// Output and log-sum-exp by our own kernels.

@@ -3,6 +3,7 @@
 
 mod activation;
 mod attention;
+mod attention_tiles;
 mod basic;
 mod broadcast;
 mod copy_rows;
@@ -32,7 +33,7 @@ mod tokens;
 use super::Source;
 
 pub(crate) use activation::activation;
-pub(crate) use attention::attention;
+pub(crate) use attention::{attention, path_attention};
 pub(crate) use basic::{add, add_assign, cast, column_sums, sum_parts};
 pub(crate) use broadcast::{add_broadcast, concat_last, narrow_backward, param};
 pub(crate) use copy_rows::copy_rows;
@@ -60,6 +61,7 @@ pub(crate) use swiglu::{swiglu, swiglu_fused};
 pub(super) const SOURCES: &[&Source] = &[
     &activation::SOURCE,
     &attention::SOURCE,
+    &attention_tiles::SOURCE,
     &basic::SOURCE,
     &broadcast::SOURCE,
     &copy_rows::SOURCE,

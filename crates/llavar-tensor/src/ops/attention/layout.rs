@@ -89,7 +89,7 @@ impl Segment {
 }
 
 /// Segments of a checked specification.
-pub(crate) fn segments(spec: &AttentionSpec) -> Vec<Segment> {
+fn segments(spec: &AttentionSpec) -> Vec<Segment> {
     let (q, k) = (spec.q_segments.ranges(), spec.k_segments.ranges());
     q.zip(k)
         .map(|(q, k)| Segment {
@@ -112,6 +112,17 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// The problem of a checked specification.
+    pub(crate) fn of(spec: &AttentionSpec, heads: usize, kv_heads: usize, dim: usize) -> Self {
+        Self {
+            heads,
+            kv_heads,
+            dim,
+            scale: spec.scale,
+            segments: segments(spec),
+        }
+    }
+
     /// Query heads that share a key head.
     pub(crate) fn group(&self) -> usize {
         self.heads / self.kv_heads

@@ -3,6 +3,7 @@
 //! The stream is cut into stretches. A stretch attends to those of its path, in order, and causally to
 //! itself: together they are a text up to its end. Keys and values of a stretch are packed once, however
 //! many stretches go on behind it; the running softmax simply goes over one run of keys after the other.
+//! On a GPU a stretch should lie directly before those that go on behind it: then nothing is copied.
 
 use std::ops::Range;
 
@@ -14,7 +15,7 @@ use super::{
     layout::{Segment, SharedRows, gather, gather_transposed},
     problem,
 };
-use crate::{Error, Result, Segments, Tape, Tensor, Var, memory::Buffer};
+use crate::{Error, Result, Segments, Tape, Tensor, Var, cuda, memory::Buffer};
 
 /// Columns of packed keys are a multiple of this many floats: one vector.
 const LANES: usize = 16;
@@ -54,6 +55,26 @@ impl PathSpec {
         (rows, spec)
     }
 
+    /// The row behind the last one that sees each stretch, where every stretch lies directly before those
+    /// that go on behind it and no window hides anything: what sees a key is one run of rows then.
+    pub(crate) fn nested_ends(&self) -> Option<Vec<usize>> {
+        let ranges: Vec<Range<usize>> = self.stretches.ranges().collect();
+        let mut ends = vec![self.stretches.total(); ranges.len()];
+        let mut open: Vec<usize> = Vec::new();
+        for (own, path) in self.paths.iter().enumerate() {
+            for closed in open.drain(path.len().min(open.len())..) {
+                ends[closed] = ranges[own].start;
+            }
+            let length: usize = path.iter().chain([&own]).map(|at| ranges[*at].len()).sum();
+            let hidden = self.window.is_some_and(|w| w.saturating_add(1) < length);
+            if open != *path || hidden {
+                return None;
+            }
+            open.push(own);
+        }
+        Some(ends)
+    }
+
     fn check(&self, tokens: usize) -> Result<()> {
         let count = self.stretches.count();
         let fits = self.paths.len() == count && self.stretches.total() == tokens;
@@ -85,11 +106,6 @@ impl Tape {
             let reason = "paths have no backward pass".to_owned();
             return Err(Error::InvalidArgument { op: OP, reason });
         }
-        if q.value().cuda().is_some() {
-            let (rows, plain) = spec.unrolled();
-            let (k, v) = (k.value().gather_rows(&rows)?, v.value().gather_rows(&rows)?);
-            return self.attention(q, &k.into(), &v.into(), &plain);
-        }
         let whole = AttentionSpec {
             q_segments: spec.stretches.clone(),
             k_segments: spec.stretches.clone(),
@@ -99,6 +115,15 @@ impl Tape {
         };
         let sizes = problem(q, k, v, &whole)?;
         let (heads, kv_heads, dim) = (sizes.heads, sizes.kv_heads, sizes.dim);
+        if let Some(cuda) = q.value().cuda() {
+            let inputs = [q.value(), k.value(), v.value()];
+            if let Some(out) = cuda::ops::path_attention(cuda, inputs, dim, spec)? {
+                return Ok(Var::constant(out));
+            }
+            let (rows, plain) = spec.unrolled();
+            let (k, v) = (k.value().gather_rows(&rows)?, v.value().gather_rows(&rows)?);
+            return self.attention(q, &k.into(), &v.into(), &plain);
+        }
         let (queries, keys, values) = (
             q.value().data::<f32>()?,
             k.value().data::<f32>()?,
@@ -249,9 +274,55 @@ impl Packed {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::ops::testing::Rng;
+
+    /// A random tree of up to `most` stretches of up to `longest` tokens (0 included), walked down.
+    pub(crate) fn tree(rng: &mut Rng, most: usize, longest: usize) -> PathSpec {
+        let count = rng.size(1, most);
+        let lengths: Vec<usize> = (0..count).map(|_| rng.size(0, longest)).collect();
+        let mut paths: Vec<Vec<usize>> = Vec::new();
+        for own in 0..count {
+            // Behind the last stretch, behind one of those before that one, or at the beginning of a text.
+            let mut path: Vec<usize> = match own.checked_sub(1) {
+                Some(last) => [&paths[last][..], &[last]].concat(),
+                None => Vec::new(),
+            };
+            path.truncate(rng.size(0, path.len()));
+            paths.push(path);
+        }
+        PathSpec {
+            stretches: Segments::from_lengths(lengths),
+            paths,
+            window: None,
+            scale: 0.6,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::testing::{Rng, close};
+
+    #[test]
+    fn only_walks_without_a_window_are_nested() {
+        let spec = |paths: Vec<Vec<usize>>, window| PathSpec {
+            stretches: Segments::from_lengths([3, 2, 0, 4]),
+            paths,
+            window,
+            scale: 1.0,
+        };
+        let walk = vec![vec![], vec![0], vec![0, 1], vec![0]];
+        let ends = |spec: PathSpec| spec.nested_ends();
+        assert_eq!(ends(spec(walk.clone(), Some(6))), Some(vec![9, 5, 5, 9]));
+        assert_eq!(ends(spec(walk.clone(), Some(5))), None, "7 tokens");
+        let jump = vec![vec![], vec![0], vec![0], vec![0, 1]];
+        assert_eq!(ends(spec(jump, None)), None);
+        let skip = vec![vec![], vec![0], vec![0, 1], vec![1]];
+        assert_eq!(ends(spec(skip, None)), None);
+    }
 
     #[test]
     fn paths_equal_attention_over_copied_keys() {

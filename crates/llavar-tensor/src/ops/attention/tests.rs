@@ -254,13 +254,7 @@ fn runs_of_keys_and_queries_are_the_mask() {
     let mut rng = Rng::new(77);
     for _ in 0..200 {
         let (_, spec) = random_case(&mut rng, 12, false);
-        let problem = Problem {
-            heads: 1,
-            kv_heads: 1,
-            dim: 1,
-            scale: 1.0,
-            segments: layout::segments(&spec),
-        };
+        let problem = Problem::of(&spec, 1, 1, 1);
         let (seen, by) = (problem.seen_keys(), problem.seeing_queries());
         assert_eq!(
             (seen.len(), by.len()),
