@@ -113,8 +113,10 @@ fn boxes(document: &Document, config: &SynthConfig, at: &str) {
                 (dark, light) = (dark.min(grey), light.max(grey));
             }
         }
+        // A hyphen of the smallest print is thinner than a pixel.
+        let thin = rect[2] - rect[0] < 1.0 || rect[3] - rect[1] < 1.0;
         assert!(
-            light - dark > 25,
+            thin || light - dark > 25,
             "{at}: nothing visible of '{}' at {rect:?}",
             word.text
         );
@@ -549,8 +551,10 @@ fn facts_are_asked_in_random_order_in_every_profile() {
                     first += i32::from(at.first() == at.iter().min());
                 }
             }
+            // A single word has nothing else to ask for.
             assert!(
-                several >= 30 && first * 100 > 8 * several && first * 100 < 75 * several,
+                kind == DocKind::Word
+                    || several >= 30 && first * 100 > 8 * several && first * 100 < 75 * several,
                 "{profile} {}: {first} of {several}",
                 kind.name()
             );
