@@ -47,7 +47,7 @@ impl Content for Word {
             typ = typ.colour(page.scheme.accent);
         }
         let margin = page.vary(0.12, 0.04, 0.2);
-        let most = h * page.vary(0.7, 0.4, 0.8);
+        let most = h * page.vary(0.65, 0.4, 0.68);
         let typ = typ.px(most).fit(&self.text, w * (1.0 - margin));
         let y = h * 0.5 + typ.px * 0.34;
         let id = page.line(&typ, w * 0.5, y, Align::Centre, &self.text);
