@@ -48,6 +48,12 @@ pub enum ModelError {
         /// What it says.
         found: String,
     },
+    /// A weight that has no scale.
+    #[error("the weight `{name}` holds a value that is not finite and cannot be stored in 8 bits")]
+    NotFinite {
+        /// Published name.
+        name: String,
+    },
     /// Pictures were given to a plain language model.
     #[error(
         "this model has no vision tower and cannot take pictures, leave them out or use another model"

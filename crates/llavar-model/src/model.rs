@@ -11,6 +11,7 @@ use crate::{
     Checkpointing, ModelError, Result,
     config::{self, ModelConfig, Parameter, parameters},
     init::Initializer,
+    int8,
     language_model::{LanguageModel, check_count},
     layers::ParamSet,
     lora::{self, Adapter, Adapters, Deltas, Quantization},
@@ -146,6 +147,7 @@ impl LlavaModel {
         (adapter, quantization): (Option<&Adapter>, Option<Quantization>),
         place: impl Fn(&Param) -> Result<()> + Sync,
     ) -> Result<Self> {
+        let config = int8::widened(config);
         let list = parameters(&config, adapters);
         let matched = match_parameters(
             &list,
@@ -412,12 +414,7 @@ impl LlavaModel {
 
     /// The configuration with the keys that follow from the weights.
     pub(crate) fn config_to_save(&self, dtype: Dtype) -> Result<ModelConfig> {
-        let name = match dtype {
-            Dtype::BF16 => "bfloat16",
-            Dtype::F16 => "float16",
-            _ => "float32",
-        };
-        let mut changes = vec![("torch_dtype".to_owned(), name.into())];
+        let mut changes = vec![("torch_dtype".to_owned(), dtype.torch_name().into())];
         if let Some(tower) = self.vision_tower.as_ref().filter(|t| t.is_multipath()) {
             changes.push(("freeze_vision".to_owned(), (!tower.has_adapters()).into()));
         }

@@ -9,11 +9,11 @@ use llavar_tensor::{DType, LoraAdapter, Param, Tensor};
 
 use super::{Adapter, Quantization, module_of, unquantized};
 use crate::{
-    ModelError, Result,
+    Result,
     config::{GenerationConfig, ModelConfig, Parameter, parameters},
     weights::{
-        Dtype, FolderWriter, Role, SaveError, SaveOptions, Source, TensorSpec, WeightFiles,
-        adapters_present, match_parameters,
+        Dtype, FolderWriter, Piece, Role, SaveOptions, Source, TensorSpec, WeightFiles,
+        adapters_present, match_parameters, write_pieces,
     },
 };
 
@@ -95,7 +95,7 @@ pub struct MergeReport {
 /// base's own instead.
 ///
 /// # Errors
-/// As [`Adapter::open`] and [`crate::LlavaModel::load`]; [`SaveError::Exists`] when `out` is there already.
+/// As [`Adapter::open`] and [`crate::LlavaModel::load`]; [`crate::weights::SaveError::Exists`] when `out` is there already.
 pub fn merge_folder(
     base: &Path,
     adapter: &Adapter,
@@ -153,11 +153,7 @@ pub fn merge_folder(
     );
     let mut writer = FolderWriter::create(out, SaveOptions::default())?;
     let written = dtype.unwrap_or(main);
-    let name = match written {
-        Dtype::BF16 => "bfloat16",
-        Dtype::F16 => "float16",
-        _ => "float32",
-    };
+    let name = written.torch_name();
     let config = unquantized(&config).with([("torch_dtype".to_owned(), name.into())])?;
     writer.write_config(&config)?;
     if let Some(generation) = GenerationConfig::read(base)? {
@@ -176,45 +172,18 @@ pub fn merge_folder(
         .chain(&matched.kept)
         .map(|located| (located.name.as_str(), located))
         .collect();
-    let mut failure = None;
-    let result = writer.write_weights(&specs, |spec, sink| {
+    write_pieces(&mut writer, &specs, |spec| {
         // The list was made of the same tensors.
-        let Some(found) = located.get(spec.name.as_str()) else {
-            return Err(SaveError::FileName {
-                name: spec.name.clone(),
-            });
+        let Some(&found) = located.get(spec.name.as_str()) else {
+            return Ok(None);
         };
-        let write = || -> Result<Option<Tensor>> {
-            let touched = deltas.touches(&spec.name);
-            if !touched && spec.dtype == found.dtype {
-                return Ok(None);
-            }
-            let value = Tensor::from_vec(found.read_f32()?, &spec.shape)?;
-            Ok(Some(deltas.apply(&spec.name, value)?))
-        };
-        match write() {
-            Ok(Some(value)) => sink.write_f32(value.data::<f32>().map_err(SaveError::Tensor)?),
-            Ok(None) => match found.bytes() {
-                Ok(bytes) => sink.write(&bytes),
-                Err(error) => {
-                    failure = Some(ModelError::from(error));
-                    Err(SaveError::FileName {
-                        name: spec.name.clone(),
-                    })
-                }
-            },
-            Err(error) => {
-                failure = Some(error);
-                Err(SaveError::FileName {
-                    name: spec.name.clone(),
-                })
-            }
+        if !deltas.touches(&spec.name) && spec.dtype == found.dtype {
+            return Ok(Some(Piece::Stored(found)));
         }
-    });
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    result?;
+        let value = Tensor::from_vec(found.read_f32()?, &spec.shape)?;
+        let value = deltas.apply(&spec.name, value)?;
+        Ok(Some(Piece::Values(value.data::<f32>()?.to_vec())))
+    })?;
     writer.finish()?;
     Ok(MergeReport {
         base: base.to_owned(),

@@ -29,7 +29,7 @@ pub(crate) use merge::{Deltas, merged};
 pub use merge::{MergeReport, merge_folder};
 pub use peft::Adapter;
 pub use quantization::Quantization;
-pub(crate) use quantization::unquantized;
+pub(crate) use quantization::{KEY as QUANTIZATION_KEY, unquantized};
 pub use targets::{ALL_LINEAR, TargetError, linear_modules, select_targets};
 
 /// How adapters are made: the keys of `adapter_config.json` that decide what they compute.

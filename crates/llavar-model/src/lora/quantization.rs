@@ -7,9 +7,10 @@ use super::targets::is_language;
 use crate::{
     LlavaModel, ModelError, Result,
     config::{ModelConfig, Parameter},
+    int8,
 };
 
-const KEY: &str = "quantization_config";
+pub(crate) const KEY: &str = "quantization_config";
 
 /// NF4 for the weights of the language model's linear layers. Vision tower, projector, embeddings and `lm_head`
 /// keep their 16 or 32 bits.
@@ -46,6 +47,10 @@ impl Quantization {
         let Some(found) = config.as_json().get(KEY).filter(|v| !v.is_null()) else {
             return Ok(None);
         };
+        // Codes of 8 bits are a form of storage and widened where they are read.
+        if int8::says_so(found) {
+            return Ok(None);
+        }
         let flag = |key: &str| found.get(key).and_then(Value::as_bool).unwrap_or(false);
         let kind = found.get("bnb_4bit_quant_type").and_then(Value::as_str);
         match flag("load_in_4bit") && kind == Some("nf4") {

@@ -59,6 +59,15 @@ impl Dtype {
         }
     }
 
+    /// What `torch_dtype` says of a model of this type.
+    pub(crate) const fn torch_name(self) -> &'static str {
+        match self {
+            Self::BF16 => "bfloat16",
+            Self::F16 => "float16",
+            _ => "float32",
+        }
+    }
+
     /// Finds the type by its name in safetensors headers.
     pub fn from_name(name: &str) -> Option<Self> {
         [

@@ -5,8 +5,8 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 use super::{
-    load::Mismatches, pickle::PickleError, safetensors::SafetensorsError, torch::TorchError,
-    zip::ZipError,
+    int8::Int8Error, load::Mismatches, pickle::PickleError, safetensors::SafetensorsError,
+    torch::TorchError, zip::ZipError,
 };
 
 /// Failure to read weights. Every message names the file.
@@ -94,6 +94,16 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is wrong.
         problem: IndexError,
+    },
+    /// 8-bit weights whose scales do not fit.
+    #[error("{path}: the 8-bit weight `{weight}` cannot be used: {problem}", path = path.display())]
+    Int8 {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor of codes.
+        weight: String,
+        /// What is wrong.
+        problem: Int8Error,
     },
     /// A tensor was asked for that the files do not have.
     #[error("{path} has no tensor `{name}`", path = path.display())]

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{
     Dtype, TensorEntry, WeightsError,
     error::IndexError,
-    safetensors,
+    int8, safetensors,
     storage::Stored,
     torch::{self, FileError},
 };
@@ -33,13 +33,55 @@ const NOT_WEIGHTS: [&str; 6] = [
 /// Open weight files, mapped and not copied: one file, or all shards of a folder.
 ///
 /// Reads safetensors (single and sharded), PyTorch `.bin` and `.pt` (zip and legacy, nested dicts, views,
-/// shared storages, sharded). Pickles are read as data; nothing is executed.
+/// shared storages, sharded). Pickles are read as data; nothing is executed. A matrix of 8-bit codes with the
+/// scales of its rows is one tensor of f32 here.
 #[derive(Debug)]
 pub struct WeightFiles {
     path: PathBuf,
     files: Vec<MappedFile>,
-    tensors: Vec<(usize, Stored)>,
+    tensors: Vec<Held>,
     by_name: HashMap<String, usize>,
+}
+
+/// A tensor and the file that has it.
+#[derive(Debug)]
+struct Held {
+    file: usize,
+    stored: Stored,
+    /// Of 8-bit codes.
+    widened: Option<Widened>,
+}
+
+/// What 8-bit codes stand for.
+#[derive(Debug)]
+struct Widened {
+    entry: TensorEntry,
+    scales: Vec<f32>,
+}
+
+impl Held {
+    fn new(file: usize, stored: Stored) -> Self {
+        Self {
+            file,
+            stored,
+            widened: None,
+        }
+    }
+
+    fn entry(&self) -> &TensorEntry {
+        self.widened
+            .as_ref()
+            .map_or(&self.stored.entry, |w| &w.entry)
+    }
+
+    /// Into a buffer of as many elements as it has.
+    fn read_f32(&self, file: &[u8], out: &mut [f32]) {
+        let data = self.stored.data(file);
+        match &self.widened {
+            Some(widened) => int8::widen(&data, &widened.scales, out),
+            None => self.stored.entry.dtype.decode_f32(&data, out),
+        }
+    }
 }
 
 impl WeightFiles {
@@ -114,12 +156,13 @@ impl WeightFiles {
             .enumerate()
             .map(|(i, s)| (s.entry.name.clone(), i))
             .collect();
-        Ok(Self {
+        let all = Self {
             path: path.to_owned(),
             files: vec![file],
-            tensors: stored.into_iter().map(|s| (0, s)).collect(),
+            tensors: stored.into_iter().map(|s| Held::new(0, s)).collect(),
             by_name,
-        })
+        };
+        all.with_scales()
     }
 
     fn open_index(path: &Path) -> Result<Self, WeightsError> {
@@ -182,7 +225,7 @@ impl WeightFiles {
             for tensor in stored {
                 let name = tensor.entry.name.clone();
                 if let Some(first) = all.by_name.insert(name.clone(), all.tensors.len()) {
-                    let first = shards[all.tensors[first].0].clone();
+                    let first = shards[all.tensors[first].file].clone();
                     let second = shard.to_string();
                     return Err(fail(IndexError::Twice {
                         tensor: name,
@@ -190,7 +233,7 @@ impl WeightFiles {
                         second,
                     }));
                 }
-                all.tensors.push((n, tensor));
+                all.tensors.push(Held::new(n, tensor));
             }
         }
         let lost: Vec<String> = index
@@ -199,14 +242,50 @@ impl WeightFiles {
             .filter(|(tensor, shard)| {
                 all.by_name
                     .get(*tensor)
-                    .is_none_or(|&i| shards[all.tensors[i].0] != *shard)
+                    .is_none_or(|&i| shards[all.tensors[i].file] != *shard)
             })
             .map(|(tensor, shard)| format!("{tensor} ({shard})"))
             .collect();
         if !lost.is_empty() {
             return Err(fail(IndexError::MissingTensors { tensors: lost }));
         }
-        Ok(all)
+        all.with_scales()
+    }
+
+    /// Joins 8-bit codes with the scales of their rows, which are no tensors of their own from then on.
+    fn with_scales(mut self) -> Result<Self, WeightsError> {
+        let mut joined = BTreeSet::new();
+        for i in 0..self.tensors.len() {
+            let codes = &self.tensors[i].stored.entry;
+            if codes.dtype != Dtype::I8 {
+                continue;
+            }
+            let name = int8::scale_name(&codes.name);
+            let Some(scale) = self.get(&name) else {
+                continue;
+            };
+            let fail = |problem| WeightsError::Int8 {
+                path: self.path.clone(),
+                weight: codes.name.clone(),
+                problem,
+            };
+            int8::check_entry(codes, scale).map_err(fail)?;
+            let scales = self.read_f32(&name)?;
+            int8::check_values(&name, &scales).map_err(fail)?;
+            let entry = TensorEntry {
+                dtype: Dtype::F32,
+                ..codes.clone()
+            };
+            self.tensors[i].widened = Some(Widened { entry, scales });
+            joined.insert(name);
+        }
+        if !joined.is_empty() {
+            self.tensors
+                .retain(|held| !joined.contains(&held.stored.entry.name));
+            let names = self.tensors.iter().enumerate();
+            self.by_name = names.map(|(i, h)| (h.entry().name.clone(), i)).collect();
+        }
+        Ok(self)
     }
 
     /// The file, or the folder of the shards.
@@ -216,22 +295,28 @@ impl WeightFiles {
 
     /// Every tensor, in file order, shard after shard.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &TensorEntry> {
-        self.tensors.iter().map(|(_, stored)| &stored.entry)
+        self.tensors.iter().map(Held::entry)
     }
 
     /// Name, type and shape of one tensor.
     pub fn get(&self, name: &str) -> Option<&TensorEntry> {
-        self.by_name.get(name).map(|&i| &self.tensors[i].1.entry)
+        self.by_name.get(name).map(|&i| self.tensors[i].entry())
     }
 
     /// The elements of a tensor in row-major order, little-endian; borrowed from the mapping unless the
-    /// file stores a strided view.
+    /// file stores a strided view or 8-bit codes.
     ///
     /// # Errors
     /// [`WeightsError::NoTensor`].
     pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
-        let (file, stored) = self.find(name)?;
-        Ok(stored.data(file))
+        let (file, held) = self.find(name)?;
+        if held.widened.is_none() {
+            return Ok(held.stored.data(file));
+        }
+        let values = self.read_f32(name)?;
+        let mut bytes = Vec::with_capacity(values.len() * Dtype::F32.size());
+        Dtype::F32.encode_f32(&values, &mut bytes);
+        Ok(Cow::Owned(bytes))
     }
 
     /// The elements of a tensor as `f32`.
@@ -239,9 +324,9 @@ impl WeightFiles {
     /// # Errors
     /// [`WeightsError::NoTensor`].
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
-        let (_, stored) = self.find(name)?;
-        let mut out = vec![0.0; stored.entry.numel()];
-        self.read_f32_into(name, &mut out)?;
+        let (file, held) = self.find(name)?;
+        let mut out = vec![0.0; held.entry().numel()];
+        held.read_f32(file, &mut out);
         Ok(out)
     }
 
@@ -250,8 +335,8 @@ impl WeightFiles {
     /// # Errors
     /// [`WeightsError::NoTensor`], [`WeightsError::BufferLength`].
     pub fn read_f32_into(&self, name: &str, out: &mut [f32]) -> Result<(), WeightsError> {
-        let (file, stored) = self.find(name)?;
-        let expected = stored.entry.numel();
+        let (file, held) = self.find(name)?;
+        let expected = held.entry().numel();
         if out.len() != expected {
             return Err(WeightsError::BufferLength {
                 path: self.path.clone(),
@@ -260,25 +345,27 @@ impl WeightFiles {
                 got: out.len(),
             });
         }
-        stored.entry.dtype.decode_f32(&stored.data(file), out);
+        held.read_f32(file, out);
         Ok(())
     }
 
-    fn find(&self, name: &str) -> Result<(&[u8], &Stored), WeightsError> {
+    fn find(&self, name: &str) -> Result<(&[u8], &Held), WeightsError> {
         self.by_name
             .get(name)
             .and_then(|&i| self.tensors.get(i))
-            .and_then(|(file, stored)| Some((&**self.files.get(*file)?, stored)))
+            .and_then(|held| Some((&**self.files.get(held.file)?, held)))
             .ok_or_else(|| WeightsError::NoTensor {
                 path: self.path.clone(),
                 name: name.to_owned(),
             })
     }
 
-    /// The type that most elements have, for writing a model as it was; `None` without tensors.
+    /// The type that most elements have, for writing a model as it was; `None` without tensors. 8-bit codes have
+    /// none and do not count.
     pub fn main_dtype(&self) -> Option<Dtype> {
         let mut elements: HashMap<Dtype, usize> = HashMap::new();
-        for entry in self.entries().filter(|e| e.dtype.is_float()) {
+        let stored = self.tensors.iter().map(|held| &held.stored.entry);
+        for entry in stored.filter(|e| e.dtype.is_float()) {
             *elements.entry(entry.dtype).or_default() += entry.numel();
         }
         elements

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Dtype, WeightFiles, WeightsError, names};
+use super::{Dtype, WeightFiles, WeightsError, int8, names};
 use crate::config::Parameter;
 
 /// What a source of weights holds, which decides how its names are read.
@@ -107,7 +107,7 @@ pub struct Mismatches {
     pub unexpected: Vec<String>,
     /// `name: expected [..], got [..]`.
     pub misshaped: Vec<String>,
-    /// `name: expected a float type, got ..`.
+    /// `name: expected a float type, got ..`, or 8-bit codes without scales.
     pub mistyped: Vec<String>,
     /// Tensors that mean the same parameter: `name: stored names`.
     pub ambiguous: Vec<String>,
@@ -212,6 +212,11 @@ pub fn match_parameters<'a>(
                         wrong.misshaped.push(format!(
                             "{stored}: expected {expected:?}, got {:?}",
                             entry.shape
+                        ));
+                    } else if entry.dtype == Dtype::I8 {
+                        wrong.mistyped.push(format!(
+                            "{stored}: I8 without its scales, expected `{}` beside it",
+                            int8::scale_name(stored)
                         ));
                     } else if !entry.dtype.is_float() {
                         wrong.mistyped.push(format!(

@@ -7,9 +7,11 @@
 mod dtype;
 mod error;
 mod files;
+pub(crate) mod int8;
 mod load;
 mod names;
 mod pickle;
+mod rewrite;
 mod safetensors;
 mod save;
 mod storage;
@@ -24,9 +26,11 @@ use tests::samples as tests_support;
 pub use dtype::Dtype;
 pub use error::{IndexError, WeightsError};
 pub use files::WeightFiles;
+pub use int8::Int8Error;
 pub use load::{Located, Matched, Mismatches, Role, Source, adapters_present, match_parameters};
 pub(crate) use names::of_model;
 pub use pickle::PickleError;
+pub(crate) use rewrite::{Piece, write_pieces};
 pub use safetensors::SafetensorsError;
 pub use save::{
     FolderWriter, SaveError, SaveOptions, TensorSink, TensorSpec, WeightFormat, write_projector,

@@ -16,6 +16,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use llavar_tensor::mapped::MappedFile;
 use serde_json::{Map, Value, json};
 
 use super::{Dtype, dtype::byte_len};
@@ -240,12 +241,33 @@ impl FolderWriter {
         for name in COMPANIONS {
             let file = folder.join(name);
             if file.is_file() {
-                let bytes = fs::read(&file).map_err(|e| SaveError::io(&file, e))?;
-                self.write_file(name, &bytes)?;
+                self.copy_file(name, &file)?;
                 copied.push(name);
             }
         }
         Ok(copied)
+    }
+
+    /// Copies every file that lies in `folder` itself and whose name does not begin with a dot.
+    ///
+    /// # Errors
+    /// [`SaveError::Io`] when one cannot be read, and as [`FolderWriter::write_file`].
+    pub fn copy_folder(&mut self, folder: &Path) -> Result<(), SaveError> {
+        let read_error = |e| SaveError::io(folder, e);
+        for entry in fs::read_dir(folder).map_err(read_error)? {
+            let path = entry.map_err(read_error)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            match name.filter(|name| !name.starts_with('.') && path.is_file()) {
+                Some(name) => self.copy_file(name, &path)?,
+                None => continue,
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_file(&mut self, name: &str, from: &Path) -> Result<(), SaveError> {
+        let bytes = MappedFile::open(from).map_err(|e| SaveError::io(from, e))?;
+        self.write_file(name, &bytes)
     }
 
     /// Writes the weights: `model.safetensors`, or shards with `model.safetensors.index.json` when they

@@ -1,5 +1,6 @@
 mod formats;
 mod hostile;
+mod int8;
 mod matching;
 pub(crate) mod samples;
 
