@@ -30,6 +30,19 @@ if [ -z "${LLAVAR_PYTHON:-}" ] && ! python3 -c "import tensorboard" 2>/dev/null;
   fi
 fi 2>/dev/null
 
+if [ -z "${LLAVAR_TORCH_PYTHON:-}" ] && ! python3 -c "import torch, safetensors, numpy, PIL" 2>/dev/null; then
+  step "PyTorch, for the tests that compute the same logits with it"
+  # Debian's is for the CPU alone and a twentieth of the size of the registry's.
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null &&
+    { apt-get update -qq &&
+      apt-get install -y -qq --no-install-recommends python3-torch python3-pil python3-numpy python3-venv; } >/dev/null 2>&1 &&
+    /usr/bin/python3 -m venv --system-site-packages target/torch && target/torch/bin/pip install -q safetensors; then
+    export LLAVAR_TORCH_PYTHON="$PWD/target/torch/bin/python"
+  else
+    echo "SKIPPED logits beside PyTorch: install torch, safetensors, numpy and Pillow, or name a Python that has them in LLAVAR_TORCH_PYTHON"
+  fi
+fi
+
 step "tests (those on reference data skip by name where LLAVAR_SHARED, default ../shared, is absent)"
 cargo test --release --workspace
 
@@ -39,7 +52,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 step "end to end: quickstart on the CPU, from no file at all to a model that reads"
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-cargo run --release --bin llavar -- quickstart --out "$out/quickstart" --json >"$out/result.json"
+cargo run --release --bin llavar -- quickstart --train --out "$out/quickstart" --json >"$out/result.json"
 cat "$out/result.json"
 python3 - "$out/result.json" <<'PY'
 import json, sys
