@@ -10,6 +10,7 @@ mod hints;
 mod interrupt;
 mod progress;
 mod server;
+mod shipped;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,7 +29,7 @@ Start with `llavar quickstart`: it needs nothing but this program.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a tiny model in minutes and watch it read pictures that it has never seen.
+    /// Ask the shipped model about pictures drawn on the spot; --train makes a tiny one in minutes.
     Quickstart(commands::quickstart::Args),
     /// Make an untrained model folder.
     Init(commands::init::Args),
@@ -45,10 +46,10 @@ enum Command {
     /// Look at training runs: list, compare, plot, a page, exports.
     #[command(subcommand)]
     Runs(commands::runs::Command),
-    /// Work on model folders: merge adapters.
+    /// Work on model folders: merge adapters, 8-bit weights, the default model.
     #[command(subcommand)]
     Model(commands::model::Command),
-    /// Ask one question about one picture.
+    /// Ask one question about one or more pictures.
     Ask(commands::ask::Args),
     /// Talk about pictures in the terminal.
     Chat(commands::chat::Args),

@@ -148,7 +148,11 @@ fn ask_answers_in_text_and_json() {
             "prompt_tokens",
             "new_tokens",
             "stop_reason",
-            "seconds"
+            "seconds",
+            "load_seconds",
+            "first_token_seconds",
+            "tokens_per_second",
+            "peak_memory_bytes"
         ]
     );
     assert_eq!(value["question"], question);

@@ -3,7 +3,7 @@
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use llavar_assistant::{Assistant, Conversation};
@@ -15,22 +15,25 @@ use super::{print, print_json};
 use crate::{
     device::DeviceFlags,
     failure::{Class, Failure, Outcome},
+    shipped::ModelFlag,
 };
 
 /// Ask one question about one or more pictures.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example: llavar ask --model quickstart/model --image receipt.jpg \"What is the total?\""
+    override_usage = "llavar ask [OPTIONS] [PICTURE]... <QUESTION>",
+    after_help = "Example: llavar ask receipt.jpg \"what is the total?\"\n         \
+llavar ask --model runs/sft/model --ocr ppocr page1.png page2.png \"Who signed?\""
 )]
 pub(crate) struct Args {
-    /// Model folder.
-    #[arg(long, short)]
-    model: PathBuf,
-    /// Picture file; may be repeated.
+    /// Picture files, then the question.
+    #[arg(required = true, value_name = "[PICTURE]... QUESTION")]
+    words: Vec<String>,
+    /// Picture file, as before the question; may be repeated.
     #[arg(long, short)]
     image: Vec<PathBuf>,
-    /// The question.
-    question: String,
+    #[command(flatten)]
+    model: ModelFlag,
     #[command(flatten)]
     ocr: super::ocr::OcrFlag,
     #[command(flatten)]
@@ -131,24 +134,38 @@ struct Report {
     prompt_tokens: usize,
     new_tokens: usize,
     stop_reason: String,
+    /// From opening the picture to the end of the answer.
     seconds: f64,
+    /// Opening the model.
+    load_seconds: f64,
+    /// From opening the picture to the first text of the answer, if there was any.
+    first_token_seconds: Option<f64>,
+    /// From there on.
+    tokens_per_second: Option<f64>,
+    /// Most memory that the process had, where the system tells.
+    peak_memory_bytes: Option<u64>,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
+    let (images, question) = pictures_and_question(args.words, args.image)?;
     let reader = args.ocr.open()?;
-    let assistant = args.decoding.load(&args.model)?;
+    let model = args.model.folder()?;
+    let opened = Instant::now();
+    let assistant = args.decoding.load(&model)?;
     let options = args.decoding.options(&assistant);
     let begun = Instant::now();
+    let mut first = None;
     let mut conversation = Conversation::default();
     let mut ocr = String::new();
-    for path in &args.image {
+    for path in &images {
         conversation.show(assistant.see_file(path)?);
         ocr += &super::ocr::prefix(reader.as_ref(), path)?;
     }
     let mut shown = Ok(());
-    let question = format!("{ocr}{}", args.question);
-    let answer = conversation.ask(&assistant, &question, &options, |piece| {
+    let asked = format!("{ocr}{question}");
+    let answer = conversation.ask(&assistant, &asked, &options, |piece| {
+        first.get_or_insert_with(|| begun.elapsed());
         if !args.json {
             shown = print(piece);
         }
@@ -162,16 +179,51 @@ pub(crate) fn run(args: Args) -> Outcome {
     if !args.json {
         return print("\n");
     }
+    let seconds = begun.elapsed();
+    let rest = answer.new_tokens.saturating_sub(1);
+    let rate = |first: Duration| rest as f64 / (seconds - first).as_secs_f64().max(1e-9);
     print_json(&Report {
-        question: args.question,
+        question,
         ocr: reader.map(|_| ocr),
         answer: answer.text,
-        images: args.image,
-        model: args.model,
+        images,
+        model,
         template: assistant.template().name().as_str().to_owned(),
         prompt_tokens: answer.prompt_tokens,
         new_tokens: answer.new_tokens,
         stop_reason: answer.stop_reason.name().to_owned(),
-        seconds: begun.elapsed().as_secs_f64(),
+        seconds: seconds.as_secs_f64(),
+        load_seconds: (begun - opened).as_secs_f64(),
+        first_token_seconds: first.map(|first| first.as_secs_f64()),
+        tokens_per_second: first.filter(|_| rest > 0).map(rate),
+        peak_memory_bytes: peak_memory(),
     })
+}
+
+/// Every word but the last is a picture, the last one is the question.
+fn pictures_and_question(
+    mut words: Vec<String>,
+    flagged: Vec<PathBuf>,
+) -> Outcome<(Vec<PathBuf>, String)> {
+    // There is one: the command line is refused without.
+    let question = words.pop().unwrap_or_default();
+    if flagged.is_empty() && words.is_empty() && Path::new(&question).is_file() {
+        return Err(Failure::usage("the question is missing")
+            .hint(format!("llavar ask {question} \"what is the total?\"")));
+    }
+    let mut later = words.iter().skip(1);
+    if let Some(word) = later.find(|word| !Path::new(word).exists()) {
+        return Err(Failure::usage(format!("there is no picture `{word}`"))
+            .hint("if it belongs to the question, put the question in quotes"));
+    }
+    let named = words.into_iter().map(PathBuf::from);
+    Ok((flagged.into_iter().chain(named).collect(), question))
+}
+
+/// Linux keeps it with the process.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes << 10)
 }

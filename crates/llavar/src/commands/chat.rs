@@ -12,6 +12,7 @@ use super::{ask::Decoding, print};
 use crate::{
     failure::{Class, Failure, Outcome},
     progress::note,
+    shipped::ModelFlag,
 };
 
 const HELP: &str = "/image FILE shows a picture, /new starts over, /quit (or an empty line) ends";
@@ -19,12 +20,14 @@ const HELP: &str = "/image FILE shows a picture, /new starts over, /quit (or an 
 /// Talk about pictures in the terminal; answers stream.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Model folder.
-    #[arg(long, short)]
-    model: PathBuf,
     /// Picture to begin with.
+    #[arg(conflicts_with = "image")]
+    picture: Option<PathBuf>,
+    /// The same as a flag.
     #[arg(long, short)]
     image: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFlag,
     #[command(flatten)]
     ocr: super::ocr::OcrFlag,
     #[command(flatten)]
@@ -34,7 +37,7 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     let reader = args.ocr.open()?;
-    let assistant = args.decoding.load(&args.model)?;
+    let assistant = args.decoding.load(&args.model.folder()?)?;
     let options = args.decoding.options(&assistant);
     let mut conversation = Conversation::default();
     // Text of the pictures that the next question is about.
@@ -43,7 +46,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         let text = super::ocr::prefix(reader.as_ref(), path)?;
         Ok((assistant.see_file(path)?, text))
     };
-    if let Some(path) = &args.image {
+    if let Some(path) = args.picture.as_ref().or(args.image.as_ref()) {
         let (picture, text) = see(path)?;
         conversation.show(picture);
         ocr += &text;

@@ -33,6 +33,7 @@ use crate::{
     interrupt,
     progress::{Progress, note},
     server::ServerFlags,
+    shipped::ModelFlag,
 };
 
 /// Ask a model the questions of benchmarks and score its answers.
@@ -55,10 +56,9 @@ pub(crate) struct Args {
     /// Folder of the benchmark (or of all), or its annotation file.
     #[arg(long, short)]
     data: PathBuf,
-    /// Model folder; with --endpoint the model's name on the server.
-    #[arg(long, short)]
-    model: PathBuf,
-    /// Ask a model on an OpenAI-compatible server, for example http://localhost:8000.
+    #[command(flatten)]
+    model: ModelFlag,
+    /// Ask a model on an OpenAI-compatible server, for example http://localhost:8000; --model is its name there.
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     /// Folder of the run.
@@ -252,13 +252,18 @@ pub(crate) fn run(args: Args) -> Outcome {
         |model: &mut dyn Answerer| ask_tasks(&args, &tasks, ocr.as_ref(), shard, &options, model);
     match &args.endpoint {
         None => {
-            let assistant = args.how.load(&args.model)?;
+            let model = args.model.folder()?;
+            let assistant = args.how.load(&model)?;
             let local = args.how.local(&assistant);
-            ask(&mut LocalModel::new(&assistant, &args.model, local)?)
+            ask(&mut LocalModel::new(&assistant, &model, local)?)
         }
         Some(address) => {
             let client = args.server.client(address, interrupt::stop_flag()?)?;
-            let name = args.model.to_string_lossy();
+            let name = args.model.named().ok_or_else(|| {
+                Failure::usage("--model is missing")
+                    .hint("with --endpoint it is the model's name there")
+            })?;
+            let name = name.to_string_lossy();
             let concurrency = usize::from(args.server.concurrency);
             ask(&mut RemoteModel::new(&client, name, concurrency))
         }

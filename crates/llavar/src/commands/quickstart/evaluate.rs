@@ -36,6 +36,7 @@ pub(super) fn ask_all(
     assistant: &Assistant,
     questions: &[Question],
     with_picture: bool,
+    max_new_tokens: usize,
 ) -> Outcome<Vec<AnswerRow>> {
     let mut groups: Vec<(&Path, Vec<usize>)> = Vec::new();
     let mut index: HashMap<&Path, usize> = HashMap::new();
@@ -47,8 +48,7 @@ pub(super) fn ask_all(
         groups[at].1.push(i);
     }
     let options = GenerationOptions {
-        // One sentence; what rambles on must not hit the gold by chance.
-        max_new_tokens: 24,
+        max_new_tokens,
         ..assistant.defaults()
     };
     let progress = Mutex::new((

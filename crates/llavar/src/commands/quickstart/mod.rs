@@ -1,5 +1,6 @@
-//! `llavar quickstart`: from nothing to a model that reads, in minutes.
+//! `llavar quickstart`: the shipped model asked about pictures drawn on the spot; from nothing to a model of one's own.
 
+mod ask;
 mod evaluate;
 mod prepare;
 mod report;
@@ -22,31 +23,38 @@ use crate::{
     failure::{Failure, Outcome},
     interrupt,
     progress::note,
+    shipped,
 };
 use evaluate::Question;
 
-/// Train a tiny model in minutes and watch it read pictures that it has never seen.
+/// Ask the shipped model about pictures that are drawn on the spot; with --train make a small one from nothing.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "It writes a set of synthetic signs, receipts and book covers, trains a small LLaVAR-2 on \
-them from random weights through both stages, asks it about held-out pictures and shows the answers."
+    after_help = "Without --train it draws documents that no training has seen, asks llavar-nano about them and shows \
+the answers beside what stands there.\n\
+With --train, or where llavar-nano is not found, it writes a set of synthetic signs, receipts and book covers, trains \
+a small LLaVAR-2 on them from random weights through both stages in minutes, asks it about held-out pictures and shows \
+the answers."
 )]
 pub(crate) struct Args {
-    /// Folder for data, runs, model and pages; must be empty or not exist.
+    /// Folder for pictures, runs, model and pages; to train in it must be empty or not exist.
     #[arg(long, default_value = "quickstart")]
     out: PathBuf,
+    /// Train a small model from nothing instead of asking the shipped one.
+    #[arg(long)]
+    train: bool,
     /// Train on this LLaVA JSON instead of synthetic documents; a tenth of it is held out.
     #[arg(long, requires = "image_folder")]
     data: Option<PathBuf>,
     /// Folder below which the pictures of --data lie.
     #[arg(long)]
     image_folder: Option<PathBuf>,
-    /// Training pictures to draw.
-    #[arg(long, default_value_t = 5000)]
-    pictures: u64,
-    /// Held-out pictures to ask about.
-    #[arg(long, default_value_t = 100)]
-    held_out: u64,
+    /// Training pictures to draw; 5000 by default. Trains, as the flags of recipes and data do.
+    #[arg(long)]
+    pictures: Option<u64>,
+    /// Held-out pictures to ask about; 100 after training, else 8.
+    #[arg(long)]
+    held_out: Option<u64>,
     /// Change a key of the second stage's recipe, for example max_steps=2000; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
@@ -86,13 +94,40 @@ struct Report {
     contact_sheet: PathBuf,
 }
 
+/// Longest answer, tokens: one sentence. What rambles on must not hit the gold by chance.
+const SENTENCE: usize = 24;
+
 const PRETRAIN: &str = include_str!("pretrain.toml");
 const SFT: &str = include_str!("sft.toml");
 
+/// Training pictures, and those held out.
+const TRAINING: (u64, u64) = (5000, 100);
+
+impl Args {
+    /// Whether something was asked for that only training does.
+    fn trains(&self) -> bool {
+        self.train
+            || self.data.is_some()
+            || self.pictures.is_some()
+            || self.dtype.is_some()
+            || !self.sets.is_empty()
+            || !self.pretrain_sets.is_empty()
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
+    let shipped = shipped::find().filter(|_| !args.trains());
+    match shipped {
+        Some(model) => ask::run(&args, &model),
+        None => train(args),
+    }
+}
+
+fn train(args: Args) -> Outcome {
     let begun = Instant::now();
-    if args.out.read_dir().is_ok_and(|mut d| d.next().is_some()) {
+    let mut there = args.out.read_dir().into_iter().flatten().flatten();
+    if there.any(|entry| entry.file_name() != ask::FOLDER) {
         return Err(
             Failure::usage(format!("{} is not empty", args.out.display()))
                 .hint("remove it or name another folder with --out"),
@@ -101,8 +136,8 @@ pub(crate) fn run(args: Args) -> Outcome {
     let set = match (&args.data, &args.image_folder) {
         (Some(data), Some(images)) => prepare::own(data, images, &args.out)?,
         _ => prepare::synthetic(
-            args.pictures,
-            args.held_out,
+            args.pictures.unwrap_or(TRAINING.0),
+            args.held_out.unwrap_or(TRAINING.1),
             args.seed,
             &args.synth_sets,
             &args.out,
@@ -113,7 +148,7 @@ pub(crate) fn run(args: Args) -> Outcome {
 
     let before = assistant(model, &tokenizer_folder)?;
     let probe = &set.questions[..set.questions.len().min(60)];
-    let answers_before = evaluate::ask_all("before", &before, probe, true)?;
+    let answers_before = evaluate::ask_all("before", &before, probe, true, SENTENCE)?;
     let model = LlavaModel::load(&tokenizer_folder)?;
 
     let sets = |data: &Path, extra: &[String]| {
@@ -150,8 +185,8 @@ pub(crate) fn run(args: Args) -> Outcome {
     )?;
 
     let after = assistant(model, &tokenizer_folder)?;
-    let answers = evaluate::ask_all("after", &after, &set.questions, true)?;
-    let blind = evaluate::ask_all("blind", &after, &set.questions, false)?;
+    let answers = evaluate::ask_all("after", &after, &set.questions, true, SENTENCE)?;
+    let blind = evaluate::ask_all("blind", &after, &set.questions, false, SENTENCE)?;
 
     let result = report::Result {
         before: llavar_eval::answer::accuracy(&answers_before),

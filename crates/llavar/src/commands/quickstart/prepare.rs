@@ -7,7 +7,7 @@ use std::{
 
 use llavar_data::{Dataset, Role, Sample, TemplateName, write::write_llava_json};
 use llavar_model::{LlavaModel, config::Preset};
-use llavar_synth::{FontSet, ImageKind, Split, SynthConfig, WriteOptions, read_facts};
+use llavar_synth::{FactRecord, FontSet, ImageKind, Split, SynthConfig, WriteOptions, read_facts};
 use serde_json::{Value, json};
 
 use super::Question;
@@ -62,15 +62,7 @@ pub(super) fn synthetic(
         &train,
         options,
     )?;
-    write_synth(
-        &profile.clone().with_split(Split::HeldOut),
-        &fonts,
-        held_out,
-        &held,
-        options,
-    )?;
-
-    let facts = read_facts(&held.join("facts.jsonl"))?;
+    let questions = self::held_out(&profile.clone().with_split(Split::HeldOut), held_out, &held)?;
     let printed = |folder: &Path| -> Outcome<HashSet<String>> {
         let set = Dataset::open(&folder.join("transcriptions.json"), None)?;
         set.iter()
@@ -83,17 +75,6 @@ pub(super) fn synthetic(
             .collect()
     };
     let seen = printed(&held)?.intersection(&printed(&train)?).count();
-    let questions: Vec<Question> = facts
-        .into_iter()
-        .map(|fact| Question {
-            picture: held.join(&fact.image),
-            group: fact.field.replace('_', " "),
-            id: fact.id,
-            image: fact.image,
-            question: fact.question,
-            gold: fact.gold,
-        })
-        .collect();
     let remarks = vec![
         format!(
             "{pictures} synthetic pictures ({}) were drawn for training and {held_out} others held out; {seen} of the held-out texts occur in training.",
@@ -121,6 +102,29 @@ pub(super) fn synthetic(
         held_out_pictures: held_out as usize,
         remarks,
     })
+}
+
+/// Draws `pictures` documents and gives the questions about them.
+pub(super) fn held_out(
+    profile: &SynthConfig,
+    pictures: u64,
+    folder: &Path,
+) -> Outcome<Vec<Question>> {
+    let options = WriteOptions {
+        images: ImageKind::Png,
+        first: 0,
+    };
+    write_synth(profile, &FontSet::embedded()?, pictures, folder, options)?;
+    let facts = read_facts(&folder.join("facts.jsonl"))?;
+    let question = |fact: FactRecord| Question {
+        picture: folder.join(&fact.image),
+        group: fact.field.replace('_', " "),
+        id: fact.id,
+        image: fact.image,
+        question: fact.question,
+        gold: fact.gold,
+    };
+    Ok(facts.into_iter().map(question).collect())
 }
 
 /// Splits the user's own set: every tenth sample is held out.

@@ -42,9 +42,25 @@ pub(super) fn write(
 ) -> Outcome<(PathBuf, PathBuf)> {
     let page = out.join("report.html");
     write_file(&page, html(set, result, model).as_bytes())?;
+    let title = format!(
+        "held-out pictures: {} right before training, {} after",
+        percent(result.before),
+        percent(result.after)
+    );
+    let sheet = out.join("contact-sheet.png");
+    write_sheet(&title, &set.questions, &result.answers, &sheet)?;
+    Ok((page, sheet))
+}
 
+/// Writes a sheet of the first pictures with what was asked and answered.
+pub(super) fn write_sheet(
+    title: &str,
+    questions: &[Question],
+    answers: &[AnswerRow],
+    path: &Path,
+) -> Outcome {
     let mut cells: Vec<(&Path, SheetCell)> = Vec::new();
-    for (row, question) in result.answers.iter().zip(&set.questions) {
+    for (row, question) in answers.iter().zip(questions) {
         let path = question.picture.as_path();
         let room = cells.len() < SHEET;
         match cells.iter_mut().find(|(known, _)| *known == path) {
@@ -54,16 +70,9 @@ pub(super) fn write(
         }
     }
     let cells: Vec<SheetCell> = cells.into_iter().map(|(_, cell)| cell).collect();
-    let title = format!(
-        "held-out pictures: {} right before training, {} after",
-        percent(result.before),
-        percent(result.after)
-    );
-    let sheet = contact_sheet(&title, &cells, 4, 300, &FontSet::embedded()?);
+    let sheet = contact_sheet(title, &cells, 4, 300, &FontSet::embedded()?);
     let image = RgbImage::new(sheet.width as usize, sheet.height as usize, sheet.pixels)?;
-    let path = out.join("contact-sheet.png");
-    write_file(&path, &encode_png(&image)?)?;
-    Ok((page, path))
+    write_file(path, &encode_png(&image)?)
 }
 
 /// The page.
@@ -154,7 +163,7 @@ fn card(row: &AnswerRow, question: &Question, pictures: &mut Pictures) -> Card {
     }
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
@@ -190,13 +199,13 @@ fn next(model: &Path, set: &Prepared) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(q) = set.questions.first() {
         lines.push(format!(
-            "llavar ask --model {} --image {} \"{}\"",
+            "llavar ask --model {} {} \"{}\"",
             model.display(),
             q.picture.display(),
             q.question
         ));
         lines.push(format!(
-            "llavar chat --model {} --image {}",
+            "llavar chat --model {} {}",
             model.display(),
             q.picture.display()
         ));
