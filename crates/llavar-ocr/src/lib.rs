@@ -9,6 +9,8 @@
 //! | [`Reader`] | an engine that reads every picture once: results cached by content |
 //! | [`prefix`] | what goes before a question (spec 9.2) |
 //! | [`page_layout`], [`paragraphs`] | its two forms |
+//! | [`put_before`] | the prefix in a training sample |
+//! | [`join_words`], [`Misreading`] | what an engine would find where the words are known |
 //!
 //! # Example
 //!
@@ -31,6 +33,8 @@ mod engine;
 mod error;
 mod layout;
 mod line;
+mod misread;
+mod order;
 mod page;
 mod paragraph;
 pub mod ppocr;
@@ -38,6 +42,7 @@ mod prefix;
 mod sidecar;
 mod tesseract;
 mod wheel;
+mod words;
 
 use std::path::PathBuf;
 
@@ -46,12 +51,14 @@ pub use engine::{Engine, EngineChoice, NoEngine};
 pub use error::OcrError;
 pub use layout::page_layout;
 pub use line::{Line, Quad};
+pub use misread::Misreading;
 pub use page::{ContentHash, Page};
 pub use paragraph::{Paragraph, paragraphs};
 pub use ppocr::PpOcr;
-pub use prefix::prefix;
+pub use prefix::{prefix, put_before};
 pub use sidecar::{Sidecar, parse_lines};
 pub use tesseract::Tesseract;
+pub use words::join_words;
 
 /// Where models and results of OCR are kept; `None` where the system has no place for the user.
 pub fn cache_folder() -> Option<PathBuf> {

@@ -1,5 +1,7 @@
 //! The text that is put before a question, so that the model has read the page beforehand.
 
+use llavar_data::{IMAGE_TAG, Sample};
+
 use crate::{Line, page_layout, paragraphs};
 
 /// So many lines are given as paragraphs, more as a page.
@@ -25,9 +27,50 @@ pub fn prefix(lines: &[Line]) -> String {
     format!("OCR: {}\n", texts.join(" "))
 }
 
+/// Puts a prefix into the first turn of a sample as a model is asked: the pictures, the prefix, the question.
+/// Tags of pictures move to the front.
+pub fn put_before(sample: &mut Sample, prefix: &str) {
+    let Some(first) = sample.conversations.first_mut() else {
+        return;
+    };
+    let tags = first.value.matches(IMAGE_TAG).count();
+    let (after, before) = (format!("{IMAGE_TAG}\n"), format!("\n{IMAGE_TAG}"));
+    let question = first.value.replace(&after, "").replace(&before, "");
+    let question = question.replace(IMAGE_TAG, "");
+    first.value = format!("{}{prefix}{question}", after.repeat(tags));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_prefix_stands_between_picture_and_question() {
+        for (asked, expected) in [
+            ("<image>\nWhat?", "<image>\nOCR: x\nWhat?"),
+            ("What?\n<image>", "<image>\nOCR: x\nWhat?"),
+            ("What?", "OCR: x\nWhat?"),
+            ("<image>\n<image>\nBoth?", "<image>\n<image>\nOCR: x\nBoth?"),
+            ("In <image> what?", "<image>\nOCR: x\nIn  what?"),
+        ] {
+            let turns = [
+                ("human", asked),
+                ("gpt", "That."),
+                ("human", "<image> why?"),
+            ];
+            let turns =
+                turns.map(|(from, value)| serde_json::json!({"from": from, "value": value}));
+            let value = serde_json::json!({"id": 1, "image": "a.png", "conversations": turns});
+            let mut sample = Sample::from_json(value).unwrap();
+            put_before(&mut sample, "OCR: x\n");
+            let values: Vec<&str> = sample
+                .conversations
+                .iter()
+                .map(|t| t.value.as_str())
+                .collect();
+            assert_eq!(values, [expected, "That.", "<image> why?"]);
+        }
+    }
 
     #[test]
     fn none_few_and_many_lines() {

@@ -13,7 +13,7 @@ use llavar_image::RgbImage;
 use llavar_onnx::Network;
 use rayon::prelude::*;
 
-use crate::{Engine, Line, OcrError, Page};
+use crate::{Engine, Line, OcrError, Page, order::in_reading_order};
 use ctc::Alphabet;
 use geometry::Point;
 
@@ -166,7 +166,7 @@ impl PpOcr {
                 quads.push(quad);
             }
         }
-        in_reading_order(&mut quads);
+        in_reading_order(&mut quads, |quad| quad[0].map(f64::from));
         Ok(quads)
     }
 
@@ -217,26 +217,6 @@ fn detection_size(size: [usize; 2], settings: &Settings) -> [usize; 2] {
         let steps = (side as f32 * scale / DETECTION_STEP as f32).round();
         (steps as usize).max(1) * DETECTION_STEP
     })
-}
-
-/// From top to bottom; boxes that begin within ten pixels of height, from left to right.
-fn in_reading_order(quads: &mut [[Point; 4]]) {
-    const SAME_ROW: f32 = 10.0;
-    quads.sort_by(|a, b| {
-        a[0][1]
-            .total_cmp(&b[0][1])
-            .then(a[0][0].total_cmp(&b[0][0]))
-    });
-    for end in 1..quads.len() {
-        for at in (0..end).rev() {
-            let (a, b) = (quads[at][0], quads[at + 1][0]);
-            if (b[1] - a[1]).abs() < SAME_ROW && b[0] < a[0] {
-                quads.swap(at, at + 1);
-            } else {
-                break;
-            }
-        }
-    }
 }
 
 impl Engine for PpOcr {
@@ -292,14 +272,5 @@ mod tests {
         ] {
             assert_eq!(detection_size(size, &settings), seen, "{size:?}");
         }
-    }
-
-    #[test]
-    fn reading_order() {
-        let at = |x: f32, y: f32| [[x, y], [x + 9.0, y], [x + 9.0, y + 9.0], [x, y + 9.0]];
-        let mut quads = vec![at(50.0, 4.0), at(10.0, 9.0), at(30.0, 30.0), at(20.0, 8.0)];
-        in_reading_order(&mut quads);
-        let order: Vec<f32> = quads.iter().map(|quad| quad[0][0]).collect();
-        assert_eq!(order, [10.0, 20.0, 50.0, 30.0]);
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
 use serde_json::Value;
 
-use crate::{Line, line::Quad};
+use crate::{Line, join_words, line::Quad};
 
 /// Lines of one picture: an array, or an object with `lines`.
 ///
@@ -28,17 +29,23 @@ pub(super) fn parse_many(text: &str) -> Result<HashMap<String, Vec<Line>>, Strin
         Ok(Value::Array(list)) => records(&list),
         Ok(_) => Err("expected an object from picture names to lines".to_owned()),
         Err(whole) => {
-            let rows = text
+            let rows: Vec<(usize, &str)> = text
                 .lines()
                 .enumerate()
-                .filter(|(_, r)| !r.trim().is_empty());
-            let parsed: Result<Vec<Value>, String> = rows
+                .filter(|(_, row)| !row.trim().is_empty())
+                .collect();
+            // Word lists of large sets are gigabytes: parsed on all threads, and never held as JSON.
+            let parsed: Result<HashMap<String, Vec<Line>>, String> = rows
+                .into_par_iter()
                 .map(|(at, row)| {
-                    serde_json::from_str(row).map_err(|e| format!("line {}: {e}", at + 1))
+                    serde_json::from_str(row)
+                        .map_err(|e| e.to_string())
+                        .and_then(|value| record(&value))
+                        .map_err(|e| format!("line {}: {e}", at + 1))
                 })
                 .collect();
             match parsed {
-                Ok(list) => records(&list),
+                Ok(many) => Ok(many),
                 // A single broken document is better told by its own error.
                 Err(error) => Err(match text.trim_start().starts_with("{\"image\"") {
                     true => error,
@@ -50,18 +57,26 @@ pub(super) fn parse_many(text: &str) -> Result<HashMap<String, Vec<Line>>, Strin
 }
 
 fn records(list: &[Value]) -> Result<HashMap<String, Vec<Line>>, String> {
-    let mut many = HashMap::with_capacity(list.len());
-    for (at, record) in list.iter().enumerate() {
-        let name = record.get("image").and_then(Value::as_str);
-        let name = name.ok_or_else(|| format!("record {}: no `image`", at + 1))?;
-        let lines = lines_of(record).map_err(|e| format!("record {}: {e}", at + 1))?;
-        many.insert(name.to_owned(), lines);
-    }
-    Ok(many)
+    list.iter()
+        .enumerate()
+        .map(|(at, value)| record(value).map_err(|e| format!("record {}: {e}", at + 1)))
+        .collect()
+}
+
+fn record(value: &Value) -> Result<(String, Vec<Line>), String> {
+    let name = value.get("image").and_then(Value::as_str);
+    Ok((name.ok_or("no `image`")?.to_owned(), lines_of(value)?))
 }
 
 fn lines_of(value: &Value) -> Result<Vec<Line>, String> {
-    let list = value.get("lines").unwrap_or(value);
+    match (value.get("lines"), value.get("words")) {
+        (None, Some(words)) => Ok(join_words(&pieces(words)?)),
+        (lines, _) => pieces(lines.unwrap_or(value)),
+    }
+}
+
+/// Lines, or words, each with its place.
+fn pieces(list: &Value) -> Result<Vec<Line>, String> {
     // PaddleOCR gives `null` for a page without text.
     if list.is_null() {
         return Ok(Vec::new());

@@ -129,3 +129,25 @@ fn many_pictures_in_one_file() {
         );
     }
 }
+
+#[test]
+fn words_are_joined_to_lines() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("words.jsonl");
+    let word = |x: f64, text: &str| {
+        let line = Line::in_box([x, 10.0, x + 40.0, 24.0], text, 1.0);
+        serde_json::json!({"quad": line.quad, "text": text})
+    };
+    let rows: Vec<String> = (0..3)
+        .map(|at| {
+            let words = [word(5.0, "Total"), word(50.0, "due"), word(300.0, "9.90")];
+            serde_json::json!({"id": at, "image": format!("images/{at}.jpg"), "words": words})
+                .to_string()
+        })
+        .collect();
+    fs::write(&path, rows.join("\n")).unwrap();
+    let words = Sidecar::open(Some(&path)).unwrap();
+    let lines = words.read(&page("images/2.jpg")).unwrap();
+    let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(texts, ["Total due", "9.90"]);
+}
