@@ -153,7 +153,7 @@ fn windows_take_every_sample_once_and_keep_the_budget() {
 /// Tokens of real conversations, as training has them: phi-3's tokenizer and template, 576 positions an
 /// image.
 fn real_lengths(shared: &std::path::Path) -> Vec<(&'static str, Vec<u32>)> {
-    use llavar_data::import::sroie::{AnswerForm, import};
+    use llavar_data::import::{Form, sroie::import};
     use llavar_data::{MaskMode, Sample, Template, TemplateName, Tokenizer};
     let tokenizer = Tokenizer::from_folder(&shared.join("tokenizers/phi3.5")).unwrap();
     let template = Template::new(TemplateName::Phi3Instruct);
@@ -163,7 +163,7 @@ fn real_lengths(shared: &std::path::Path) -> Vec<(&'static str, Vec<u32>)> {
     };
     let root = shared.join("data/SROIE2019");
     let of = |split, form| -> Vec<u32> {
-        let imported = import(&root, split, form).unwrap();
+        let imported = import(&root, split, form, 0).unwrap();
         imported.samples.iter().map(length).collect()
     };
     // One question about one picture; and the same without picture.
@@ -189,7 +189,7 @@ fn real_lengths(shared: &std::path::Path) -> Vec<(&'static str, Vec<u32>)> {
             }
         }
     }
-    let (duos, short) = (of("test", AnswerForm::Duo), of("train", AnswerForm::Short));
+    let (duos, short) = (of("test", Form::Duo), of("train", Form::Short));
     let mixed = [&duos[..], &short, &single, &text].concat();
     vec![
         ("receipts, short answers", short),

@@ -3,7 +3,7 @@
 
 mod common;
 
-use llavar_data::import::sroie::{AnswerForm, import};
+use llavar_data::import::{Form, sroie::import};
 use llavar_data::{Dataset, Role, Template, TemplateName, stats::Stats, write::write_llava_json};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ fn questions_equal_the_published_protocol() {
     let root = shared.join("data/SROIE2019");
     let mut asked: BTreeMap<(String, String), String> = BTreeMap::new();
     for split in ["train", "test"] {
-        let result = import(&root, split, AnswerForm::Short).unwrap();
+        let result = import(&root, split, Form::Short, 0).unwrap();
         assert!(
             result.samples.len() > 100
                 && result.missing_images.is_empty()
@@ -56,7 +56,7 @@ fn duos_quote_the_receipt() {
         return;
     };
     let root = shared.join("data/SROIE2019");
-    let result = import(&root, "train", AnswerForm::Duo).unwrap();
+    let result = import(&root, "train", Form::Duo, 0).unwrap();
     let facts: usize = result
         .samples
         .iter()
@@ -139,7 +139,7 @@ fn missing_and_broken_files_are_counted_and_named() {
         "list",
         &[("img", b"x"), ("box", boxes), ("entities", b"[1]")],
     );
-    let short = import(root, "train", AnswerForm::Short).unwrap();
+    let short = import(root, "train", Form::Short, 0).unwrap();
     let ids = |samples: &[llavar_data::Sample]| {
         samples.iter().map(|s| s.id.to_string()).collect::<Vec<_>>()
     };
@@ -158,7 +158,7 @@ fn missing_and_broken_files_are_counted_and_named() {
     );
     assert_eq!(short.empty_entities, ["good: date", "no_box: date"]);
     assert_eq!(short.samples[0].images, ["train/img/good.jpg"]);
-    let duo = import(root, "train", AnswerForm::Duo).unwrap();
+    let duo = import(root, "train", Form::Duo, 0).unwrap();
     assert_eq!(ids(&duo.samples), ["good"]);
     let turns = &duo.samples[0].conversations;
     assert_eq!(turns.len(), 12);
@@ -176,11 +176,11 @@ fn missing_and_broken_files_are_counted_and_named() {
         "The text \"9.00\" stands at the bottom right of the receipt."
     );
     for bad in ["test", "..", "a/b"] {
-        assert!(import(root, bad, AnswerForm::Short).is_err());
+        assert!(import(root, bad, Form::Short, 0).is_err());
     }
     std::fs::remove_dir_all(root.join("train/img")).unwrap();
     assert!(
-        import(root, "train", AnswerForm::Short)
+        import(root, "train", Form::Short, 0)
             .unwrap_err()
             .to_string()
             .contains("img")

@@ -1,8 +1,10 @@
 //! SROIE 2019 (scanned receipts) in its official layout:
 //! `{train,test}/img/X.jpg`, `{train,test}/box/X.txt`, `{train,test}/entities/X.txt`.
 
+use super::page::{Fact, Page, TextLine, evidence};
+use super::turns::{Form, samples};
 use crate::error::Error;
-use crate::record::{Role, Sample, SampleId, Turn};
+use crate::record::Sample;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,22 +20,60 @@ pub const QUESTIONS: [(&str, &str); 4] = [
     ("total", "what is the total amount of this invoice?"),
 ];
 
-/// How questions and answers are worded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AnswerForm {
-    /// The protocol's question and the bare entity.
-    #[default]
-    Short,
-    /// Duos as LLaVAR-2 has them: a question with a whole-sentence answer, then a question for the
-    /// evidence with an answer that quotes the text and says where it stands. An entity that is not
-    /// found in the boxes is left out.
-    Duo,
-}
+/// The same questions in other words, by key.
+const WORDINGS: [(&str, &[&str]); 4] = [
+    (
+        "company",
+        &[
+            "what is the name of the company that issued this receipt?",
+            "What is the name of the company?",
+            "Which company issued this receipt?",
+            "Which shop is this receipt from?",
+            "What is the name of the shop?",
+            "Who is the seller?",
+            "company?",
+        ],
+    ),
+    (
+        "date",
+        &[
+            "when was this receipt issued?",
+            "What is the date on the receipt?",
+            "What is the date?",
+            "Which date is printed here?",
+            "On which day was the purchase made?",
+            "date?",
+        ],
+    ),
+    (
+        "address",
+        &[
+            "where was this receipt issued?",
+            "What is the address of the company?",
+            "What is the address?",
+            "Where is the shop?",
+            "Which address is on the receipt?",
+            "address?",
+        ],
+    ),
+    (
+        "total",
+        &[
+            "what is the total amount of this receipt?",
+            "What is the total?",
+            "What is the total amount?",
+            "How much was paid in total?",
+            "What does it come to?",
+            "How much is the bill?",
+            "total?",
+        ],
+    ),
+];
 
 /// What an import made and what it missed.
 #[derive(Debug, Clone, Default)]
 pub struct SroieImport {
-    /// One sample a receipt, by name; image paths are relative to the given root.
+    /// The samples, by the names of the receipts; image paths are relative to the given root.
     pub samples: Vec<Sample>,
     /// Receipts of which any file was found.
     pub receipts: usize,
@@ -41,22 +81,22 @@ pub struct SroieImport {
     pub missing_images: Vec<String>,
     /// Receipts without entities; left out.
     pub missing_entities: Vec<String>,
-    /// Receipts without boxes; left out only with [`AnswerForm::Duo`].
+    /// Receipts without boxes; left out only with [`Form::Duo`].
     pub missing_boxes: Vec<String>,
     /// Receipts whose entities cannot be read, with the reason; left out.
     pub unreadable: Vec<(String, String)>,
     /// Entities that are absent or empty, as `receipt: key`.
     pub empty_entities: Vec<String>,
-    /// Entities not found among the boxes, as `receipt: key` ([`AnswerForm::Duo`] only).
+    /// Entities not found among the boxes, as `receipt: key` (forms with duos only).
     pub unlocated: Vec<String>,
 }
 
-/// Imports one split (`train` or `test`) below `root`.
+/// Imports one split (`train` or `test`) below `root`; `seed` decides wordings and order where a form has several.
 ///
 /// # Errors
 /// [`Error::Layout`] where the split, its `img` or its `entities` folder is missing, [`Error::Io`].
 /// Missing files of single receipts are counted and named, never fatal.
-pub fn import(root: &Path, split: &str, form: AnswerForm) -> Result<SroieImport, Error> {
+pub fn import(root: &Path, split: &str, form: Form, seed: u64) -> Result<SroieImport, Error> {
     let folder = root.join(split);
     let layout = |reason: String| Error::Layout {
         path: folder.clone(),
@@ -83,7 +123,7 @@ pub fn import(root: &Path, split: &str, form: AnswerForm) -> Result<SroieImport,
         receipts: names.len(),
         ..SroieImport::default()
     };
-    for name in names {
+    for (at, name) in names.into_iter().enumerate() {
         if !boxes.contains_key(name) {
             import.missing_boxes.push(name.clone());
         }
@@ -102,10 +142,10 @@ pub fn import(root: &Path, split: &str, form: AnswerForm) -> Result<SroieImport,
                 continue;
             }
         };
-        let lines = match (form, boxes.get(name)) {
-            (AnswerForm::Short, _) => Vec::new(),
-            (AnswerForm::Duo, None) => continue,
-            (AnswerForm::Duo, Some(file)) => match read_text(&folder.join("box").join(file)) {
+        let lines = match boxes.get(name).filter(|_| form.needs_lines()) {
+            None if form == Form::Duo => continue,
+            None => Vec::new(),
+            Some(file) => match read_text(&folder.join("box").join(file)) {
                 Ok(text) => parse_boxes(&text),
                 Err(reason) => {
                     import.unreadable.push((name.clone(), reason));
@@ -113,49 +153,41 @@ pub fn import(root: &Path, split: &str, form: AnswerForm) -> Result<SroieImport,
                 }
             },
         };
-        let mut turns = Vec::new();
-        for (key, question) in QUESTIONS {
-            let fact = facts.get(key).and_then(Value::as_str).map_or("", str::trim);
-            if fact.is_empty() {
+        let mut page = Page {
+            name: name.clone(),
+            image: format!("{split}/img/{image}"),
+            facts: Vec::new(),
+            lines,
+        };
+        for ((key, question), (_, wordings)) in QUESTIONS.into_iter().zip(WORDINGS) {
+            let answer = facts.get(key).and_then(Value::as_str).map_or("", str::trim);
+            if answer.is_empty() {
                 import.empty_entities.push(format!("{name}: {key}"));
-            } else if form == AnswerForm::Short {
-                turns.extend([question.to_string(), fact.to_string()]);
-            } else if let Some(evidence) = locate(key, fact, &lines) {
-                let (subject, sentence) = sentence(key, fact);
-                let why = format!(
-                    "What in the image tells {subject}, and where in the picture does it stand?"
-                );
-                turns.extend([question.to_string(), sentence, why, evidence]);
-            } else {
+                continue;
+            }
+            let (subject, sentence) = sentence(key, answer);
+            let why = format!(
+                "What in the image tells {subject}, and where in the picture does it stand?"
+            );
+            let evidence = locate(key, answer, &page.lines);
+            if evidence.is_none() && matches!(form, Form::Duo | Form::Mixed) {
                 import.unlocated.push(format!("{name}: {key}"));
             }
+            page.facts.push(Fact {
+                question: question.to_string(),
+                wordings: wordings.iter().map(|w| (*w).to_string()).collect(),
+                answer: answer.to_string(),
+                sentence,
+                evidence: evidence.map(|evidence| [why, evidence]),
+            });
         }
-        if let Some(first) = turns.first_mut() {
-            first.insert_str(0, "<image>\n");
-            import
-                .samples
-                .push(sample(name, &format!("{split}/img/{image}"), turns));
-        }
+        import.samples.extend(samples(&page, form, at, seed));
     }
     Ok(import)
 }
 
-fn sample(name: &str, image: &str, turns: Vec<String>) -> Sample {
-    let turn = |(i, value): (usize, String)| Turn {
-        from: if i % 2 == 0 { Role::Human } else { Role::Gpt },
-        value,
-    };
-    Sample {
-        id: SampleId::Text(name.to_string()),
-        images: vec![image.to_string()],
-        conversations: turns.into_iter().enumerate().map(turn).collect(),
-        extra: serde_json::Map::new(),
-        dropped_turns: 0,
-    }
-}
-
 /// Files of a folder by stem; none for a missing folder.
-fn files(folder: &Path, extensions: &[&str]) -> Result<BTreeMap<String, String>, Error> {
+pub(super) fn files(folder: &Path, extensions: &[&str]) -> Result<BTreeMap<String, String>, Error> {
     let io = |source| Error::Io {
         path: folder.to_path_buf(),
         source,
@@ -195,16 +227,9 @@ fn read_entities(path: &Path) -> Result<Value, String> {
     }
 }
 
-/// One line of text on a receipt: centre and text.
-struct Line {
-    x: f64,
-    y: f64,
-    text: String,
-}
-
 /// Lines `x1,y1,x2,y2,x3,y3,x4,y4,text`; what does not have this form is left out.
-fn parse_boxes(text: &str) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
+fn parse_boxes(text: &str) -> Vec<TextLine> {
+    let mut lines = Vec::new();
     for row in text.lines() {
         let parts: Vec<&str> = row.splitn(9, ',').collect();
         let [corners @ .., text] = parts.as_slice() else {
@@ -215,9 +240,17 @@ fn parse_boxes(text: &str) -> Vec<Line> {
             .filter_map(|c| c.trim().parse().ok())
             .collect();
         if corners.len() == 8 && corners.iter().all(|c| c.is_finite()) && !text.trim().is_empty() {
-            lines.push(Line {
-                x: corners.iter().step_by(2).sum::<f64>() / 4.0,
-                y: corners.iter().skip(1).step_by(2).sum::<f64>() / 4.0,
+            let side = |first: usize, pick: fn(f64, f64) -> f64| {
+                let places = corners.iter().skip(first).step_by(2).copied();
+                places.reduce(pick).unwrap_or_default()
+            };
+            lines.push(TextLine {
+                bounds: [
+                    side(0, f64::min),
+                    side(1, f64::min),
+                    side(0, f64::max),
+                    side(1, f64::max),
+                ],
                 text: text.trim().to_string(),
             });
         }
@@ -232,7 +265,7 @@ fn key_of(text: &str) -> String {
 }
 
 /// The sentence that quotes a fact and tells its place, if the boxes show it.
-fn locate(key: &str, fact: &str, lines: &[Line]) -> Option<String> {
+fn locate(key: &str, fact: &str, lines: &[TextLine]) -> Option<String> {
     let wanted = key_of(fact);
     if wanted.is_empty() {
         return None;
@@ -245,7 +278,7 @@ fn locate(key: &str, fact: &str, lines: &[Line]) -> Option<String> {
         // The same amount often stands on several lines: take one in a row that says "total", or
         // the last.
         let says_total = |&&i: &&usize| {
-            let near = |j: usize| (lines[j].y - lines[i].y).abs() < 12.0;
+            let near = |j: usize| (lines[j].y() - lines[i].y()).abs() < 12.0;
             (0..lines.len()).any(|j| near(j) && keys[j].contains("TOTAL"))
         };
         let best = whole.iter().find(says_total).or(whole.last());
@@ -264,45 +297,7 @@ fn locate(key: &str, fact: &str, lines: &[Line]) -> Option<String> {
             parts
         }
     };
-    let quotes: Vec<&str> = chosen.iter().map(|&i| lines[i].text.as_str()).collect();
-    let place = place(&chosen, lines)?;
-    let verb = if quotes.len() == 1 { "stands" } else { "stand" };
-    let noun = if quotes.len() == 1 { "text" } else { "lines" };
-    let quoted = quotes.join("\", \"");
-    Some(format!(
-        "The {noun} \"{quoted}\" {verb} {place} of the receipt."
-    ))
-}
-
-/// Where the chosen lines lie within all text, in thirds.
-fn place(chosen: &[usize], lines: &[Line]) -> Option<String> {
-    if chosen.is_empty() {
-        return None;
-    }
-    let third = |coordinate: fn(&Line) -> f64, names: [&'static str; 3]| {
-        let all = lines.iter().map(coordinate);
-        let low = all.clone().fold(f64::INFINITY, f64::min);
-        let high = all.fold(f64::NEG_INFINITY, f64::max);
-        let mean = chosen.iter().map(|&i| coordinate(&lines[i])).sum::<f64>() / chosen.len() as f64;
-        let share = if high > low {
-            (mean - low) / (high - low)
-        } else {
-            0.5
-        };
-        if share < 1.0 / 3.0 {
-            names[0]
-        } else if share < 2.0 / 3.0 {
-            names[1]
-        } else {
-            names[2]
-        }
-    };
-    let row = third(
-        |line| line.y,
-        ["at the top", "in the middle", "at the bottom"],
-    );
-    let column = third(|line| line.x, ["left", "centre", "right"]);
-    Some(format!("{row} {column}"))
+    evidence(&chosen, lines, "receipt")
 }
 
 /// What the fact is, and the whole sentence that answers the question.

@@ -6,8 +6,7 @@ use std::{
 };
 
 use llavar_data::{
-    Dataset, Template, TemplateName, Tokenizer, import::sroie, stats::Stats,
-    write::write_llava_json,
+    Dataset, Sample, Template, TemplateName, Tokenizer, stats::Stats, write::write_llava_json,
 };
 use llavar_synth::{FontSet, ImageKind, SynthConfig, SynthError, WriteOptions, write_set};
 
@@ -15,7 +14,7 @@ use super::{no_pipe, no_pipe_in_model, print, print_json};
 use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
-    progress::{Progress, note},
+    progress::Progress,
 };
 
 /// Make, import and measure data sets.
@@ -24,7 +23,9 @@ pub(crate) enum Command {
     /// Write synthetic documents with captions, questions, answers and word boxes.
     Synth(SynthArgs),
     /// Turn an official data set into LLaVA JSON.
-    Import(ImportArgs),
+    Import(super::data_import::Args),
+    /// Put the text of the pictures before the first question, as --ocr does when a model is asked.
+    Prefix(super::data_prefix::Args),
     /// Count turns, images, words and tokens of a data set.
     Stats(StatsArgs),
     /// Look at every sample as training will: lengths, copies, broken pictures; write a clean copy.
@@ -35,7 +36,8 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command) -> Outcome {
     match command {
         Command::Synth(args) => synth(args),
-        Command::Import(args) => import(args),
+        Command::Import(args) => super::data_import::run(args),
+        Command::Prefix(args) => super::data_prefix::run(args),
         Command::Stats(args) => stats(args),
         Command::Doctor(args) => super::doctor::run(args),
     }
@@ -133,7 +135,7 @@ fn synth(args: SynthArgs) -> Outcome {
 }
 
 /// Refuses to write over a file, unless the user asks for it.
-fn not_there(path: &Path, force: bool) -> Outcome {
+pub(super) fn not_there(path: &Path, force: bool) -> Outcome {
     if path.exists() && !force {
         return Err(Failure::usage(format!("{} exists already", path.display()))
             .hint("choose another --out, or give --force to write over it"));
@@ -203,73 +205,15 @@ pub(crate) fn write_synth(
     }
 }
 
-/// Turn an official data set into LLaVA JSON.
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example: llavar data import sroie SROIE2019 --split train --out sroie.json\n\
-Train with --set data_path=sroie.json --set image_folder=SROIE2019"
-)]
-pub(crate) struct ImportArgs {
-    /// Layout of the source: sroie.
-    layout: String,
-    /// Folder of the set as published.
-    root: PathBuf,
-    /// Part of the set: train or test.
-    #[arg(long, default_value = "train")]
-    split: String,
-    /// LLaVA JSON to write.
-    #[arg(long)]
-    out: PathBuf,
-    /// Whole-sentence answers, each followed by a question for where it stands.
-    #[arg(long)]
-    duos: bool,
-    /// Write over a file that is there already.
-    #[arg(long)]
-    force: bool,
-}
-
-fn import(args: ImportArgs) -> Outcome {
-    if args.layout != "sroie" {
-        return Err(
-            Failure::usage(format!("unknown layout `{}`", args.layout)).hint("known: sroie")
-        );
-    }
-    not_there(&args.out, args.force)?;
-    let form = if args.duos {
-        sroie::AnswerForm::Duo
-    } else {
-        sroie::AnswerForm::Short
-    };
-    let imported = sroie::import(&args.root, &args.split, form)?;
-    for (what, names) in [
-        ("without an image, left out", &imported.missing_images),
-        ("without entities, left out", &imported.missing_entities),
-        ("without boxes", &imported.missing_boxes),
-        ("entities that are empty", &imported.empty_entities),
-        (
-            "entities not found among the boxes, left out",
-            &imported.unlocated,
-        ),
-    ] {
-        if !names.is_empty() {
-            note(format!("{} {what}: {}", names.len(), names.join(", ")));
-        }
-    }
-    for (receipt, reason) in &imported.unreadable {
-        note(format!("{receipt} cannot be read, left out: {reason}"));
-    }
-    if let Some(folder) = args.out.parent() {
+/// Writes LLaVA JSON and the folder that it lies in; how many samples.
+pub(super) fn write_samples(out: &Path, samples: &[Sample]) -> Outcome<usize> {
+    if let Some(folder) = out.parent() {
         fs::create_dir_all(folder).map_err(|error| Failure::write(folder, &error))?;
     }
-    let written = write_llava_json(&args.out, &imported.samples).map_err(|error| match error {
+    write_llava_json(out, samples).map_err(|error| match error {
         llavar_data::Error::Io { path, source } => Failure::write(path, &source),
         other => other.into(),
-    })?;
-    print(format!(
-        "{}: {written} samples, images below {}\n",
-        args.out.display(),
-        args.root.display()
-    ))
+    })
 }
 
 /// Count turns, images, words and tokens of a data set.

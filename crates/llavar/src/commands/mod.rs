@@ -5,6 +5,8 @@ pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod checkpoint;
 pub(crate) mod data;
+pub(crate) mod data_import;
+pub(crate) mod data_prefix;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod init;
