@@ -35,7 +35,7 @@ run() {
 }
 
 mkdir -p "$ocr" "$out"
-run sroie SROIE2019 test/img sroie_test
+run sroie_test SROIE2019 test/img sroie_test
 run funsd FUNSD testing_data/images funsd_test
 run words IIIT5K test iiit
 run chartqa "ChartQA Dataset" test/png chart_test

@@ -97,6 +97,39 @@ fn an_installed_model_and_one_that_the_environment_names_are_used() {
 }
 
 #[test]
+fn quickstart_asks_the_shipped_model_and_trains_when_told() {
+    let world = World::new("quick");
+    let data = world.path("data");
+    let run = |args: &[&str]| {
+        let mut command = world.command(&["quickstart", "--out", "quick"], args);
+        command.env("XDG_DATA_HOME", &data).stdin(Stdio::null());
+        finish(format!("quickstart {args:?}"), command.spawn().unwrap())
+    };
+    let mut install = world.command(&["model", "install", "model"], &[]);
+    install.env("XDG_DATA_HOME", &data);
+    finish("install".into(), install.spawn().unwrap()).ok();
+
+    let asked = run(&["--held-out", "2", "--json"]).json();
+    let answers = asked["answers"].as_array().unwrap();
+    assert_eq!(asked["questions"].as_u64(), Some(answers.len() as u64));
+    assert!(!answers.is_empty() && answers.iter().all(|a| a["gold"] != ""));
+    let sheet = world.path(asked["contact_sheet"].as_str().unwrap());
+    assert!(fs::metadata(sheet).unwrap().len() > 0);
+    // Once more, as people do; every question with its gold answer, and the offer.
+    let again = run(&["--held-out", "2"]);
+    assert!(again.err.contains("quickstart --train"), "{again:#?}");
+    let text = again.ok();
+    assert_eq!(text.matches("    gold:  ").count(), answers.len(), "{text}");
+
+    // What was asked is not in the way of training.
+    let few = ["--pictures", "4", "--held-out", "1", "--json"];
+    let steps = ["--set-pretrain", "max_steps=1", "--set", "max_steps=1"];
+    let trained = run(&[&["--train"], &few[..], &steps].concat()).json();
+    assert_eq!(trained["training_pictures"], 4);
+    run(&["--train"]).fails(2, &["quick is not empty"]);
+}
+
+#[test]
 fn a_folder_in_8_bits_is_written_and_read_by_commands() {
     let world = World::new("int8");
     let picture = world.picture();

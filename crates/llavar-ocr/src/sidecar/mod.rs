@@ -5,7 +5,7 @@ mod parse;
 use std::{
     collections::HashMap,
     fs,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use crate::{Engine, Line, OcrError, Page};
@@ -17,7 +17,7 @@ pub use parse::parse_lines;
 /// | `sidecar` | Where the lines of `images/a.png` are looked for |
 /// |---|---|
 /// | nothing | `images/a.png.ocr.json`, `images/a.ocr.json`, `images/a.json` |
-/// | a folder `F` | the same names in `F`, and in `F/images` where the picture's path is relative |
+/// | a folder `F` | the same names below `F` at the longest tail of `/set/images` that is there, last in `F` itself |
 /// | a JSON file | an object from picture names to lines, or an array of objects with `image` and `lines` |
 /// | a JSON Lines file | one such object a line |
 ///
@@ -74,8 +74,7 @@ impl Sidecar {
         let beside = image.parent().unwrap_or(Path::new(""));
         let folders = match &self.place {
             None => vec![beside.to_owned()],
-            Some(place) if image.is_relative() => vec![place.join(beside), place.clone()],
-            Some(place) => vec![place.clone()],
+            Some(place) => tails(beside).map(|tail| place.join(tail)).collect(),
         };
         let names = [
             format!("{name}.ocr.json"),
@@ -98,6 +97,15 @@ impl Sidecar {
                 .unwrap_or_else(|| beside.unwrap_or(Path::new(".")).to_owned()),
         }
     }
+}
+
+/// The last parts of a path, the longest first, the empty one last.
+fn tails(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let parts: Vec<Component<'_>> = path
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_)))
+        .collect();
+    (0..=parts.len()).map(move |from| parts[from..].iter().collect())
 }
 
 /// The lines of a picture under the longest tail of its path that is known, or its stem.

@@ -79,6 +79,12 @@ fn places() {
     assert!(error.to_string().contains("c.jpg"), "{error}");
     let folder = Sidecar::open(Some(root.path())).unwrap();
     assert_eq!(read(&folder, "images/a.png".as_ref()).unwrap(), "one");
+    // Below the folder as far as the picture's path goes, wherever the picture is.
+    assert_eq!(read(&folder, "/set/images/a.png".as_ref()).unwrap(), "one");
+    assert_eq!(
+        read(&folder, "../set/./images/b.png".as_ref()).unwrap(),
+        "two"
+    );
     assert_eq!(read(&folder, "/elsewhere/c.tif".as_ref()).unwrap(), "three");
     assert!(Sidecar::open(Some(&at("nothing"))).is_err());
     fs::write(at("c.json"), "[1]").unwrap();

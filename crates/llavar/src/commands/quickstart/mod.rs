@@ -125,6 +125,11 @@ pub(crate) fn run(args: Args) -> Outcome {
 }
 
 fn train(args: Args) -> Outcome {
+    if !args.trains() {
+        note(
+            "llavar-nano is not found (`llavar ask` says where it is looked for): training a small model instead",
+        );
+    }
     let begun = Instant::now();
     let mut there = args.out.read_dir().into_iter().flatten().flatten();
     if there.any(|entry| entry.file_name() != ask::FOLDER) {
