@@ -1,6 +1,6 @@
 //! The turns that are made of a page.
 
-use super::page::{Page, neighbours, transcript};
+use super::page::{Fact, Page, neighbours, transcript};
 use crate::record::{Role, Sample, SampleId, Turn};
 use rand::Rng;
 use rand::SeedableRng;
@@ -13,14 +13,14 @@ pub enum Form {
     /// One conversation a picture: the published questions.
     #[default]
     Short,
-    /// One conversation a picture of duos as LLaVAR-2 has them: a question with a whole-sentence answer, then a
+    /// Conversations of duos as LLaVAR-2 has them: a question with a whole-sentence answer, then a
     /// question for the evidence with an answer that quotes the text and says where it stands. A fact without a
-    /// place in the picture is left out.
+    /// place in the picture is left out. A picture of many facts has several conversations.
     Duo,
     /// Every fact twice as a sample of its own: as published, and in other words where there are any.
     Ask,
-    /// One conversation a picture of several facts in any wording and order, with questions for what stands
-    /// beside or below a line.
+    /// Conversations of several facts in any wording and order, with questions for what stands beside or below
+    /// a line; a fact is in one of them.
     Talk,
     /// All text of a picture in reading order.
     Read,
@@ -70,6 +70,8 @@ const ABOVE: [&str; 3] = [
     "Which text stands over \"{}\"?",
     "What is the line above \"{}\"?",
 ];
+/// Duos in one conversation: more would be longer than small models read.
+const DUOS: usize = 6;
 /// Facts in one conversation of [`Form::Talk`], and questions for lines.
 const TALK_FACTS: usize = 5;
 const TALK_LINES: usize = 3;
@@ -101,14 +103,19 @@ pub(super) fn samples(page: &Page, form: Form, at: usize, seed: u64) -> Vec<Samp
         }
     }
     if matches!(form, Form::Talk | Form::Mixed) {
-        push(format!("{name}/talk"), talk(page, &mut rng));
+        for (nth, turns) in talks(page, &mut rng).into_iter().enumerate() {
+            push(format!("{name}/talk/{nth}"), turns);
+        }
     }
     if matches!(form, Form::Duo | Form::Mixed) {
-        let id = match form {
-            Form::Duo => name.clone(),
-            _ => format!("{name}/duos"),
-        };
-        push(id, page.facts.iter().filter_map(duo).flatten().collect());
+        let duos: Vec<[String; 4]> = page.facts.iter().filter_map(duo).collect();
+        for (nth, duos) in duos.chunks(DUOS).enumerate() {
+            let id = match (form, nth) {
+                (Form::Duo, 0) => name.clone(),
+                _ => format!("{name}/duos/{nth}"),
+            };
+            push(id, duos.concat());
+        }
     }
     if matches!(form, Form::Read | Form::Mixed) && !page.lines.is_empty() {
         let question = READ[rng.random_range(0..READ.len())].to_owned();
@@ -120,30 +127,40 @@ pub(super) fn samples(page: &Page, form: Form, at: usize, seed: u64) -> Vec<Samp
     made
 }
 
-fn duo(fact: &super::page::Fact) -> Option<[String; 4]> {
+fn duo(fact: &Fact) -> Option<[String; 4]> {
     let [why, evidence] = fact.evidence.clone()?;
     Some([fact.question.clone(), fact.sentence.clone(), why, evidence])
 }
 
-/// Facts and lines in any order.
-fn talk(page: &Page, rng: &mut ChaCha8Rng) -> Vec<String> {
-    let mut pairs: Vec<[String; 2]> = Vec::new();
-    for fact in page.facts.choose_multiple(rng, TALK_FACTS) {
-        let own = rng.random::<f64>() < 0.3;
-        let question = fact.wordings.choose(rng).filter(|_| !own);
-        pairs.push([
-            question.unwrap_or(&fact.question).clone(),
-            fact.answer.clone(),
-        ]);
-    }
+/// Facts and lines in any order: at least one conversation where there is anything to ask.
+fn talks(page: &Page, rng: &mut ChaCha8Rng) -> Vec<Vec<String>> {
+    let mut facts: Vec<&Fact> = page.facts.iter().collect();
+    facts.shuffle(rng);
     let mut lines: Vec<usize> = (0..page.lines.len()).collect();
     lines.shuffle(rng);
-    let asked = lines
+    let mut asked = lines
         .into_iter()
-        .filter_map(|at| line_question(page, at, rng));
-    pairs.extend(asked.take(TALK_LINES));
-    pairs.shuffle(rng);
-    pairs.into_iter().flatten().collect()
+        .filter_map(|at| line_question(page, at, rng))
+        .collect::<Vec<_>>()
+        .into_iter();
+    let conversations = facts.len().div_ceil(TALK_FACTS).max(1);
+    let mut talks = Vec::with_capacity(conversations);
+    for nth in 0..conversations {
+        let facts = facts.iter().skip(nth * TALK_FACTS).take(TALK_FACTS);
+        let mut pairs: Vec<[String; 2]> = Vec::new();
+        for fact in facts {
+            let own = rng.random::<f64>() < 0.3;
+            let question = fact.wordings.choose(rng).filter(|_| !own);
+            pairs.push([
+                question.unwrap_or(&fact.question).clone(),
+                fact.answer.clone(),
+            ]);
+        }
+        pairs.extend(asked.by_ref().take(TALK_LINES));
+        pairs.shuffle(rng);
+        talks.push(pairs.into_iter().flatten().collect());
+    }
+    talks
 }
 
 /// A question for what stands beside, below or above a line that can be named: its text stands there once.
@@ -188,7 +205,7 @@ fn sample(id: String, image: &str, turns: Vec<String>) -> Sample {
 
 #[cfg(test)]
 mod tests {
-    use super::super::page::{Fact, TextLine};
+    use super::super::page::TextLine;
     use super::*;
 
     fn page() -> Page {
@@ -232,6 +249,22 @@ mod tests {
         let read = turns(Form::Read, 0);
         assert_eq!(read[0][1], "line 0\nline 1\nline 2\nline 3\nline 4");
         assert_eq!(turns(Form::Mixed, 0).len(), 6 + 1 + 1 + 1);
+    }
+
+    #[test]
+    fn pages_of_many_facts_have_several_conversations() {
+        let mut page = page();
+        page.facts = page.facts.iter().cycle().take(24).cloned().collect();
+        let duos = samples(&page, Form::Duo, 0, 0);
+        let lengths: Vec<usize> = duos.iter().map(|s| s.conversations.len()).collect();
+        // Two facts of three have a place.
+        assert_eq!(lengths, [24, 24, 16]);
+        assert_eq!(duos[0].id.to_string(), "p");
+        let talks = samples(&page, Form::Talk, 0, 0);
+        assert_eq!(talks.len(), 5);
+        let facts = talks.iter().flat_map(|s| &s.conversations);
+        let facts = facts.filter(|t| t.value.starts_with("answer")).count();
+        assert_eq!(facts, 24, "every fact once");
     }
 
     #[test]
