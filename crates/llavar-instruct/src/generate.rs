@@ -241,9 +241,20 @@ impl Asked<'_> {
                     result.caption = Some(text);
                     return Ok(());
                 }
-                Err(broken) => result
-                    .rejected
-                    .push(rejection("caption", attempt, broken, text)),
+                Err(broken) => {
+                    // JSON that is not closed reads as markup, but the answer was too long.
+                    let half = matches!(broken.reason, Reason::Markup | Reason::Sentence);
+                    let broken = match half && cut_off(&answer) {
+                        true => Broken {
+                            reason: Reason::Sentence,
+                            detail: "the answer was cut off before the caption was whole".into(),
+                        },
+                        false => broken,
+                    };
+                    result
+                        .rejected
+                        .push(rejection("caption", attempt, broken, text));
+                }
             }
         }
         Ok(())
@@ -265,8 +276,7 @@ impl Asked<'_> {
             let answer = self.ask("duos", attempt, known, duos_schema())?;
             let found = parse_duos(&answer.text);
             if found.is_empty() {
-                let cut_off = answer.finish_reason.as_deref() == Some("length");
-                let detail = match cut_off {
+                let detail = match cut_off(&answer) {
                     true => "the answer was cut off before its first item was whole",
                     false => "the answer is no JSON of the asked form",
                 };
@@ -337,6 +347,11 @@ impl Asked<'_> {
         }
         Err(CallError::NotInJournal)
     }
+}
+
+/// Whether the server stopped at the most tokens that were allowed.
+fn cut_off(answer: &Answer) -> bool {
+    answer.finish_reason.as_deref() == Some("length")
 }
 
 /// The first so many characters, to the end of a line.

@@ -239,6 +239,57 @@ fn from_pictures_to_a_data_set_that_our_readers_read() {
     assert_eq!(seen, 12);
     let readme = std::fs::read_to_string(run.path().join("README.md")).unwrap();
     assert!(readme.contains("24 of 24 proposed duos"), "{readme}");
+    let listed = |readme: &str| -> Vec<String> {
+        let paths = readme.lines().filter_map(|line| line.split_once("path: "));
+        paths.map(|(_, path)| path.to_owned()).collect()
+    };
+    assert_eq!(listed(&readme).len(), 4);
+
+    // With nothing kept for testing there is no file for it, is none left of before, and none is listed.
+    let file = RunFile {
+        test_fraction: 0.0,
+        ..file
+    };
+    let ledger = &made.ledger;
+    output::write(run.path(), &file, pictures, &[], None, ledger, formats).unwrap();
+    let readme = std::fs::read_to_string(run.path().join("README.md")).unwrap();
+    let expected = [
+        "parquet/duos-train.parquet",
+        "parquet/captions-train.parquet",
+    ];
+    assert_eq!(listed(&readme), expected);
+    let mut there: Vec<_> = std::fs::read_dir(run.path().join("parquet"))
+        .unwrap()
+        .collect();
+    assert_eq!(there.drain(..).filter_map(Result::ok).count(), 2);
+}
+
+#[test]
+fn a_caption_that_is_cut_off_is_no_markup() {
+    let (images, run) = (folder(1), tempfile::tempdir().unwrap());
+    let cut = |text: &str, why: &str| {
+        let message = json!({"role": "assistant", "content": text});
+        let choice = json!({"index": 0, "finish_reason": why, "message": message});
+        Reply::Json(json!({"choices": [choice],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 9}}))
+    };
+    let half = "{\"caption\": \"A long receipt that begins with the name of a shop and goes on and on with";
+    let replies = vec![
+        cut(half, "length"),
+        cut(half, "stop"),
+        Reply::Chat(caption("0")),
+    ];
+    let server = StubServer::scripted(replies, Reply::Chat(good_duos("0"))).unwrap();
+    let made = make(images.path(), run.path(), Some(&server), None);
+    let picture = &made.generated.pictures[0];
+    let reasons: Vec<Reason> = picture.rejected.iter().map(|one| one.reason).collect();
+    assert_eq!(reasons, [Reason::Sentence, Reason::Markup]);
+    assert!(picture.caption.is_some());
+    assert!(
+        server.requests()[1]
+            .text()
+            .contains("cut off before the caption was whole")
+    );
 }
 
 #[test]

@@ -150,20 +150,34 @@ impl Card {
         }
     }
 
+    /// The Parquet files for the head of the card. A split without records has no file.
+    fn files(&self) -> String {
+        let number: [(&str, fn(&Counts) -> usize); 2] =
+            [("duos", |c| c.duos), ("captions", |c| c.captions)];
+        let mut out = String::new();
+        for (what, number) in number {
+            let splits = self.splits.iter().filter(|(_, counts)| number(counts) > 0);
+            let paths = splits.map(|(split, _)| {
+                format!("  - split: {split}\n    path: parquet/{what}-{split}.parquet\n")
+            });
+            let paths: String = paths.collect();
+            if !paths.is_empty() {
+                out += &format!("- config_name: {what}\n  data_files:\n{paths}");
+            }
+        }
+        match out.is_empty() {
+            true => out,
+            false => format!("configs:\n{out}"),
+        }
+    }
+
     /// The card as Markdown with the head that hubs read.
     pub fn markdown(&self, formats: Formats) -> String {
         let mut out = String::from(
             "---\npretty_name: Hybrid-Instruct\ntask_categories:\n- visual-question-answering\n- image-to-text\n",
         );
         if formats.parquet {
-            out += "configs:\n";
-            for what in ["duos", "captions"] {
-                out += &format!("- config_name: {what}\n  data_files:\n");
-                for split in self.splits.keys() {
-                    out +=
-                        &format!("  - split: {split}\n    path: parquet/{what}-{split}.parquet\n");
-                }
-            }
+            out += &self.files();
         }
         out += "---\n\n# Hybrid-Instruct data set\n\n";
         let run = &self.run;

@@ -96,9 +96,13 @@ pub fn write(
                     }
                 })
             };
+            let parquet = run.join("parquet").join(format!("{name}.parquet"));
             if formats.parquet && !samples.is_empty() {
-                let path = folder("parquet")?.join(format!("{name}.parquet"));
-                write_parquet(&path, with_pictures())?;
+                folder("parquet")?;
+                write_parquet(&parquet, with_pictures())?;
+            } else if formats.parquet && parquet.exists() {
+                // Of an earlier state of the run, when there were records for it.
+                std::fs::remove_file(&parquet).map_err(InstructError::io(&parquet))?;
             }
             if formats.webdataset && !samples.is_empty() {
                 write_webdataset(&folder("webdataset")?, &name, SHARD_BYTES, with_pictures())?;
