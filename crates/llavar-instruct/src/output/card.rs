@@ -152,10 +152,12 @@ impl Card {
 
     /// The Parquet files for the head of the card. A split without records has no file.
     fn files(&self) -> String {
-        let number: [(&str, fn(&Counts) -> usize); 2] =
-            [("duos", |c| c.duos), ("captions", |c| c.captions)];
         let mut out = String::new();
-        for (what, number) in number {
+        for what in ["duos", "captions"] {
+            let number = |counts: &Counts| match what {
+                "duos" => counts.duos,
+                _ => counts.captions,
+            };
             let splits = self.splits.iter().filter(|(_, counts)| number(counts) > 0);
             let paths = splits.map(|(split, _)| {
                 format!("  - split: {split}\n    path: parquet/{what}-{split}.parquet\n")
