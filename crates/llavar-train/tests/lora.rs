@@ -4,6 +4,7 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -13,6 +14,7 @@ use common::World;
 use llavar_model::{
     LlavaModel,
     lora::{Adapter, merge_folder},
+    weights::WeightFiles,
 };
 use llavar_train::{Observer, Outcome, Resume, RunInfo, StepReport, Trainer};
 
@@ -331,6 +333,103 @@ fn adapters_on_four_bits_learn_resume_and_take_less_memory() {
             .to_string()
     };
     assert!(refused(&["bits=4"]).contains("lora_enable"));
-    assert!(refused(&["bits=4", "lora_enable=true", "zero_stage=3"]).contains("stage 2"));
+    // The published recipes shard weights, which does nothing on one rank and is stage 2 on several.
+    let published = ["lora_enable=true", "bits=4", "data_path=x"].map(str::to_owned);
+    let recipe = llavar_train::Recipe::resolve("phi3-readme-sft", &published).unwrap();
+    assert_eq!((recipe.train.zero_stage, recipe.zero_stage()), (3, 2));
     assert!(refused(&["bits=8", "quant_type=fp4", "lora_r=0"]).contains("lora.lora_r"));
+}
+
+/// Tensors of an adapter folder by their names in its files.
+fn tensors(model: &Path) -> BTreeMap<String, Vec<f32>> {
+    let mut all = BTreeMap::new();
+    for file in ["adapter_model", "non_lora_trainables"] {
+        let files = WeightFiles::open(&model.join(format!("{file}.safetensors"))).unwrap();
+        for tensor in files.entries() {
+            all.insert(tensor.name.clone(), files.read_f32(&tensor.name).unwrap());
+        }
+    }
+    all
+}
+
+#[test]
+fn the_average_of_adapters_is_an_adapter_of_the_same_base() {
+    let world = World::new(8);
+    let sets = [
+        &LORA[..],
+        &[
+            "ema_decay=0.7",
+            "num_train_epochs=3",
+            "save_steps=1",
+            "save_total_limit=0",
+            "learning_rate=2e-2",
+        ],
+    ]
+    .concat();
+    run(&world, "whole", &sets, Resume::No, u64::MAX);
+    let whole = world.path("whole");
+    let saved = |step: u64| tensors(&whole.join(format!("checkpoints/step-{step:08}/model")));
+    // The learning rate of the first step is 0: the checkpoint after it holds the start.
+    let wide = |(name, values): (String, Vec<f32>)| {
+        let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+        (name, values)
+    };
+    let mut want: BTreeMap<String, Vec<f64>> = saved(1).into_iter().map(wide).collect();
+    for step in 1..=6 {
+        for (name, values) in saved(step) {
+            let average = want.get_mut(&name).unwrap();
+            for (average, value) in average.iter_mut().zip(values) {
+                *average += (1.0 - 0.7) * (f64::from(value) - *average);
+            }
+        }
+    }
+    let (got, last) = (tensors(&whole.join("model-ema")), saved(6));
+    assert_eq!(got.len(), want.len());
+    let (mut moved, mut adapters) = (0, 0);
+    for (name, want) in &want {
+        for (got, want) in got[name].iter().zip(want) {
+            assert!(
+                (f64::from(*got) - want).abs() < 1e-5,
+                "{name}: {got} {want}"
+            );
+        }
+        moved += usize::from(got[name] != last[name]);
+        adapters += usize::from(name.contains("lora_B") && got[name] != last[name]);
+    }
+    assert!(moved > 28 && adapters == 14, "{moved} {adapters}");
+
+    // It is read like any adapter: merged into its base, it is another model than the one at the end.
+    let ema = Adapter::open(&whole.join("model-ema")).unwrap();
+    assert_eq!(ema.base().unwrap(), world.path("model"));
+    let merged = world.path("merged");
+    merge_folder(&world.path("model"), &ema, &merged, None, false).unwrap();
+    let values = |folder: &Path| {
+        let model = LlavaModel::load(folder).unwrap();
+        let values = model.params().into_iter();
+        values
+            .map(|p| p.value().to_f32_vec().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert!(values(&merged) == values(&whole.join("model-ema")));
+    assert!(values(&merged) != values(&whole.join("model")));
+
+    run(&world, "parts", &sets, Resume::No, 3);
+    run(&world, "parts", &sets, Resume::Auto, u64::MAX);
+    for file in [
+        "adapter_model.safetensors",
+        "non_lora_trainables.safetensors",
+    ] {
+        let bytes = |run: &str| fs::read(world.path(run).join("model-ema").join(file)).unwrap();
+        assert!(bytes("parts") == bytes("whole"), "{file}");
+    }
+
+    // Small checkpoints round the averages, and the adapters' moments: what resumes is the same again.
+    let small = [&sets[..], &["compact_checkpoints=true"]].concat();
+    run(&world, "small", &small, Resume::No, u64::MAX);
+    run(&world, "small-parts", &small, Resume::No, 3);
+    run(&world, "small-parts", &small, Resume::Auto, u64::MAX);
+    for folder in ["model", "model-ema"] {
+        let of = |run: &str| tensors(&world.path(run).join(folder));
+        assert!(of("small") == of("small-parts"), "{folder}");
+    }
 }

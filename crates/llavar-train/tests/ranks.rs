@@ -684,7 +684,18 @@ fn adapters_on_ranks_learn_and_drop_what_one_rank_does() {
             )
         })
         .collect();
-    run_on(&world, 2, &jobs);
+    // 4 bits stay whole on every rank: stage 3 is stage 2.
+    let coded = ["bits=4", "use_dora=false"];
+    let coded_alone = [&coded[..], &["gradient_accumulation_steps=2"]].concat();
+    let coded_alone = alone(&world, "coded-alone", &with(&coded_alone), Resume::No);
+    let share = ["gradient_accumulation_steps=1", "zero_stage=3"];
+    let sharded = with(&[&coded[..], &share].concat());
+    run_on(
+        &world,
+        2,
+        &[&jobs[..], &[job("coded", &sharded, None)]].concat(),
+    );
+    same_curve(&curve(&world.path("coded")), &coded_alone, "4 bits");
     for stage in ["zero_stage=0", "zero_stage=2", "zero_stage=3"] {
         let run = world.path(stage);
         same_curve(&curve(&run), &want, stage);

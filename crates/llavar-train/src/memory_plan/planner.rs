@@ -309,8 +309,7 @@ mod tests {
         let lora = planner("phi3-readme-sft", &sets, Preset::Phi35Mini);
         let coded = planner(
             "phi3-readme-sft",
-            // 4 bits go with weights that stay whole.
-            &[&sets[..], &["bits=4", "zero_stage=2"]].concat(),
+            &[&sets[..], &["bits=4"]].concat(),
             Preset::Phi35Mini,
         );
         let (all, trained) = lora.parameters();

@@ -75,7 +75,7 @@ impl LoraSection {
     }
 
     /// Values out of their range.
-    pub(super) fn validate(&self, zero_stage: u8) -> Vec<Problem> {
+    pub(super) fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut check = |ok: bool, key: &str, value: &dyn std::fmt::Display, allowed: &str| {
             if !ok {
@@ -117,12 +117,6 @@ impl LoraSection {
             "lora.bits",
             &self.bits,
             "16 without lora_enable: weights of 4 bits cannot train",
-        );
-        check(
-            self.bits == 16 || zero_stage < 3,
-            "lora.bits",
-            &self.bits,
-            "16 with train.zero_stage = 3, which cuts weights into parts; take stage 2",
         );
         check(
             self.quant_type == "nf4",

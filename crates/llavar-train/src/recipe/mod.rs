@@ -95,6 +95,15 @@ impl Recipe {
         }
     }
 
+    /// ZeRO stage that the run has on several ranks: 2 where the recipe says 3 and the frozen weights are in 4 bits,
+    /// which are not cut into parts. What is computed is the same.
+    pub fn zero_stage(&self) -> u8 {
+        match self.lora.quantization() {
+            Some(_) => self.train.zero_stage.min(2),
+            None => self.train.zero_stage,
+        }
+    }
+
     /// The recipe as TOML, every value written out.
     ///
     /// # Errors

@@ -380,7 +380,7 @@ pub struct TrainSection {
     /// `f32` on the CPU, which has nothing else.
     pub precision: Option<PrecisionName>,
     /// ZeRO stage of a run on several ranks: 0 keeps everything on each, 1 shards moments and master weights,
-    /// 2 gradients too, 3 weights too.
+    /// 2 gradients too, 3 weights too (2 all the same with `lora.bits = 4`).
     pub zero_stage: u8,
     /// Steps between checkpoints; 0 saves only at the end and when interrupted.
     pub save_steps: u64,

@@ -315,7 +315,7 @@ impl Recipe {
             &self.log.logging_steps,
             "1 or above",
         );
-        problems.extend(self.lora.validate(t.zero_stage));
+        problems.extend(self.lora.validate());
         problems
     }
 }

@@ -136,7 +136,7 @@ impl Trainer {
         select_trainable(&params, &recipe.train)?;
         let phi3 = model.config.llm.family == LlmFamily::Phi3;
         let sharding = Sharding(if group.size() > 1 {
-            recipe.train.zero_stage
+            recipe.zero_stage()
         } else {
             0
         });
@@ -155,6 +155,13 @@ impl Trainer {
             warnings.push(
                 "train.zero_stage=3 computes all activations again (gradient_checkpointing=true): what a block keeps \
                  would hold its weights"
+                    .to_owned(),
+            );
+        }
+        if group.is_first() && group.size() > 1 && recipe.zero_stage() < recipe.train.zero_stage {
+            warnings.push(
+                "lora.bits=4 keeps the frozen weights whole on every rank: train.zero_stage=3 runs as stage 2, which \
+                 computes the same (--set train.zero_stage=2 says so)"
                     .to_owned(),
             );
         }

@@ -172,8 +172,12 @@ pub(crate) fn run(args: Args) -> Outcome {
         Some(d) => (tokens as f64 * d.images / d.tokens.max(1.0)).ceil() as usize,
         None => planner.most_images(tokens),
     };
-    let own_stage = if gpus > 1 { recipe.train.zero_stage } else { 0 };
-    let stages: Vec<u8> = if gpus > 1 { (0..=3).collect() } else { vec![0] };
+    let own_stage = if gpus > 1 { recipe.zero_stage() } else { 0 };
+    let stages: Vec<u8> = if gpus > 1 {
+        (0..=highest_stage(&recipe)).collect()
+    } else {
+        vec![0]
+    };
     let batch = planner.micro_batch();
     let stages: Vec<Stage> = stages
         .into_iter()
@@ -380,6 +384,11 @@ fn time(
     })
 }
 
+/// ZeRO's highest stage that a recipe can take: weights of 4 bits are not cut into parts.
+fn highest_stage(recipe: &Recipe) -> u8 {
+    if recipe.lora.bits == 4 { 2 } else { 3 }
+}
+
 /// Changes with which it fits, the cheapest first; none where it fits.
 fn suggestions(
     recipe: &Recipe,
@@ -392,7 +401,7 @@ fn suggestions(
     if own.is_some_and(|s| s.fits) {
         return Vec::new();
     }
-    let train = &recipe.train;
+    let (train, highest) = (&recipe.train, highest_stage(recipe));
     let all = GradientCheckpointing::Switch(true);
     let batch = planner.micro_batch();
     let fits = |spread: &Spread, batch, keep| planner.plan(spread, batch, keep).fits_safely();
@@ -427,12 +436,12 @@ fn suggestions(
         .find(|gpus| {
             let sharded = Spread {
                 gpus: *gpus,
-                ..spread(3)
+                ..spread(highest)
             };
             *gpus > spread(0).gpus && fits(&sharded, batch, None)
         });
     if let Some(gpus) = more {
-        ways.push(format!("--gpus {gpus} --set zero_stage=3"));
+        ways.push(format!("--gpus {gpus} --set zero_stage={highest}"));
     }
     if planner.trains().0 {
         ways.push("--set 'freeze=[\"model.vision_tower.*\"]': the towers stay as they are".into());
