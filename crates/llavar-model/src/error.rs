@@ -40,6 +40,16 @@ pub enum ModelError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file or folder that a model is to be put together from is not what it is given as.
+    #[error("{path} cannot be used as {what}: {reason}", path = path.display())]
+    Part {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// What it is given as.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A configuration asks for weights of few bits in a form that is not known.
     #[error(
         "quantization_config = {found}: only load_in_4bit with bnb_4bit_quant_type \"nf4\" is known here"

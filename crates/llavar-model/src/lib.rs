@@ -33,6 +33,7 @@ mod layers;
 pub mod lora;
 mod mm_projector;
 mod model;
+mod parts;
 mod vision_tower;
 pub mod weights;
 
@@ -43,4 +44,5 @@ pub use int8::{Int8Report, quantize_folder};
 pub use language_model::{KvCache, LanguageModel, SharedPrefixes};
 pub use mm_projector::MmProjector;
 pub use model::{LlavaModel, expand_image_tokens};
+pub use parts::{Parts, PartsReport};
 pub use vision_tower::{Observer, TowerFeatures, VisionTower};

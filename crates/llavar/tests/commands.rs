@@ -119,6 +119,10 @@ fn init_makes_a_model_that_answers() {
     made(&["--text", "none.txt"]).fails(3, &["none.txt"]);
     made(&["--text", "words.txt", "--vocab-size", "9"]).fails(2, &["9", "260", "--vocab-size"]);
     made(&["--tokenizer", "words.txt"]).fails(3, &["tokenizer"]);
+    made(&["--from-llm", "model"]).fails(2, &["--vision-tower"]);
+    made(&["--vision-tower", "model"]).fails(2, &["--from-llm"]);
+    let whole = ["--from-llm", "model", "--vision-tower", "model"];
+    made(&whole).fails(3, &["model cannot be used", "vision tower already"]);
     assert!(!world.path("no").exists());
 }
 

@@ -29,6 +29,7 @@ pub use error::{ConfigError, Problem};
 pub use generation::GenerationConfig;
 pub use llm::{LlmConfig, LlmFamily, RopeScaling};
 pub use parameters::{Parameter, parameters, projector_parameters};
+pub(crate) use presets::vision_keys;
 pub use presets::{PRESETS, Preset};
 pub use projector::{ProjectorConfig, ProjectorKind};
 pub use vision::{FeatureSelect, MAX_IMAGE_SIZE, SLOW_STRIDE, VisionConfig, VisionTower};

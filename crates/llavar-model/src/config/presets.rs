@@ -85,7 +85,13 @@ impl Preset {
             Self::Llama31Instruct => llama31_instruct(),
             Self::Vicuna15 => vicuna15(),
         };
-        if let (Some(map), Value::Object(vision)) = (value.as_object_mut(), vision_keys(self)) {
+        let (size, width, length) = match self {
+            Self::Nano => (256, 192, 1024),
+            Self::Nano768 => (768, 256, 2048),
+            _ => (768, 1024, 4096),
+        };
+        let vision = vision_keys(size, width, length);
+        if let (Some(map), Value::Object(vision)) = (value.as_object_mut(), vision) {
             map.extend(vision);
             if let Some(rows) = vocab_size {
                 map.insert("vocab_size".to_owned(), rows.into());
@@ -95,13 +101,9 @@ impl Preset {
     }
 }
 
-/// What the reference's training script adds to the language model's configuration.
-fn vision_keys(preset: Preset) -> Value {
-    let (size, width, length) = match preset {
-        Preset::Nano => (256, 192, 1024),
-        Preset::Nano768 => (768, 256, 2048),
-        _ => (768, 1024, 4096),
-    };
+/// What the reference's training script adds to the language model's configuration: for pictures of `size` pixels,
+/// features of `width` and texts of `length` tokens.
+pub(crate) fn vision_keys(size: usize, width: usize, length: usize) -> Value {
     json!({
         "mm_vision_tower": "openai/clip-vit-large-patch14-336",
         "vision_tower_slow": "convnext_large_mlp.clip_laion2b_ft_320",

@@ -21,14 +21,16 @@ mod zip;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-use tests::samples as tests_support;
+pub(crate) use tests::{
+    folders as parity_folders, samples as tests_support, shared as parity_shared,
+};
 
 pub use dtype::Dtype;
 pub use error::{IndexError, WeightsError};
 pub use files::WeightFiles;
 pub use int8::Int8Error;
 pub use load::{Located, Matched, Mismatches, Role, Source, adapters_present, match_parameters};
-pub(crate) use names::of_model;
+pub(crate) use names::{of_clip, of_model, of_slow_tower};
 pub use pickle::PickleError;
 pub(crate) use rewrite::{Piece, write_pieces};
 pub use safetensors::SafetensorsError;

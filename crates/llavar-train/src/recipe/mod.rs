@@ -134,8 +134,10 @@ impl Recipe {
     /// hold, which the checkpoint checks itself.
     pub(crate) fn changed_keys(&self, other: &Self) -> Vec<String> {
         /// Keys that do not change what is computed.
-        const FREE: [&str; 23] = [
+        const FREE: [&str; 25] = [
             "model.model_name_or_path",
+            "model.vision_tower",
+            "model.vision_tower_slow",
             "model.pretrain_mm_mlp_adapter",
             "data.data_path",
             "data.image_folder",

@@ -25,6 +25,11 @@ pub enum Stage {
 pub struct ModelSection {
     /// Folder of the model to start from.
     pub model_name_or_path: Option<String>,
+    /// For a plain language model in `model_name_or_path`: the CLIP beside it, a folder or weight file of
+    /// transformers. Projector and fusion are then new. A folder that has its towers takes none.
+    pub vision_tower: Option<String>,
+    /// The same for the ConvNeXt of the slow path, a folder or weight file of timm or open_clip.
+    pub vision_tower_slow: Option<String>,
     /// Conversation template: `plain`, `v1`, `llava_v1`, `phi3_instruct`, `llama3`.
     pub version: String,
     /// Stage-1 weights (`mm_projector.safetensors` or a run folder that holds them) to load first.
@@ -40,6 +45,8 @@ impl Default for ModelSection {
     fn default() -> Self {
         Self {
             model_name_or_path: None,
+            vision_tower: None,
+            vision_tower_slow: None,
             version: "v1".into(),
             pretrain_mm_mlp_adapter: None,
             input_image_size: None,

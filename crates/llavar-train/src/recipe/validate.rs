@@ -241,6 +241,19 @@ impl Recipe {
                 .map(|t| t.as_str())
                 .join(", "),
         );
+        check(
+            m.vision_tower_slow.is_none() || m.vision_tower.is_some(),
+            "model.vision_tower_slow",
+            &m.vision_tower_slow.as_deref().unwrap_or_default(),
+            "none without model.vision_tower: the slow path stands beside a CLIP",
+        );
+        check(
+            m.vision_tower.is_none() || !self.lora.lora_enable,
+            "model.vision_tower",
+            &m.vision_tower.as_deref().unwrap_or_default(),
+            "none with lora.lora_enable: adapters name the folder that they stand on, so make it first (llavar init \
+             --from-llm DIR --vision-tower DIR --vision-tower-slow FILE --out MODEL)",
+        );
         if let Some(size) = m.input_image_size {
             check(
                 (32..=8192).contains(&size),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use llavar_model::{
-    LlavaModel,
+    LlavaModel, Parts,
     config::{ModelConfig, VisionTower},
     weights::{Role, Source, WeightFiles, adapters_present},
 };
@@ -21,6 +21,22 @@ pub(super) fn load(recipe: &Recipe, folder: &Path) -> Result<LlavaModel, TrainEr
         move |e| TrainError::model(Some(folder), e)
     }
     adapters::base_folder(recipe)?;
+    let stage1 = match &recipe.model.pretrain_mm_mlp_adapter {
+        Some(path) => Some(stage1_weights(Path::new(path))?),
+        None => None,
+    };
+    if let Some(parts) = parts(recipe, folder)? {
+        let adapters = makes_adapters(recipe, parts.config());
+        let mut sources = parts.sources();
+        sources.extend(stage1.as_ref().map(|files| Source {
+            files,
+            role: Role::Projector,
+        }));
+        let adapters = adapters || stage1.as_ref().is_some_and(adapters_present);
+        let (config, seed) = (parts.config().clone(), recipe.train.seed);
+        let read = LlavaModel::from_sources(config, adapters, &sources, Parts::is_new, seed);
+        return read.map_err(at(folder));
+    }
     let mut config = ModelConfig::read(folder).map_err(at(folder))?;
     if let (Some(size), true) = (recipe.model.input_image_size, config.vision.is_some()) {
         config = config
@@ -28,10 +44,6 @@ pub(super) fn load(recipe: &Recipe, folder: &Path) -> Result<LlavaModel, TrainEr
             .map_err(at(folder))?;
     }
     let files = WeightFiles::open(folder).map_err(at(folder))?;
-    let stage1 = match &recipe.model.pretrain_mm_mlp_adapter {
-        Some(path) => Some(stage1_weights(Path::new(path))?),
-        None => None,
-    };
     let mut sources = vec![Source {
         files: &files,
         role: Role::Model,
@@ -57,6 +69,18 @@ pub(super) fn load(recipe: &Recipe, folder: &Path) -> Result<LlavaModel, TrainEr
         ),
     };
     read.map_err(at(folder))
+}
+
+/// A language model with the towers that the recipe names beside it.
+fn parts(recipe: &Recipe, folder: &Path) -> Result<Option<Parts>, TrainError> {
+    let Some(clip) = &recipe.model.vision_tower else {
+        return Ok(None);
+    };
+    let slow = recipe.model.vision_tower_slow.as_ref().map(Path::new);
+    let size = recipe.model.input_image_size.filter(|_| slow.is_some());
+    let opened = Parts::open(folder, Path::new(clip), slow, size);
+    // The error names the part itself.
+    opened.map(Some).map_err(|e| TrainError::model(None, e))
 }
 
 /// Writes into the model's configuration what inference must do as training did, under the reference's

@@ -9,27 +9,32 @@ use llavar_data::{
     Dataset, Message, Template, TemplateName,
     tokenizer::{BpeOptions, train_bpe},
 };
-use llavar_model::{LlavaModel, config::Preset};
+use llavar_model::{LlavaModel, Parts, config::Preset, weights::Dtype};
 
-use super::{no_pipe, print, write_file};
+use super::{no_pipe, no_pipe_in_model, print, write_file};
 use crate::failure::{Class, Failure, Outcome};
 
-/// Make an untrained model folder (config, weights, tokenizer).
+/// Make a model folder (config, weights, tokenizer): untrained, or of a language model and its towers.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example: llavar init --preset nano --text data/data.json --out models/nano"
+    after_help = "Examples:\n  llavar init --preset nano --text data/data.json --out models/nano\n  llavar init --from-llm \
+                  Phi-3.5-mini-instruct --vision-tower clip-vit-large-patch14-336 --vision-tower-slow \
+                  convnext_large_mlp.safetensors --out models/start\nThe reference's slow tower is timm's \
+                  convnext_large_mlp.clip_laion2b_soup_ft_in12k_in1k_320."
 )]
 pub(crate) struct Args {
     /// Shape: nano, nano-768, phi3.5-3.8b, llama3.1-8b or vicuna1.5-13b.
     #[arg(long, default_value = "nano")]
     preset: String,
+    #[command(flatten)]
+    parts: PartsArgs,
     /// Folder to make; it must not exist yet.
     #[arg(long)]
     out: PathBuf,
     /// Text to train a byte-level BPE on: a LLaVA JSON / JSONL or any text file. May be repeated.
     #[arg(
         long,
-        required_unless_present = "tokenizer",
+        required_unless_present_any = ["tokenizer", "from_llm"],
         conflicts_with = "tokenizer"
     )]
     text: Vec<PathBuf>,
@@ -44,15 +49,36 @@ pub(crate) struct Args {
     seed: u64,
 }
 
+/// Plain parts to put a model together from.
+#[derive(Debug, clap::Args)]
+struct PartsArgs {
+    /// Folder of a language model of transformers (Llama, Vicuna, Phi-3) to take with its tokenizer.
+    #[arg(long, value_name = "DIR", requires = "vision_tower", conflicts_with_all = ["preset", "text", "tokenizer", "vocab_size"])]
+    from_llm: Option<PathBuf>,
+    /// Its CLIP: a folder or weight file of transformers.
+    #[arg(long, value_name = "DIR|FILE", requires = "from_llm")]
+    vision_tower: Option<PathBuf>,
+    /// The ConvNeXt of the slow path: a folder or weight file of timm or open_clip; left out, CLIP sees alone.
+    #[arg(long, value_name = "DIR|FILE", requires = "from_llm")]
+    vision_tower_slow: Option<PathBuf>,
+    /// Side of the picture, px; 768 by default.
+    #[arg(long, value_name = "PX", requires = "vision_tower_slow")]
+    input_image_size: Option<usize>,
+    /// Put the adapters between the towers too, which change nothing until they are trained; stage 2 adds them itself.
+    #[arg(long, requires = "vision_tower_slow")]
+    adapters: bool,
+    /// Element type of the written weights; that of the language model by default.
+    #[arg(long, value_name = "f32|bf16|f16", value_parser = super::dtype, requires = "from_llm")]
+    dtype: Option<Dtype>,
+}
+
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
-    let preset = Preset::by_name(&args.preset).map_err(|e| Failure::new(Class::Usage, e))?;
-    if args.out.exists() {
-        return Err(
-            Failure::usage(format!("{} exists already", args.out.display()))
-                .hint("choose another --out, or remove it first"),
-        );
+    if let Some(llm) = &args.parts.from_llm {
+        return from_parts(llm, &args);
     }
+    let preset = Preset::by_name(&args.preset).map_err(|e| Failure::new(Class::Usage, e))?;
+    free(&args.out)?;
     args.text
         .iter()
         .chain(&args.tokenizer)
@@ -75,6 +101,62 @@ pub(crate) fn run(args: Args) -> Outcome {
         "{}: {:.1} M parameters, untrained\n",
         args.out.display(),
         parameters as f64 / 1e6
+    ))
+}
+
+fn free(out: &Path) -> Outcome {
+    match out.exists() {
+        false => Ok(()),
+        true => Err(Failure::usage(format!("{} exists already", out.display()))
+            .hint("choose another --out, or remove it first")),
+    }
+}
+
+/// Puts a model together; projector and fusion are new.
+fn from_parts(llm: &Path, args: &Args) -> Outcome {
+    free(&args.out)?;
+    let own = &args.parts;
+    let paths = [
+        Some(llm),
+        own.vision_tower.as_deref(),
+        own.vision_tower_slow.as_deref(),
+    ];
+    for path in paths.into_iter().flatten() {
+        no_pipe(path)?;
+        no_pipe_in_model(path)?;
+    }
+    // Asked for by the argument parser.
+    let Some(clip) = &own.vision_tower else {
+        return Err(Failure::usage("--from-llm needs --vision-tower"));
+    };
+    let (slow, size) = (own.vision_tower_slow.as_deref(), own.input_image_size);
+    let parts = Parts::open(llm, clip, slow, size)?;
+    let rows = parts.config().llm.vocab_size;
+    let tokenizer = llavar_data::Tokenizer::from_folder(llm)?;
+    if tokenizer.vocab_len() > rows {
+        return Err(Failure::new(
+            Class::Data,
+            format!(
+                "the tokenizer in {} has {} ids, its model only {rows} embedding rows",
+                llm.display(),
+                tokenizer.vocab_len()
+            ),
+        ));
+    }
+    if let Some(parent) = args.out.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).map_err(|error| Failure::write(parent, &error))?;
+    }
+    for note in parts.notes() {
+        eprintln!("note: {note}");
+    }
+    let made = parts.write(&args.out, own.adapters, own.dtype, args.seed)?;
+    print(format!(
+        "{}: {:.1} M parameters in {}, {:.2} M of them new (projector and fusion{}); train stage 1 next\n",
+        args.out.display(),
+        made.parameters as f64 / 1e6,
+        made.dtype,
+        made.new_parameters as f64 / 1e6,
+        if own.adapters { " and adapters" } else { "" },
     ))
 }
 

@@ -21,9 +21,20 @@ pub(crate) mod train;
 
 use std::{fs, io::Write, path::Path};
 
+use llavar_model::weights::Dtype;
 use serde::Serialize;
 
 use crate::failure::{Class, Failure, Outcome};
+
+/// The element type of written weights.
+fn dtype(text: &str) -> Result<Dtype, String> {
+    match text {
+        "f32" => Ok(Dtype::F32),
+        "bf16" => Ok(Dtype::BF16),
+        "f16" => Ok(Dtype::F16),
+        _ => Err("there are f32, bf16 and f16".into()),
+    }
+}
 
 /// Prints a value as one JSON document on stdout.
 fn print_json(value: &impl Serialize) -> Outcome {

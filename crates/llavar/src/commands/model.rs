@@ -45,7 +45,7 @@ pub(crate) struct MergeArgs {
     #[arg(long)]
     out: PathBuf,
     /// Element type of the written weights; that of the base by default.
-    #[arg(long, value_name = "f32|bf16|f16", value_parser = dtype)]
+    #[arg(long, value_name = "f32|bf16|f16", value_parser = super::dtype)]
     dtype: Option<Dtype>,
     /// Merge into the base's own weights also where the adapter was trained on 4-bit ones.
     #[arg(long)]
@@ -53,15 +53,6 @@ pub(crate) struct MergeArgs {
     /// Print a JSON object instead of a line.
     #[arg(long)]
     json: bool,
-}
-
-fn dtype(text: &str) -> Result<Dtype, String> {
-    match text {
-        "f32" => Ok(Dtype::F32),
-        "bf16" => Ok(Dtype::BF16),
-        "f16" => Ok(Dtype::F16),
-        _ => Err("there are f32, bf16 and f16".into()),
-    }
 }
 
 #[derive(Debug, Serialize)]

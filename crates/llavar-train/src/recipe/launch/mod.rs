@@ -12,6 +12,8 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use llavar_model::Parts;
+
 use super::{Problem, Recipe};
 use crate::TrainError;
 use table::{Effect, Flag, Kind};
@@ -285,6 +287,7 @@ impl Reader {
             }
         }
         self.model(&mut keys);
+        self.towers(&mut keys);
         self.steps(&mut keys);
         self.saving(&mut keys);
         self.deepspeed(&mut keys, folders);
@@ -336,6 +339,41 @@ impl Reader {
                 "not given",
                 "the folder of the model to start from",
             ));
+        }
+    }
+
+    /// The towers, which matter where the model is a plain language model on this machine; a model folder has them.
+    fn towers(&mut self, keys: &mut Keys) {
+        let model = self.value("model_name_or_path").map(Path::new);
+        let plain = model.is_some_and(|folder| Parts::is_plain(folder).unwrap_or(false));
+        for (name, key, what) in [
+            (
+                "vision_tower",
+                "model.vision_tower",
+                "the folder or weight file of a CLIP of transformers",
+            ),
+            (
+                "vision_tower_slow",
+                "model.vision_tower_slow",
+                "the folder or weight file of a ConvNeXt of timm or open_clip",
+            ),
+        ] {
+            let given = self.values.iter().find(|(flag, _)| flag.name == name);
+            let Some(&(flag, ref value)) = given else {
+                continue;
+            };
+            let value = value.clone();
+            match (plain, Path::new(&value).exists()) {
+                (false, _) => self.note(flag, &value, table::IN_FOLDER),
+                (true, true) => keys.set(key, text(&value)),
+                (true, false) => self.problems.push(Problem::new(
+                    &format!("--{name}"),
+                    value,
+                    format!(
+                        "{what} on this machine: --model_name_or_path is a plain language model"
+                    ),
+                )),
+            }
         }
     }
 

@@ -46,7 +46,7 @@ const fn flag(name: &'static str, kind: Kind, effect: Effect) -> Flag {
     Flag { name, kind, effect }
 }
 
-const IN_FOLDER: &str =
+pub(super) const IN_FOLDER: &str =
     "the model folder says which towers and projector it has, and holds their weights";
 const NO_EVAL: &str = "a run does not evaluate; `llavar eval` does, on any checkpoint";
 const NO_HUB: &str = "nothing is uploaded; the run folder holds the model";
@@ -72,8 +72,8 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("tune_mm_mlp_adapter", Bool, Own),
     flag("freeze_backbone", Bool, Own),
     flag("freeze_mm_mlp_adapter", Bool, Own),
-    flag("vision_tower", Text, Nothing(IN_FOLDER)),
-    flag("vision_tower_slow", Text, Nothing(IN_FOLDER)),
+    flag("vision_tower", Text, Own),
+    flag("vision_tower_slow", Text, Own),
     flag("is_multipath_encoder", Bool, Nothing(IN_FOLDER)),
     flag("mm_projector_type", Text, Nothing(IN_FOLDER)),
     flag("mm_hidden_size", Whole(1), Nothing(IN_FOLDER)),
