@@ -12,8 +12,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    ApiKey, ChatAnswer, ChatRequest, ClientError, CompletionAnswer, CompletionRequest, Endpoint,
-    Limiter, RetryPolicy, TimeOuts, Usage,
+    ApiKey, ChatAnswer, ChatRequest, ChatScores, ClientError, CompletionAnswer, CompletionRequest,
+    Endpoint, Limiter, RetryPolicy, TimeOuts, Usage,
     classify::{malformed, usage_of},
     dialect::Dialect,
     retry::sleep,
@@ -156,6 +156,22 @@ impl Client {
         })?;
         answer.attempts = attempts;
         Ok(answer)
+    }
+
+    /// The scores of a conversation ([`ChatRequest::score`]).
+    ///
+    /// # Errors
+    /// As [`Client::chat`]; [`ClientError::Unsupported`] where the server gives none.
+    pub fn score_chat(&self, request: &ChatRequest) -> Result<ChatScores, ClientError> {
+        let key = request.idempotency_key.as_deref();
+        let (mut scores, attempts) = self.retried(&mut |_| {}, &|repeat| {
+            let key = key.map(|key| numbered(key, repeat));
+            let make = |dialect: &Dialect| request.body(dialect);
+            let (value, _) = self.in_dialect("chat/completions", key.as_deref(), &make)?;
+            ChatScores::from_json(&value).map_err(|error| (error, usage_of(&value)))
+        })?;
+        scores.attempts = attempts;
+        Ok(scores)
     }
 
     /// Names of the models on the server.

@@ -128,7 +128,7 @@ impl CompletionAnswer {
 
 /// vLLM: a list of `null` or `{token id: {"logprob", "rank", "decoded_token"}}`. Beside the prompt's own
 /// token stand more probable ones where they were asked for; we ask for none, so the first entry is it.
-fn of_vllm(list: &[Value]) -> Option<Vec<TokenLogprob>> {
+pub(crate) fn of_vllm(list: &[Value]) -> Option<Vec<TokenLogprob>> {
     let token = |value: &Value| match value {
         Value::Null => Some(TokenLogprob {
             text: String::new(),

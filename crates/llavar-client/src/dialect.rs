@@ -85,7 +85,8 @@ impl Dialect {
         let mut next = self.clone();
         if has("max_tokens") && message.contains("max_completion_tokens") {
             next.newer_max_tokens = true;
-        } else if has("prompt_logprobs") {
+        } else if has("prompt_logprobs") && has("echo") {
+            // A conversation has no `echo` to go by instead.
             next.prompt_logprobs = false;
         } else if has("temperature") && message.contains("temperature") {
             next.temperature = false;
@@ -127,5 +128,9 @@ mod tests {
         dialect = dialect.after_refusal("bad", &body).unwrap();
         assert_eq!(dialect.format, AnswerFormat::Free);
         assert_eq!(dialect.after_refusal("bad", &json!({})), None);
+        let text = json!({"prompt_logprobs": 0, "echo": true});
+        assert!(!dialect.after_refusal("bad", &text).unwrap().prompt_logprobs);
+        let conversation = json!({"prompt_logprobs": 0});
+        assert_eq!(dialect.after_refusal("bad", &conversation), None);
     }
 }

@@ -121,6 +121,12 @@ pub enum ClientError {
     /// An answer without a text.
     #[error("the answer has no text (choices are empty)")]
     EmptyChoices,
+    /// The server answers, but not with what was asked for.
+    #[error("the server gives no {what}")]
+    Unsupported {
+        /// What is missing.
+        what: &'static str,
+    },
     /// The model or a filter of the server declines.
     #[error("the server declines: {reason}")]
     Filtered {
@@ -173,6 +179,8 @@ pub enum ErrorClass {
     Malformed,
     /// No text.
     EmptyChoices,
+    /// It cannot do this.
+    Unsupported,
     /// Declined.
     Filtered,
     /// Stopped by the caller.
@@ -197,6 +205,7 @@ impl ErrorClass {
             Self::TooLarge => "too_large",
             Self::Malformed => "malformed",
             Self::EmptyChoices => "empty_choices",
+            Self::Unsupported => "unsupported",
             Self::Filtered => "filtered",
             Self::Cancelled => "cancelled",
         }
@@ -222,6 +231,7 @@ impl ClientError {
             Self::TooLarge { .. } => C::TooLarge,
             Self::Malformed { .. } => C::Malformed,
             Self::EmptyChoices => C::EmptyChoices,
+            Self::Unsupported { .. } => C::Unsupported,
             Self::Filtered { .. } => C::Filtered,
             Self::Cancelled => C::Cancelled,
             Self::GaveUp { source, .. } => source.class(),
@@ -248,7 +258,7 @@ impl ClientError {
         use ErrorClass as C;
         matches!(
             self.class(),
-            C::Setup | C::Auth | C::NotFound | C::Quota | C::Cancelled
+            C::Setup | C::Auth | C::NotFound | C::Quota | C::Unsupported | C::Cancelled
         )
     }
 
@@ -262,6 +272,7 @@ impl ClientError {
                 | C::TooLarge
                 | C::Malformed
                 | C::EmptyChoices
+                | C::Unsupported
                 | C::Filtered
                 | C::Server
         )

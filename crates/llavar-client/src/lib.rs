@@ -6,7 +6,8 @@
 //!
 //! 1. [`Endpoint`] is where the server is, [`ApiKey`] is read from the environment and never shown.
 //! 2. [`Client`] sends: [`Client::chat`] (text, pictures, JSON schemas), [`Client::complete`] (with
-//!    log-probabilities of the prompt, for scoring) and [`Client::models`].
+//!    log-probabilities of the prompt, for scoring), [`Client::score_chat`] (those of a conversation with
+//!    pictures) and [`Client::models`].
 //! 3. [`ClientError`] says by class what went wrong; what may pass is tried again after
 //!    [`RetryPolicy`], and every attempt that failed can be watched ([`Client::chat_watched`]).
 //! 4. [`Limiter`] adapts how many requests run at once to what the server takes.
@@ -31,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 mod chat;
+mod chat_score;
 mod classify;
 mod client;
 mod completion;
@@ -46,6 +48,7 @@ pub mod testing;
 mod transport;
 
 pub use chat::{ChatAnswer, ChatRequest, Content, JsonSchema, Message, Role, Usage};
+pub use chat_score::ChatScores;
 pub use client::{Attempt, Client, ClientOptions};
 pub use completion::{CompletionAnswer, CompletionRequest, TokenLogprob};
 pub use dialect::AnswerFormat;

@@ -11,6 +11,7 @@
 //! | [`ImageProcessor`] | pad or square, resize, crop, normalise: the input of the vision tower |
 //! | [`resize`], [`thumbnail`] | PIL's bicubic resize |
 //! | [`encode_png`], [`encode_jpeg`] | pictures out, for generated documents and reports |
+//! | [`as_sent`] | a picture file as servers read it |
 //!
 //! The kind of a file is found from its content, never from its name. A broken file is an
 //! [`ImageError`] that names it; a panic inside a decoder is caught and reported the same way.
@@ -43,6 +44,7 @@ mod processor;
 mod resize;
 mod rgb;
 mod source;
+mod wire;
 
 pub use decode::{decode_bytes, decode_file};
 pub use encode::{encode_jpeg, encode_png};
@@ -54,3 +56,4 @@ pub use processor::{Aspect, CLIP_MEAN, CLIP_STD, ImageProcessor};
 pub use resize::{resize, thumbnail};
 pub use rgb::RgbImage;
 pub use source::read as read_file;
+pub use wire::as_sent;

@@ -15,11 +15,15 @@ pub enum SelectError {
     /// Scores of pictures from a model that takes none.
     #[error("this model takes no pictures, so it gives IFD alone: ask for --scores ifd")]
     NoVision,
-    /// Scores of pictures from a server.
+    /// Scores of pictures from a server that does not give the losses of conversations with pictures.
     #[error(
-        "completions of a server take no pictures, so it gives IFD alone: ask for --scores ifd"
+        "the server does not score texts behind pictures, so it gives IFD alone: ask for --scores ifd \
+         (asked for a small white picture: {reason})"
     )]
-    ServerVision,
+    ServerVision {
+        /// What came of the attempt.
+        reason: String,
+    },
     /// The server failed for good; single texts that it refuses are rows with a reason.
     #[error("the server that scores cannot be used")]
     Server(#[source] llavar_client::ClientError),

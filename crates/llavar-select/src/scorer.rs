@@ -13,7 +13,7 @@ use crate::{
     hash::{START, fnv1a},
     pairs,
     pass::{self, Job},
-    remote::{RemoteModel, RemotePrompt},
+    remote::{self, RemoteModel, RemotePrompt},
     row::Place,
     texts::{Text, TextBuilder},
 };
@@ -119,15 +119,18 @@ impl<'a> Scorer<'a> {
         Self::checked(Model::Local(assistant), options)
     }
 
-    /// A scorer whose model is on a server: it gives IFD, since completions take no pictures.
+    /// A scorer whose model is on a server. Where scores of pictures are asked for, the server is asked for
+    /// one first.
     ///
     /// # Errors
-    /// [`SelectError::ServerVision`], [`SelectError::PlainTemplate`], [`SelectError::Setting`].
+    /// [`SelectError::ServerVision`], [`SelectError::Server`], [`SelectError::PlainTemplate`],
+    /// [`SelectError::Setting`].
     pub fn remote(model: &'a RemoteModel, options: ScoreOptions) -> Result<Self, SelectError> {
+        let scorer = Self::checked(Model::Remote(model), options)?;
         if options.scores.needs_images() {
-            return Err(SelectError::ServerVision);
+            model.check_pictures()?;
         }
-        Self::checked(Model::Remote(model), options)
+        Ok(scorer)
     }
 
     fn checked(model: Model<'a>, options: ScoreOptions) -> Result<Self, SelectError> {
@@ -196,28 +199,22 @@ impl<'a> Scorer<'a> {
         let assistant = match self.model {
             Model::Local(assistant) => assistant,
             Model::Remote(model) => {
-                let prompts = model.prompts(&pairs, self.options.compat, &mut rows);
+                let (pictures, trouble) = self.pictures(sample, source_of, |_, source| {
+                    remote::picture(source).map_err(|error| chain(&error))
+                });
+                let prompts = model.prompts(&pairs, &self.options, pictures.into(), &mut rows);
+                for row in &mut rows {
+                    row.reason = row.reason.take().or(trouble.clone());
+                }
                 return Prepared {
                     prompts,
                     ..Prepared::rows(rows)
                 };
             }
         };
-        let mut trouble = None;
-        let mut pictures = Vec::new();
-        if self.options.scores.needs_images() {
-            for (nth, name) in sample.images.iter().enumerate() {
-                let source = source_of(nth).map_err(|error| chain(&error));
-                match source.and_then(|source| picture(assistant, name, source)) {
-                    Ok(picture) => pictures.push(picture),
-                    Err(reason) => {
-                        trouble = Some(format!("picture {name}: {reason}"));
-                        pictures.clear();
-                        break;
-                    }
-                }
-            }
-        }
+        let (pictures, trouble) = self.pictures(sample, source_of, |name, source| {
+            picture(assistant, name, source)
+        });
         let builder = TextBuilder {
             assistant,
             scores: self.options.scores,
@@ -242,6 +239,27 @@ impl<'a> Scorer<'a> {
             pictures,
             ..Prepared::rows(rows)
         }
+    }
+
+    /// The pictures of a sample, all or none, and why none; none either where no score needs them.
+    fn pictures<E: StdError, P>(
+        &self,
+        sample: &Sample,
+        source_of: impl Fn(usize) -> Result<ImageSource, E>,
+        read: impl Fn(&str, ImageSource) -> Result<P, String>,
+    ) -> (Vec<P>, Option<String>) {
+        let mut pictures = Vec::new();
+        if !self.options.scores.needs_images() {
+            return (pictures, None);
+        }
+        for (nth, name) in sample.images.iter().enumerate() {
+            let source = source_of(nth).map_err(|error| chain(&error));
+            match source.and_then(|source| read(name, source)) {
+                Ok(picture) => pictures.push(picture),
+                Err(reason) => return (Vec::new(), Some(format!("picture {name}: {reason}"))),
+            }
+        }
+        (pictures, None)
     }
 
     /// The rows of prepared samples in their order. `seen` keeps features of pictures between calls.

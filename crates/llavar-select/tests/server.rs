@@ -1,6 +1,8 @@
 //! A model on a server gives what it gives here; spans by `--compat llavar2`.
 #![allow(clippy::unwrap_used)]
 
+mod served;
+
 use std::sync::Arc;
 
 use llavar_assistant::Assistant;
@@ -8,59 +10,12 @@ use llavar_client::{
     Client, ClientOptions,
     testing::{Reply, StubRequest, StubServer},
 };
-use llavar_data::{
-    Sample, TemplateName, Tokenizer,
-    tokenizer::{BpeOptions, train_bpe},
-};
-use llavar_model::{LlavaModel, config::ModelConfig};
+use llavar_data::{Sample, TemplateName};
 use llavar_select::{
     Compat, RemoteModel, ScoreOptions, ScoreRow, ScoreSet, Scorer, SeenPictures, SelectError,
 };
-use llavar_tensor::{Segments, Tape};
 use serde_json::{Value, json};
-
-/// A small language model without vision, random weights.
-fn assistant() -> Assistant {
-    let texts = samples()
-        .into_iter()
-        .flat_map(|s| s.conversations)
-        .map(|t| t.value);
-    let texts: Vec<String> = texts.collect();
-    let (tokenizer, settings) = train_bpe(texts.iter(), &BpeOptions::new(320)).unwrap();
-    let settings = serde_json::from_str(&settings).unwrap();
-    let tokenizer = Tokenizer::from_json(&tokenizer, &settings).unwrap();
-    let config = json!({
-        "model_type": "llama", "vocab_size": tokenizer.vocab_len(), "hidden_size": 32,
-        "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 512
-    });
-    let config = ModelConfig::from_json("test", &config.to_string()).unwrap();
-    let model = LlavaModel::init(config, 3).unwrap();
-    Assistant::new(model, tokenizer, Some(TemplateName::V1), None)
-}
-
-fn samples() -> Vec<Sample> {
-    let sample = |id: &str, turns: &[&str]| {
-        let turns = turns.iter().enumerate().map(
-            |(i, text)| json!({"from": if i % 2 == 0 { "human" } else { "gpt" }, "value": text}),
-        );
-        let turns: Vec<Value> = turns.collect();
-        Sample::from_json(json!({"id": id, "conversations": turns})).unwrap()
-    };
-    vec![
-        sample(
-            "a",
-            &[
-                "What is the total?",
-                "The total is 12.50.",
-                "Which text shows it?",
-                "The line \"TOTAL 12.50\" near the bottom.",
-            ],
-        ),
-        sample("b", &["Qu'est-ce que c'est?", "Un café à Zürich — 日本."]),
-        sample("refused", &["Who?", "Nobody at all."]),
-    ]
-}
+use served::{assistant, samples, scored};
 
 fn ifd(scorer: &Scorer<'_>, samples: &[Sample]) -> Result<Vec<ScoreRow>, SelectError> {
     let none = |_: usize| Err(std::io::Error::other("no picture"));
@@ -83,41 +38,17 @@ fn reply(assistant: &Assistant, vllm: bool, request: &StubRequest) -> Reply {
     if prompt.contains("Nobody") {
         return Reply::error(400, "this one is refused");
     }
-    let tokens = assistant.tokenizer().encode_chunk(prompt).unwrap();
-    let bos = assistant
-        .tokenizer()
-        .bos_id()
-        .filter(|_| assistant.tokenizer().add_bos());
-    let ids: Vec<i32> = bos
-        .into_iter()
-        .chain(tokens.iter().map(|t| t.id))
-        .map(|id| id as i32)
-        .collect();
-    let tape = Tape::inference();
-    let model = assistant.model();
-    let segments = Segments::single(ids.len());
-    let hidden = model.hidden(&tape, &ids, &segments, None, false).unwrap();
-    let loss = model.language_model.loss(&tape, &hidden, &ids, &segments);
-    let losses = loss.unwrap().per_token.to_f32_vec().unwrap();
-    let logprob = |at: usize| -f64::from(losses[at - 1]);
-    // Each token decoded alone, as servers do: pieces of characters become replacement characters.
-    let alone = |id: &i32| assistant.tokenizer().decode(&[*id as u32], false).unwrap();
-    let texts: Vec<String> = ids.iter().map(alone).collect();
-    let usage = json!({"prompt_tokens": ids.len(), "completion_tokens": 1});
+    let scored = scored(assistant, prompt);
+    let usage = json!({"prompt_tokens": scored.ids.len(), "completion_tokens": 1});
     if vllm {
-        let entries = (0..ids.len()).map(|at| match at {
-            0 => Value::Null,
-            _ => json!({ids[at].to_string(): {"logprob": logprob(at), "rank": 1, "decoded_token": texts[at]}}),
-        });
-        let entries: Vec<Value> = entries.collect();
         return Reply::Json(
-            json!({"choices": [{"text": "x", "prompt_logprobs": entries}], "usage": usage}),
+            json!({"choices": [{"text": "x", "prompt_logprobs": scored.vllm()}], "usage": usage}),
         );
     }
     let mut logprobs = vec![Value::Null];
-    logprobs.extend((1..ids.len()).map(|at| json!(logprob(at))));
+    logprobs.extend(scored.logprobs.iter().map(|logprob| json!(logprob)));
     logprobs.push(json!(-1.0));
-    let mut all = texts.clone();
+    let mut all = scored.texts.clone();
     all.push("x".to_owned());
     Reply::Json(json!({"choices": [{"text": format!("{prompt}x"),
         "logprobs": {"tokens": all, "token_logprobs": logprobs}}], "usage": usage}))
@@ -164,11 +95,6 @@ fn a_server_gives_the_scores_of_the_same_model_here() {
     assert!(matches!(
         ifd(&scorer, &samples),
         Err(SelectError::Server(_))
-    ));
-    let all = ScoreOptions::default();
-    assert!(matches!(
-        Scorer::remote(&remote, all),
-        Err(SelectError::ServerVision)
     ));
 }
 

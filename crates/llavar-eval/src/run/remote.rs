@@ -5,9 +5,7 @@ use crate::fingerprint::Fingerprint;
 use crate::results::{DecodeSettings, ModelInfo};
 use crate::tasks::chain;
 use llavar_client::{ChatRequest, Client, ClientError, Content, ErrorClass, Message};
-use llavar_image::{
-    DecodeLimits, ImageError, ImageFormat, decode_bytes, encode_png, probe_bytes, read_file,
-};
+use llavar_image::{DecodeLimits, ImageError, as_sent, read_file};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -230,18 +228,8 @@ impl Answerer for RemoteModel<'_> {
     }
 }
 
-/// The picture as it is sent: the file itself where every server reads its kind, else as PNG.
+/// The picture as it is sent.
 fn picture(path: &Path) -> Result<(&'static str, Vec<u8>), ImageError> {
     let limits = DecodeLimits::default();
-    let bytes = read_file(path, &limits)?;
-    match probe_bytes(&bytes, path)?.format {
-        ImageFormat::Jpeg => Ok(("image/jpeg", bytes)),
-        ImageFormat::Png => Ok(("image/png", bytes)),
-        ImageFormat::WebP => Ok(("image/webp", bytes)),
-        ImageFormat::Gif => Ok(("image/gif", bytes)),
-        _ => Ok((
-            "image/png",
-            encode_png(&decode_bytes(&bytes, path, &limits)?)?,
-        )),
-    }
+    as_sent(read_file(path, &limits)?, path, &limits)
 }

@@ -70,7 +70,7 @@ fn find(text: &str, at: usize, token: &str, skip: usize) -> Option<usize> {
 
 /// A token without the signs that vocabularies write for spaces and line ends, and bytes as what they
 /// are: a piece of a character.
-fn spelled(token: &str) -> String {
+pub(super) fn spelled(token: &str) -> String {
     if let Some(hex) = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')) {
         return match u8::from_str_radix(hex, 16) {
             Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),

@@ -54,7 +54,7 @@ impl From<SelectError> for Failure {
             },
             E::UnknownScore { .. }
             | E::NoVision
-            | E::ServerVision
+            | E::ServerVision { .. }
             | E::PlainTemplate
             | E::OtherRun { .. }
             | E::Locked { .. }

@@ -13,7 +13,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServerFlags {
     /// Score with a model on this server instead of --model: an OpenAI-compatible one that gives
-    /// log-probabilities of prompts (vLLM, llama.cpp). It gives IFD, since completions take no pictures.
+    /// log-probabilities of prompts (vLLM, llama.cpp). It gives IFD; VFD and FFD too where it scores
+    /// conversations with pictures (vLLM), which is tried first.
     #[arg(long, value_name = "URL", conflicts_with = "model")]
     pub(crate) server: Option<String>,
     /// Name of the model on the server; its only one by default.
@@ -72,7 +73,7 @@ pub(crate) fn failure(error: ClientError) -> Failure {
         C::Connect | C::TimeOut => {
             "check that the server runs; the same command goes on where it was"
         }
-        C::Malformed => {
+        C::Malformed | C::Unsupported => {
             "the server must give log-probabilities of prompts: vLLM does, others with `echo` and `logprobs`"
         }
         _ => "what was scored before is kept; the same command goes on",
