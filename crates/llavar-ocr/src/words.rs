@@ -180,8 +180,11 @@ mod tests {
         };
         let words: Vec<Line> = ["one", "two", "three", "four", "five"]
             .iter()
-            .enumerate()
-            .map(|(at, text)| turn(word(60.0 * at as f64, 0.0, text)))
+            .scan(0.0, |next, text| {
+                let x = *next;
+                *next += 10.0 * text.len() as f64 + 8.0;
+                Some(turn(word(x, 0.0, text)))
+            })
             .chain([turn(word(0.0, 22.0, "below"))])
             .collect();
         let lines = join_words(&words);

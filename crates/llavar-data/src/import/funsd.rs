@@ -51,7 +51,7 @@ struct Word {
 
 /// Imports one split (`train` or `test`) below `root`; `seed` decides wordings and order where a form has
 /// several. The questions, and which labels answer them, are those of the MultimodalOCR protocol: every box
-/// labelled `question` with the texts of the answers that it is linked to.
+/// labelled `question` with the texts of the answers that it is linked to; empty texts are passed over.
 ///
 /// # Errors
 /// [`Error::Layout`] where the split is missing, [`Error::Io`]. Broken annotations and missing pictures are named,

@@ -35,8 +35,8 @@ pub(crate) struct Args {
     /// Write those samples without the text too.
     #[arg(long)]
     twice: bool,
-    /// Make an engine's mistakes: share of wrong characters, 0 to 1. Of the spaces four times as many are lost,
-    /// of the lines half as many.
+    /// Make an engine's mistakes: share of wrong characters, 0 to 1; as many lines are lost, and three times as
+    /// many spaces. PP-OCR on scanned receipts has about 0.02.
     #[arg(long, default_value_t = 0.0)]
     errors: f64,
     /// Leave samples alone whose text would be longer than this, characters.
