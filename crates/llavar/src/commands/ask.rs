@@ -162,6 +162,8 @@ pub(crate) fn run(args: Args) -> Outcome {
         conversation.show(assistant.see_file(path)?);
         ocr += &super::ocr::prefix(reader.as_ref(), path)?;
     }
+    // What the vision tower worked in is of no use for the text, which may be long.
+    llavar_tensor::memory::trim();
     let mut shown = Ok(());
     let asked = format!("{ocr}{question}");
     let answer = conversation.ask(&assistant, &asked, &options, |piece| {
