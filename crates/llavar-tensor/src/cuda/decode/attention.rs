@@ -19,7 +19,6 @@ macro_rules! by_width {
                 name: concat!("decode_attention_", $vectors),
                 code: concat!(
                     "#define WIDTH ", $vectors, "\n",
-                    include_str!("../kernels/mma.cuh"),
                     include_str!("../kernels/decode.cuh"),
                     include_str!("../kernels/decode_attention.cu")
                 ),
@@ -86,21 +85,6 @@ fn heads_of_a_block(shape: &DecodeShape) -> (usize, usize) {
         _ => 4,
     };
     (heads, group.div_ceil(heads))
-}
-
-/// Threads of a block.
-const THREADS: usize = 128;
-
-/// Vectors of 16 bytes that a thread has under way in bf16, by the index of the width.
-const AHEAD: [usize; 5] = [2 + 2, 4 + 4, 6 + 7, 8 + 8, 16 + 16];
-
-/// Dynamic shared memory of a block, bytes: what is under way, in the end eight sums a thread and head.
-fn shared(width: usize, heads: usize, dtype: DType) -> usize {
-    let ahead = match dtype {
-        DType::BF16 => 16 * AHEAD[width] * THREADS,
-        _ => 0,
-    };
-    ahead.max(4 * 8 * heads * THREADS)
 }
 
 fn parts(span: usize) -> usize {
@@ -171,11 +155,7 @@ impl Attention {
             n @ 1..=4 => n - 1,
             _ => 4,
         };
-        let grid = Grid::cube(
-            [shape.kv_heads * blocks, parts(rows.span), rows.count],
-            THREADS,
-        )
-        .shared(shared(width, heads, launcher.dtype));
+        let grid = Grid::cube([shape.kv_heads * blocks, parts(rows.span), rows.count], 128);
         let window = shape
             .window
             .and_then(|w| i32::try_from(w).ok())

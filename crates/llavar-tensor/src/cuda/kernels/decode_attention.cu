@@ -24,38 +24,14 @@ struct Step {
     T* out;                          // [rows, heads, dim]
 };
 
-// Vectors of eight that a thread has under way, first keys, then values. In bf16 they wait in shared memory, in
-// slots that only this thread reads: no barrier is needed, and the registers that are left let twice as many
-// blocks load at once. In f32 they are too many for that and wait in registers.
-template <int KEYS, int VALUES> struct Ahead {
-#if T_IS_BF16
-    uint4* slots;
-    DEVICE Ahead(uint4* shared) : slots(shared + threadIdx.x) {}
-    DEVICE void start(int i, const T* from, bool inside) { start_copy16(slots + i * THREADS, from, inside); }
-    DEVICE void end_part() { end_copies(); }
-    DEVICE void await_keys() { await_copies_before(); }
-    DEVICE void await_values() { await_copies(); }
-    DEVICE Eight at(int i) const { return Eight{{slots[i * THREADS]}}; }
-#else
-    Eight held[KEYS + VALUES];
-    DEVICE Ahead(uint4*) {}
-    DEVICE void start(int i, const T* from, bool inside) { held[i] = inside ? stream8(from) : eight_zeros(); }
-    DEVICE void end_part() {}
-    DEVICE void await_keys() {}
-    DEVICE void await_values() {}
-    DEVICE const Eight& at(int i) const { return held[i]; }
-#endif
-};
-
 // Compiled for one WIDTH, which is the NV here. NV: vectors of eight of a head that each of four threads has, dim <= 32 NV.
 template <int NV, int GQ> DEVICE void attend(const Step& a) {
     constexpr int DIM = 32 * NV;
     // Value vectors of a thread in a chunk: THREADS / (dim / 8) keys are read at a time.
     constexpr int VALUES = NV == 1 ? 2 : NV == 2 ? 4 : NV == 3 ? 7 : NV == 4 ? 8 : 16;
-    extern __shared__ uint4 shared[];                        // of `Ahead`; in the end of the threads' sums
-    __shared__ __align__(16) float sq[GQ][DIM];
-    __shared__ float new_k[DIM], new_v[DIM], score[GQ][CHUNK];
+    __shared__ float sq[GQ][DIM], new_k[DIM], new_v[DIM], score[GQ][CHUNK];
     __shared__ float largest[GQ], total[GQ], factor[GQ];
+    __shared__ float rows_of[GQ][THREADS * 8];
     __shared__ float weight[GQ][MAX_PARTS];
     __shared__ int is_last;
     const int t = threadIdx.x, lane = t & 31, warp = t >> 5, b = blockIdx.z, part = blockIdx.y;
@@ -86,7 +62,7 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
     const T *keys = a.k_cache + start, *values = a.v_cache + start;
     const int vectors = dim / 8, quarter = t & 3, key_of = t >> 2;
     const int column = t % vectors, line = t / vectors, lines = THREADS / vectors;
-    Ahead<2 * NV, VALUES> ahead(shared);
+    Eight ks[2][NV], vs[VALUES];
     // The newest key and value are not in the cache yet.
     auto load = [&]() {
         #pragma unroll
@@ -95,18 +71,15 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
             #pragma unroll
             for (int n = 0; n < NV; n++) {
                 const int c = quarter + 4 * n;
-                const bool inside = j >= first && j < pos && c < vectors;
-                ahead.start(i * NV + n, inside ? keys + j * token + c * 8 : keys, inside);
+                ks[i][n] = j >= first && j < pos && c < vectors ? stream8(keys + j * token + c * 8) : eight_zeros();
             }
         }
-        ahead.end_part();
         #pragma unroll
         for (int i = 0; i < VALUES; i++) {
             const int key = line + i * lines, j = chunk * CHUNK + key;
             const bool inside = line < lines && key < CHUNK && j >= first && j < pos;
-            ahead.start(2 * NV + i, inside ? values + j * token + column * 8 : values, inside);
+            vs[i] = inside ? stream8(values + j * token + column * 8) : eight_zeros();
         }
-        ahead.end_part();
     };
     load();
     const bool is_long = pos + 1 > a.switch_at;
@@ -155,7 +128,6 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
     __syncthreads();
 
     while (true) {
-        ahead.await_keys();
         #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int key = key_of + 32 * i, j = chunk * CHUNK + key;
@@ -167,7 +139,7 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
                 const int c = quarter + 4 * n;
                 if (c < vectors) {
                     float v[8];
-                    widen(ahead.at(i * NV + n), v);
+                    widen(ks[i][n], v);
                     if (j == pos)
                         #pragma unroll
                         for (int e = 0; e < 8; e++) v[e] = new_k[c * 8 + e];
@@ -204,13 +176,12 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
         for (int h = 0; h < GQ; h++)
             #pragma unroll
             for (int e = 0; e < 8; e++) acc[h][e] *= factor[h];
-        ahead.await_values();
         #pragma unroll
         for (int i = 0; i < VALUES; i++) {
             const int key = line + i * lines;
             if (line < lines && key < CHUNK) {
                 float v[8];
-                widen(ahead.at(2 * NV + i), v);
+                widen(vs[i], v);
                 if (chunk * CHUNK + key == pos)
                     #pragma unroll
                     for (int e = 0; e < 8; e++) v[e] = new_v[column * 8 + e];
@@ -226,8 +197,6 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
         load();
         __syncthreads();
     }
-    __syncthreads();
-    float (*rows_of)[THREADS * 8] = (float (*)[THREADS * 8])shared;
     if (line < lines)
         #pragma unroll
         for (int h = 0; h < GQ; h++)

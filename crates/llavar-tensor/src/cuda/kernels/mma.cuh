@@ -32,9 +32,6 @@ DEVICE void start_copy16(void* to, const void* from, bool inside) {
 }
 // Until the copies that this thread has started are done; others see them behind a barrier.
 DEVICE void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-// Ends a group of copies, and waits for all groups but the last.
-DEVICE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-DEVICE void await_copies_before() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
 
 DEVICE float exp2_fast(float x) {
     float y;
