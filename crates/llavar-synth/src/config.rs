@@ -245,6 +245,9 @@ pub struct SynthConfig {
     pub fields: Vec<String>,
     /// Different wordings used for each question and answer; 0 for all that there are.
     pub phrasings: u32,
+    /// Fewest and most random letters and digits that the kind `word` prints in place of words, for the
+    /// first steps of reading; `[0, 0]` prints words.
+    pub letters: [u32; 2],
     /// Share of single questions that ask for the bare answer and get it, 0 to 1.
     pub short_answers: f32,
     /// Text file whose lines the kinds `text`, `slip`, `entries` and `word` print; made-up phrases
@@ -283,6 +286,7 @@ impl Default for SynthConfig {
             self_explain: 1.0,
             fields: Vec::new(),
             phrasings: 0,
+            letters: [0, 0],
             short_answers: 0.0,
             corpus: None,
             texts: Texts::default(),
@@ -399,6 +403,11 @@ impl SynthConfig {
         check(
             6.0 <= small && small <= large && large <= 400.0,
             format!("font_px = [{small}, {large}], expected 6 <= smallest <= largest <= 400"),
+        );
+        let [few, many] = self.letters;
+        check(
+            few <= many && many <= 40 && (few > 0 || many == 0),
+            format!("letters = [{few}, {many}], expected [0, 0] or 1 <= fewest <= most <= 40"),
         );
         check(
             !self.kinds.is_empty(),

@@ -484,11 +484,12 @@ fn bad_settings_are_all_named() {
         kinds: Vec::new(),
         max_facts: 0,
         made_up: f32::NAN,
+        letters: [0, 3],
         fields: vec!["totl".to_owned()],
         ..SynthConfig::default()
     };
     let text = config.validate().unwrap_err().to_string();
-    for key in ["width", "kinds", "max_facts", "made_up", "totl"] {
+    for key in ["width", "kinds", "max_facts", "made_up", "letters", "totl"] {
         assert!(text.contains(key), "{key} is missing in: {text}");
     }
     let config = SynthConfig {
@@ -521,6 +522,49 @@ fn bad_settings_are_all_named() {
             .to_string()
             .contains("vocabulary")
     );
+}
+
+#[test]
+fn words_are_of_the_corpus_or_of_random_letters() {
+    let mut config = SynthConfig {
+        kinds: vec![DocKind::Text, DocKind::Entries, DocKind::Word],
+        made_up: 0.0,
+        ..SynthConfig::profile("reading").unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("corpus.txt");
+    std::fs::write(&path, "zebra  quokka\t\"okapi\" \u{4e2d} .. tapir\n\n").unwrap();
+    config.corpus = Some(path);
+    config.read_corpus().unwrap();
+    assert_eq!(config.texts.len(), 1);
+    let known = ["zebra", "quokka", "okapi", "tapir"];
+    let mut seen = 0;
+    for index in 0..60 {
+        let text = generate(&config, &fonts(), index)
+            .unwrap()
+            .transcription
+            .to_lowercase();
+        seen += known.iter().filter(|word| text.contains(**word)).count();
+    }
+    assert!(seen > 100, "{seen}");
+    config.corpus = Some(folder.path().join("none.txt"));
+    assert!(
+        config
+            .read_corpus()
+            .unwrap_err()
+            .to_string()
+            .contains("none.txt")
+    );
+
+    config.kinds = vec![DocKind::Word];
+    config.letters = [2, 3];
+    for index in 0..40 {
+        let text = generate(&config, &fonts(), index).unwrap().transcription;
+        assert!(
+            (2..=3).contains(&text.len()) && text.chars().all(char::is_alphanumeric),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -7,6 +7,9 @@ use crate::rng::Rng;
 use crate::texts::figure;
 use crate::words::{self, Speaker};
 
+/// What random strings are made of: letters that no other letter looks like in some face.
+const SIGNS: [u8; 52] = *b"ABCDEFGHJKLMNPQRSTUVWXYZabdefghijkmnpqrtuvwxyz234567";
+
 #[derive(Debug)]
 pub(super) struct Word {
     text: String,
@@ -14,6 +17,13 @@ pub(super) struct Word {
 
 impl Word {
     pub(super) fn sample(rng: &mut Rng, speaker: &Speaker<'_>) -> Self {
+        let [few, many] = speaker.config.letters;
+        if many > 0 {
+            let text = (0..rng.int(i64::from(few), i64::from(many)))
+                .map(|_| *rng.pick(&SIGNS) as char)
+                .collect();
+            return Self { text };
+        }
         let text = match rng.below(8) {
             0 => words::made_up(rng),
             1 => figure(rng),
