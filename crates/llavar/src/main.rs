@@ -9,6 +9,7 @@ mod faults;
 mod hints;
 mod interrupt;
 mod progress;
+mod sampling;
 mod server;
 mod shipped;
 

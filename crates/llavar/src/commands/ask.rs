@@ -15,6 +15,7 @@ use super::{print, print_json};
 use crate::{
     device::DeviceFlags,
     failure::{Class, Failure, Outcome},
+    sampling::SamplingFlags,
     shipped::ModelFlag,
 };
 
@@ -47,26 +48,13 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Decoding {
     /// Conversation template (v1, llava_v1, phi3_instruct, llama3, plain); guessed from the model.
-    #[arg(long)]
+    #[arg(long, alias = "conv_mode")]
     conv_mode: Option<String>,
     /// Longest answer, tokens.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, alias = "max_new_tokens", default_value_t = 512)]
     max_new_tokens: usize,
-    /// 0 always takes the most likely token.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Sample from the smallest set of tokens with this probability mass.
-    #[arg(long = "top-p", alias = "top_p", allow_negative_numbers = true)]
-    top_p: Option<f32>,
-    /// Sample from this many most likely tokens.
-    #[arg(long = "top-k", alias = "top_k")]
-    top_k: Option<usize>,
-    /// Beams; needs temperature 0.
-    #[arg(long = "num-beams", alias = "num_beams", default_value_t = 1)]
-    num_beams: usize,
-    /// Seed of sampling.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingFlags,
     #[command(flatten)]
     device: DeviceFlags,
 }
@@ -81,11 +69,11 @@ impl Decoding {
     pub(crate) fn options(&self, assistant: &Assistant) -> GenerationOptions {
         GenerationOptions {
             max_new_tokens: self.max_new_tokens,
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            num_beams: self.num_beams,
-            seed: self.seed,
+            temperature: self.sampling.temperature,
+            top_p: self.sampling.top_p,
+            top_k: self.sampling.top_k,
+            num_beams: self.sampling.num_beams,
+            seed: self.sampling.seed,
             ..assistant.defaults()
         }
     }

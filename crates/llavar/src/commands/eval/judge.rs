@@ -16,7 +16,7 @@ use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
     progress::{Progress, note},
-    server::ServerFlags,
+    server::{AttemptsFlag, ServerFlags},
 };
 
 /// Let a language model judge captions and open answers.
@@ -59,6 +59,8 @@ pub(crate) struct Args {
     max_new_tokens: usize,
     #[command(flatten)]
     server: ServerFlags,
+    #[command(flatten)]
+    attempts: AttemptsFlag,
     /// Print the results as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -85,7 +87,9 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     let prompt = prompt(&args)?;
     let stop = interrupt::stop_flag()?;
-    let client = args.server.client(&args.endpoint, stop.clone())?;
+    let client = args
+        .server
+        .client(&args.endpoint, &args.attempts, stop.clone())?;
     let mut model = RemoteModel::new(&client, &args.model, usize::from(args.server.concurrency));
     let mut judged = Vec::new();
     for column in &a.columns {

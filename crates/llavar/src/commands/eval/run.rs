@@ -32,7 +32,8 @@ use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
     progress::{Progress, note},
-    server::ServerFlags,
+    sampling::SamplingFlags,
+    server::{AttemptsFlag, ServerFlags},
     shipped::ModelFlag,
 };
 
@@ -86,6 +87,8 @@ pub(crate) struct Args {
     shard: ShardFlags,
     #[command(flatten, next_help_heading = "With --endpoint")]
     server: ServerFlags,
+    #[command(flatten, next_help_heading = "With --endpoint")]
+    attempts: AttemptsFlag,
     /// Print the results as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -126,21 +129,8 @@ pub(crate) struct AnswerFlags {
     /// Longest answer, tokens; the task's own by default.
     #[arg(long, alias = "max_new_tokens")]
     max_new_tokens: Option<usize>,
-    /// 0 always takes the most likely token.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Sample from the smallest set of tokens with this probability mass.
-    #[arg(long = "top-p", alias = "top_p", allow_negative_numbers = true)]
-    top_p: Option<f32>,
-    /// Sample from this many most likely tokens.
-    #[arg(long = "top-k", alias = "top_k")]
-    top_k: Option<usize>,
-    /// Beams; needs temperature 0.
-    #[arg(long = "num-beams", alias = "num_beams", default_value_t = 1)]
-    num_beams: usize,
-    /// Seed of sampling.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: SamplingFlags,
     /// Conversation template (v1, llava_v1, phi3_instruct, llama3, plain); guessed from the model.
     #[arg(long, alias = "conv_mode")]
     conv_mode: Option<String>,
@@ -168,13 +158,13 @@ impl AnswerFlags {
 
     pub(crate) fn decode(&self, task: &Task, model: &dyn Answerer) -> DecodeSettings {
         DecodeSettings {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            num_beams: self.num_beams,
+            temperature: self.sampling.temperature,
+            top_p: self.sampling.top_p,
+            top_k: self.sampling.top_k,
+            num_beams: self.sampling.num_beams,
             repetition_penalty: model.repetition_penalty(),
             max_new_tokens: self.max_new_tokens.unwrap_or(task.max_new_tokens),
-            seed: self.seed,
+            seed: self.sampling.seed,
         }
     }
 }
@@ -258,7 +248,9 @@ pub(crate) fn run(args: Args) -> Outcome {
             ask(&mut LocalModel::new(&assistant, &model, local)?)
         }
         Some(address) => {
-            let client = args.server.client(address, interrupt::stop_flag()?)?;
+            let client = args
+                .server
+                .client(address, &args.attempts, interrupt::stop_flag()?)?;
             let name = args.model.named().ok_or_else(|| {
                 Failure::usage("--model is missing")
                     .hint("with --endpoint it is the model's name there")

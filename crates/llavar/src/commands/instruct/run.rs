@@ -4,10 +4,9 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use llavar_client::{ApiKey, Client, ClientOptions, Endpoint};
 use llavar_instruct::{
     Budget, Caller, Captions, Entry, Estimate, Generated, Journal, Ledger, Pictures, Prices,
     Prompts, RunFile, Sampling, Settings, State, Stop, View,
@@ -25,6 +24,7 @@ use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
     progress::{Progress, note},
+    server::{AttemptsFlag, ServerFlags},
 };
 
 /// Turn pictures, human captions and OCR into detail-enriched captions and duos of questions.
@@ -110,9 +110,8 @@ pub(crate) struct Args {
 /// How the server is asked.
 #[derive(Debug, clap::Args)]
 struct Asking {
-    /// Requests at once at most; fewer while the server asks to slow down.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=512))]
-    concurrency: u16,
+    #[command(flatten)]
+    server: ServerFlags,
     /// 0 is greedy.
     #[arg(long, default_value_t = 0.3)]
     temperature: f32,
@@ -128,15 +127,6 @@ struct Asking {
     /// Characters of the page layout in a prompt.
     #[arg(long, default_value_t = Settings::default().layout_chars)]
     layout_chars: usize,
-    /// Longest wait for an answer to begin, seconds.
-    #[arg(long, default_value_t = 300)]
-    timeout: u64,
-    /// Environment variable that holds the key.
-    #[arg(long, default_value = "OPENAI_API_KEY")]
-    key_var: String,
-    /// Certificates (PEM) to trust instead of the public ones.
-    #[arg(long)]
-    ca_file: Option<PathBuf>,
 }
 
 fn language(text: &str) -> Result<Language, String> {
@@ -398,7 +388,7 @@ impl Work<'_> {
             caller,
             self.settings,
             match caller {
-                Some(_) => usize::from(self.args.asking.concurrency),
+                Some(_) => usize::from(self.args.asking.server.concurrency),
                 None => std::thread::available_parallelism().map_or(1, usize::from),
             },
             self.stop,
@@ -428,13 +418,8 @@ impl Work<'_> {
         let client = match args.replay {
             true => None,
             false => {
-                let mut options = ClientOptions::new(Endpoint::parse(&args.endpoint)?);
-                options.key = ApiKey::from_env(&args.asking.key_var)?;
-                options.max_concurrency = usize::from(args.asking.concurrency);
-                options.time_outs.answer = Duration::from_secs(args.asking.timeout);
-                options.certificates = args.asking.ca_file.clone();
-                options.cancel = Some(Arc::clone(self.stop));
-                Some(Client::new(options)?)
+                let (server, stop) = (&args.asking.server, Arc::clone(self.stop));
+                Some(server.client(&args.endpoint, &AttemptsFlag::default(), stop)?)
             }
         };
         let journal = match args.replay {

@@ -15,7 +15,7 @@ use llavar_select::{
 };
 use serde::Serialize;
 
-use super::server::ServerFlags;
+use super::server::RemoteFlags;
 use crate::{
     commands::{no_pipe, print, print_json, write_file},
     device::DeviceFlags,
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     #[arg(long, short, required_unless_present = "server")]
     model: Option<PathBuf>,
     #[command(flatten)]
-    server: ServerFlags,
+    server: RemoteFlags,
     /// Folder below which the pictures lie; that of DATA by default.
     #[arg(long)]
     image_folder: Option<PathBuf>,

@@ -1,34 +1,33 @@
 //! A scorer on an OpenAI-compatible server.
 
-use llavar_client::{ApiKey, Client, ClientError, ClientOptions, Endpoint, ErrorClass};
+use llavar_client::{ClientError, ErrorClass};
 use llavar_data::TemplateName;
 use llavar_select::RemoteModel;
 
 use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
+    server::{AttemptsFlag, ServerFlags},
 };
 
 /// Flags of a model on a server.
 #[derive(Debug, clap::Args)]
-pub(crate) struct ServerFlags {
+pub(crate) struct RemoteFlags {
     /// Score with a model on this server instead of --model: an OpenAI-compatible one that gives
     /// log-probabilities of prompts (vLLM, llama.cpp). It gives IFD; VFD and FFD too where it scores
     /// conversations with pictures (vLLM), which is tried first.
-    #[arg(long, value_name = "URL", conflicts_with = "model")]
+    #[arg(long, alias = "endpoint", value_name = "URL", conflicts_with = "model")]
     pub(crate) server: Option<String>,
     /// Name of the model on the server; its only one by default.
     #[arg(long, value_name = "NAME", requires = "server")]
     server_model: Option<String>,
-    /// Environment variable that holds the server's key.
-    #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
-    key_env: String,
-    /// Requests at once, at most.
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    concurrency: usize,
+    #[command(flatten, next_help_heading = "With --server")]
+    how: ServerFlags,
+    #[command(flatten, next_help_heading = "With --server")]
+    attempts: AttemptsFlag,
 }
 
-impl ServerFlags {
+impl RemoteFlags {
     /// The model on the server at `url`. Nothing tells which template it was trained with, so it must be
     /// named.
     pub(crate) fn open(&self, url: &str, template: Option<TemplateName>) -> Outcome<RemoteModel> {
@@ -36,11 +35,8 @@ impl ServerFlags {
             Failure::usage("which template the server's model was trained with is not known")
                 .hint("name it with --conv-mode: v1, llava_v1, phi3_instruct or llama3")
         })?;
-        let mut options = ClientOptions::new(Endpoint::parse(url).map_err(failure)?);
-        options.key = ApiKey::from_env(&self.key_env).map_err(failure)?;
-        options.max_concurrency = self.concurrency;
-        options.cancel = Some(interrupt::stop_flag()?);
-        let client = Client::new(options).map_err(failure)?;
+        let stop = interrupt::stop_flag()?;
+        let client = self.how.client(url, &self.attempts, stop)?;
         let name = match &self.server_model {
             Some(name) => name.clone(),
             None => match client.models().map_err(failure)?.as_slice() {
@@ -52,7 +48,8 @@ impl ServerFlags {
                 }
             },
         };
-        Ok(RemoteModel::new(client, name, template, self.concurrency))
+        let workers = usize::from(self.how.concurrency);
+        Ok(RemoteModel::new(client, name, template, workers))
     }
 }
 
@@ -66,7 +63,7 @@ pub(crate) fn failure(error: ClientError) -> Failure {
         );
     }
     let hint = match class {
-        C::Auth => "put the server's key into the variable that --key-env names",
+        C::Auth => "put the server's key into the variable that --key-var names",
         C::NotFound => {
             "check --server and --server-model; `curl URL/v1/models` lists what there is"
         }
