@@ -46,6 +46,9 @@ fi
 step "tests (those on reference data skip by name where LLAVAR_SHARED, default ../shared, is absent)"
 cargo test --release --workspace
 
+step "object stores, which are behind a feature"
+cargo test --release -p llavar-data --features object-store --test object_store
+
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 

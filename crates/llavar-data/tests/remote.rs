@@ -1,230 +1,21 @@
 //! Data sets on a web server: the same samples as from a local file, with faults on the way.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{
-    collections::HashMap,
-    fs,
-    io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
-    time::Duration,
-};
+mod common;
 
+use std::{fs, net::TcpListener, path::PathBuf, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use common::server::{Fault, bytes_of, open, world};
 use llavar_data::{
-    Cache, Dataset, ImageSource,
+    ImageSource,
     remote::{RemoteError, RemoteFile, Retry, fetch},
 };
-
-/// What the server does instead of answering well.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Fault {
-    /// 503 for so many requests.
-    Busy(usize),
-    /// The connection ends in the middle of the body, for so many requests.
-    Cut(usize),
-    /// Whole files alone.
-    NoRanges,
-    /// Another version of the file from the third request on.
-    Changes,
-    /// 403 always.
-    Forbidden,
-}
-
-/// Serves a folder with range requests.
-struct Server {
-    address: String,
-    requests: Arc<AtomicUsize>,
-    bytes: Arc<AtomicUsize>,
-    fault: Arc<Mutex<Option<Fault>>>,
-}
-
-impl Server {
-    fn start(root: &Path) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Self {
-            address: format!("http://{}", listener.local_addr().unwrap()),
-            requests: Arc::default(),
-            bytes: Arc::default(),
-            fault: Arc::default(),
-        };
-        let (requests, bytes) = (Arc::clone(&server.requests), Arc::clone(&server.bytes));
-        let (fault, root) = (Arc::clone(&server.fault), root.to_owned());
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (requests, bytes) = (Arc::clone(&requests), Arc::clone(&bytes));
-                let (fault, root) = (Arc::clone(&fault), root.clone());
-                thread::spawn(move || serve(&stream, &root, &requests, &bytes, &fault));
-            }
-        });
-        server
-    }
-
-    fn url(&self, name: &str) -> String {
-        format!("{}/{name}", self.address)
-    }
-
-    fn set(&self, fault: Option<Fault>) {
-        *self.fault.lock().unwrap() = fault;
-        self.requests.store(0, Relaxed);
-        self.bytes.store(0, Relaxed);
-    }
-}
-
-fn serve(
-    stream: &TcpStream,
-    root: &Path,
-    requests: &AtomicUsize,
-    bytes: &AtomicUsize,
-    fault: &Mutex<Option<Fault>>,
-) {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
-        }
-        let path = line.split_whitespace().nth(1).unwrap_or("/").to_owned();
-        let mut headers = HashMap::new();
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line).unwrap_or(0) == 0 {
-                return;
-            }
-            match line.trim().split_once(':') {
-                Some((name, value)) => {
-                    headers.insert(name.to_ascii_lowercase(), value.trim().to_owned())
-                }
-                None => break,
-            };
-        }
-        let number = requests.fetch_add(1, Relaxed);
-        let fault = *fault.lock().unwrap();
-        let name = path
-            .split('?')
-            .next()
-            .unwrap()
-            .trim_start_matches('/')
-            .replace("%20", " ");
-        let mut stream = stream;
-        let mut answer = |head: String, body: &[u8]| {
-            bytes.fetch_add(body.len(), Relaxed);
-            let _ = stream
-                .write_all(head.as_bytes())
-                .and_then(|()| stream.write_all(body));
-        };
-        let short = |status: &str| format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
-        match fault {
-            Some(Fault::Busy(times)) if number < times => {
-                answer(
-                    short("503 Busy").replace("\r\n\r\n", "\r\nRetry-After: 0\r\n\r\n"),
-                    b"",
-                );
-                continue;
-            }
-            Some(Fault::Forbidden) => {
-                answer(short("403 Forbidden"), b"");
-                continue;
-            }
-            _ => {}
-        }
-        let Ok(all) = fs::read(root.join(&name)) else {
-            answer(short("404 Not Found"), b"");
-            continue;
-        };
-        let changed = fault == Some(Fault::Changes) && number >= 2;
-        let tag = format!(
-            "ETag: \"{}{}\"\r\n",
-            all.len(),
-            if changed { "-2" } else { "" }
-        );
-        let range = headers
-            .get("range")
-            .filter(|_| fault != Some(Fault::NoRanges));
-        let (head, body) = match range.and_then(|r| r.strip_prefix("bytes=")?.split_once('-')) {
-            None => {
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\n{tag}Content-Length: {}\r\n\r\n",
-                    all.len()
-                );
-                (head, &all[..])
-            }
-            Some((from, to)) => {
-                let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());
-                let to = (to + 1).min(all.len());
-                if from >= all.len() {
-                    let total = format!("Content-Range: bytes */{}\r\n\r\n", all.len());
-                    answer(
-                        short("416 Range").replacen("\r\n\r\n", &format!("\r\n{total}"), 1),
-                        b"",
-                    );
-                    continue;
-                }
-                let head = format!(
-                    "HTTP/1.1 206 Part\r\n{tag}Content-Range: bytes {from}-{}/{}\r\nContent-Length: {}\r\n\r\n",
-                    to - 1,
-                    all.len(),
-                    to - from
-                );
-                (head, &all[from..to])
-            }
-        };
-        if matches!(fault, Some(Fault::Cut(times)) if number < times) {
-            answer(head, &body[..body.len() / 2]);
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-            return;
-        }
-        answer(head, body);
-    }
-}
 
 const QUICK: Retry = Retry {
     attempts: 4,
     base: Duration::from_millis(1),
     cap: Duration::from_millis(20),
 };
-
-fn record(i: usize) -> serde_json::Value {
-    serde_json::json!({"id": i, "image": format!("a b/{i}.png"), "conversations": [
-        {"from": "human", "value": format!("<image>\nwhat is {i}?")},
-        {"from": "gpt", "value": "x".repeat(1 + i % 700)}]})
-}
-
-/// A folder with `data.jsonl`, `data.tar` and pictures, 3,000 samples, and its server.
-fn world() -> (tempfile::TempDir, Server) {
-    let dir = tempfile::tempdir().unwrap();
-    let lines: Vec<String> = (0..3000).map(|i| record(i).to_string()).collect();
-    fs::write(dir.path().join("data.jsonl"), lines.join("\n")).unwrap();
-    fs::create_dir(dir.path().join("a b")).unwrap();
-    for i in 0..3 {
-        fs::write(dir.path().join(format!("a b/{i}.png")), vec![i as u8; 5000]).unwrap();
-    }
-    let mut tar = tar::Builder::new(fs::File::create(dir.path().join("data.tar")).unwrap());
-    let mut add = |name: String, bytes: &[u8]| {
-        let mut header = tar::Header::new_ustar();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, bytes).unwrap();
-    };
-    for i in 0..40 {
-        let mut record = record(i);
-        record.as_object_mut().unwrap().remove("image");
-        add(format!("{i:04}.json"), record.to_string().as_bytes());
-        add(format!("{i:04}.jpg"), &vec![i as u8; 30_000]);
-    }
-    tar.finish().unwrap();
-    drop(tar);
-    let server = Server::start(dir.path());
-    (dir, server)
-}
-
-fn open(path: &str, images: Option<&str>) -> Result<Dataset, llavar_data::Error> {
-    Dataset::open_with(Path::new(path), images.map(Path::new), &Cache::none())
-}
 
 #[test]
 fn a_set_on_a_server_is_the_set_on_disk() {
@@ -264,10 +55,43 @@ fn a_set_on_a_server_is_the_set_on_disk() {
     }
 }
 
-fn bytes_of(source: ImageSource) -> Vec<u8> {
-    match source {
-        ImageSource::Bytes { bytes, .. } => bytes,
-        ImageSource::File(path) => fs::read(path).unwrap(),
+#[test]
+fn json_and_parquet_on_a_server_are_those_on_disk() {
+    let (dir, server) = world();
+    for name in ["data.json", "one.parquet", "many.parquet"] {
+        let local = dir.path().join(name).to_str().unwrap().to_owned();
+        let images = Some(server.address.as_str()).filter(|_| name == "data.json");
+        let local = open(&local, images).unwrap();
+        server.set(None);
+        let remote = open(&server.url(&format!("{name}?signature=secret")), images).unwrap();
+        assert!(local.len() > 1, "{name}");
+        assert_eq!(remote.len(), local.len());
+        assert_eq!(remote.stamp().bytes, local.stamp().bytes);
+        for i in [0, local.len() - 1, local.len() / 2, 1] {
+            let sample = remote.get(i).unwrap();
+            assert_eq!(sample, local.get(i).unwrap(), "{name} {i}");
+            if name == "data.json" && i > 2 {
+                continue;
+            }
+            for at in 0..sample.images.len() {
+                let [a, b] = [&remote, &local].map(|d| bytes_of(d.image(i, &sample, at).unwrap()));
+                assert!(a == b && !a.is_empty(), "{name} {i} {at}");
+            }
+        }
+        // A fault on the way is an error of the set or its sample, never another sample.
+        server.set(Some(Fault::Changes));
+        let url = server.url(name);
+        let read = open(&url, images).and_then(|set| {
+            let samples: Result<Vec<_>, _> = (0..set.len().min(50)).map(|i| set.get(i)).collect();
+            samples.map(|_| ())
+        });
+        if server.requests.load(Relaxed) > 2 {
+            assert!(read.is_err(), "{name}");
+        }
+        server.set(Some(Fault::Forbidden));
+        let error = open(&url, images).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("403"), "{name}: {cause}");
     }
 }
 

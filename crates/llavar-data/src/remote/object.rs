@@ -23,7 +23,13 @@ impl Object {
             transient: false,
         };
         let url = Url::parse(url).map_err(|e| fail(e.to_string()))?;
-        let variables = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
+        // The library also takes short names (`token`, `region`), which other programs mean otherwise.
+        let own = ["aws_", "google_", "azure_"];
+        let variables = std::env::vars()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .filter(|(name, _)| own.iter().any(|start| name.starts_with(start)))
+            // A name without keys must not wait for a machine of the cloud that is not there.
+            .chain([("connect_timeout".to_owned(), "5 seconds".to_owned())]);
         let (store, path) = object_store::parse_url_opts(&url, variables).map_err(of_store)?;
         // One thread that runs while it is waited for.
         let runtime = Builder::new_multi_thread()

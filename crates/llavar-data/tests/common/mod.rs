@@ -1,6 +1,8 @@
 //! Helpers of the integration tests.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod server;
+
 use std::path::PathBuf;
 
 /// The folder of reference values, or a loud word that the test is skipped.
