@@ -191,6 +191,20 @@ fn cuda_compact_checkpoints_resume_bit_by_bit() {
 
 #[test]
 #[ignore = "needs a GPU"]
+fn cuda_the_last_step_has_a_time_like_the_others() {
+    let world = World::new(8);
+    let sets = on_gpu(&["num_train_epochs=24", "save_steps=0"], "bf16");
+    let run = train(&world, "run", &sets, Resume::No, u64::MAX);
+    let mut times: Vec<f64> = run.steps.iter().skip(8).map(|s| s.seconds).collect();
+    let last = times.pop().unwrap();
+    times.sort_by(f64::total_cmp);
+    let middle = times[times.len() / 2];
+    println!("last step {last:.4} s, median {middle:.4} s");
+    assert!(last > 0.5 * middle, "{last} s, median {middle} s");
+}
+
+#[test]
+#[ignore = "needs a GPU"]
 fn cuda_recomputation_changes_no_bit() {
     let world = World::new(8);
     let run = |how: &str| {

@@ -51,6 +51,8 @@ struct PendingStep {
     /// Losses of the step's micro-batches.
     losses: Losses,
     result: StepReadback,
+    /// When it was first seen that the device had done it.
+    ended: Option<Instant>,
     /// Losses of this rank's samples, where they are wanted.
     samples: Vec<SampleLosses>,
     /// Operations of the model on this rank.
@@ -121,6 +123,17 @@ impl Pipeline {
         }
     }
 
+    /// Looks whether the step under way has ended. Queueing the next one may take the host longer than the device
+    /// needs, so it is asked for in between; else a step's time would go on to its record.
+    fn look(&mut self) {
+        if let Some(pending) = &mut self.pending
+            && pending.ended.is_none()
+            && pending.result.is_ready()
+        {
+            pending.ended = Some(Instant::now());
+        }
+    }
+
     /// Whether the device has done all that was queued; `newest` is the last loss of the present step.
     fn is_idle(&self, newest: Option<&LossValue>) -> bool {
         match (newest, &self.pending) {
@@ -149,6 +162,7 @@ impl Trainer {
         let never = AtomicBool::new(false);
         let stop = if self.group.size() > 1 { &never } else { stop };
 
+        pipe.look();
         // A step that failed half-way may have left some.
         self.forget_gradients();
         let mut losses = Vec::with_capacity(round.own_parts);
@@ -176,7 +190,7 @@ impl Trainer {
                     }
                 };
                 let seed = self.dropout_seed(part);
-                let loss = self.forward_backward(&batch, weight as f32, seed, pipe.checkpointing);
+                let loss = self.forward_backward(&batch, weight as f32, seed, pipe);
                 let loss = loss.map_err(|error| self.zero.explained(error))?;
                 samples.extend(loss.samples);
                 losses.push((weight, loss.value, loss.sum));
@@ -187,6 +201,7 @@ impl Trainer {
                 }
             }
             self.zero.finish_micro_batch()?;
+            pipe.look();
         }
         let (losses, pairs) = self.losses_of_all(losses, round.all.with_images.len())?;
         self.zero.finish_gradients()?;
@@ -209,6 +224,7 @@ impl Trainer {
         let result = self.optimizer.step(factor, limits)?;
         self.optimizer.zero_grad();
         self.zero.finish_update()?;
+        pipe.look();
 
         let state = &mut self.state;
         state.step += 1;
@@ -224,6 +240,7 @@ impl Trainer {
             waited,
             losses,
             result,
+            ended: None,
             samples,
             operations,
             usual,
@@ -251,13 +268,13 @@ impl Trainer {
         };
         let loss = pending.losses.wait()?;
         let result = pending.result.wait()?;
-        let now = Instant::now();
+        let ended = pending.ended.unwrap_or_else(Instant::now);
         // On a GPU a step begins when the one before it ends, not when it was queued.
-        let seconds = now
+        let seconds = ended
             .duration_since(pending.start.max(pipe.last_end))
             .as_secs_f64()
             .max(1e-9);
-        pipe.last_end = now;
+        pipe.last_end = ended;
         let state = &mut self.state;
         state.updates = result.updates;
         state.skipped_steps += u64::from(result.skipped);
@@ -314,7 +331,7 @@ impl Trainer {
             },
             resident_bytes: resident_bytes(),
             seconds,
-            eta_seconds: pipe.begun.0.elapsed().as_secs_f64() / done * left,
+            eta_seconds: ended.duration_since(pipe.begun.0).as_secs_f64() / done * left,
         };
         if let Some(warning) = self.features.as_ref().and_then(|f| f.take_warning()) {
             observer.on_warning(&warning);
@@ -398,14 +415,16 @@ impl Trainer {
         batch: &Batch,
         weight: f32,
         seed: u64,
-        checkpointing: Checkpointing,
+        pipe: &mut Pipeline,
     ) -> Result<MicroLoss, TrainError> {
+        let checkpointing = pipe.checkpointing;
         let tape = Tape::training().with_dropout(seed);
         let rows = batch
             .pictures
             .as_ref()
             .map(|pictures| self.encode(&tape, pictures, checkpointing))
             .transpose()?;
+        pipe.look();
         let loss = self
             .model
             .loss_of_rows(
@@ -417,11 +436,13 @@ impl Trainer {
                 checkpointing,
             )
             .map_err(|e| TrainError::model(None, e))?;
+        pipe.look();
         let sum = loss.sum.value().clone();
         // A batch of text alone has nothing to teach the projector in stage 1.
         if loss.sum.requires_grad() {
             tape.backward(&loss.sum, weight)?;
         }
+        pipe.look();
         // Asked for behind the backward pass, so that its arrival tells that the device has come so far.
         let samples = match self.worst.is_on() {
             true => Some(SampleLosses::of(batch, &loss.per_token)?),
