@@ -1,6 +1,6 @@
 //! Tensors on their way to a safetensors file, fetched from their device one by one.
 
-use std::{borrow::Cow, cell::RefCell, path::Path};
+use std::{borrow::Cow, cell::RefCell, fs::File, path::Path};
 
 use llavar_tensor::{DType, Device, Tensor};
 use safetensors::{Dtype, View};
@@ -31,11 +31,15 @@ pub(crate) fn write_tensors(path: &Path, tensors: Vec<(String, Stored)>) -> Resu
         };
         (name, view)
     });
+    // The format's library makes files that their owner alone may read; others of the run folder may be read by all.
+    let modes = File::create(path).and_then(|file| file.metadata());
+    let modes = modes.map_err(|e| TrainError::save(path, e))?.permissions();
     let written = safetensors::serialize_to_file(views, None, path);
     if let Some(error) = failure.into_inner() {
         return Err(TrainError::Tensor(error));
     }
-    written.map_err(|e| TrainError::save(path, e))
+    written.map_err(|e| TrainError::save(path, e))?;
+    std::fs::set_permissions(path, modes).map_err(|e| TrainError::save(path, e))
 }
 
 struct Lazy<'a> {
