@@ -214,7 +214,18 @@ fn parts_of_every_parity_model_make_it_again() {
                     (clip_dir, path)
                 }
                 _ => {
-                    torch(&clip_dir.join("pytorch_model.bin"), &clip);
+                    // The vision model alone, as transformers 5 saves it.
+                    let bare = clip
+                        .iter()
+                        .filter(|t| layout == 1 || t.0.starts_with("vision_model."));
+                    let bare: Tensors = bare
+                        .cloned()
+                        .map(|(name, shape, values)| match layout {
+                            1 => (name, shape, values),
+                            _ => (name.replace("vision_model.", ""), shape, values),
+                        })
+                        .collect();
+                    torch(&clip_dir.join("pytorch_model.bin"), &bare);
                     let path = folder.join("open_clip_pytorch_model.bin");
                     torch(&path, &slow("visual.trunk."));
                     (clip_dir.join("pytorch_model.bin"), path)

@@ -43,8 +43,17 @@ pub(crate) fn of_slow_tower(name: &str) -> Option<String> {
 }
 
 /// The published name of a tensor of a CLIP file of transformers. `None` for the text tower and the
-/// projections into the common space.
+/// projections into the common space. A vision model alone has no `vision_model.` from transformers 5 on.
 pub(crate) fn of_clip(name: &str, prefix: &str) -> Option<String> {
+    let bare = [
+        "embeddings.",
+        "pre_layrnorm.",
+        "encoder.layers.",
+        "post_layernorm.",
+    ];
+    if bare.iter().any(|start| name.starts_with(start)) {
+        return Some(format!("{prefix}vision_model.{name}"));
+    }
     let at = name.find("vision_model.")?;
     Some(format!("{prefix}{}", &name[at..]))
 }
