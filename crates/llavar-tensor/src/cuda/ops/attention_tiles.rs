@@ -139,6 +139,10 @@ pub(crate) fn attend(
     [q, k, v]: [&Tensor; 3],
 ) -> Result<Tensor> {
     let (heads, kv_heads, dim) = (q.shape()[1], k.shape()[1], q.shape()[2]);
+    if tiles.runs.is_empty() {
+        // No query sees a key.
+        return cuda.zeros(q.shape(), q.dtype());
+    }
     let mut out = cuda.empty(q.shape(), q.dtype())?;
     let [of_tiles, runs, seen_by] = [&tiles.tiles, &tiles.runs, &tiles.seen_by];
     let of_tiles = cuda.constant(of_tiles)?;
@@ -308,6 +312,7 @@ mod tests {
                 ([3, 0, 40, 1], [700, 9, 40, 65], None),
                 ([200, 64, 1, 0], [200, 64, 1, 5], Some(50)),
                 ([90, 1, 70, 5], [4, 1, 130, 0], None),
+                ([9, 0, 0, 70], [0, 5, 0, 0], None),
             ] {
                 let spec = AttentionSpec {
                     q_segments: Segments::from_lengths(q),
