@@ -212,3 +212,40 @@ fn questions_come_with_the_text_of_their_pictures() {
     assert!(talked.err.contains("ask about it"), "{talked:#?}");
     talked.ok();
 }
+
+#[test]
+fn a_model_that_needs_the_text_gets_it_unless_told_otherwise() {
+    let world = World::new("ocr_wished");
+    sidecars(&world);
+    let picture = world.picture();
+    let path = world.path("model/config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let ask = |more: &[&str]| {
+        let ask = [
+            "ask",
+            "--model",
+            "model",
+            &picture,
+            "what?",
+            "--json",
+            "--max-new-tokens",
+            "2",
+        ];
+        run(&world, &[&ask[..], more].concat(), "")
+    };
+    config["ocr_engine"] = "ppocr".into();
+    fs::write(&path, config.to_string()).unwrap();
+    // Its models are not there: nothing is guessed, and both ways on are named.
+    ask(&[]).fails(3, &["llavar ocr pull --engine ppocr", "--ocr none"]);
+    let without: Value = serde_json::from_str(&ask(&["--ocr", "none"]).ok()).unwrap();
+    assert!(without.get("ocr").is_none());
+    let with: Value = serde_json::from_str(&ask(&["--ocr", "sidecar:sidecar"]).ok()).unwrap();
+    assert!(with["ocr"].as_str().unwrap().contains("line 0 of"));
+    config["ocr_engine"] = "sidecar:sidecar".into();
+    fs::write(&path, config.to_string()).unwrap();
+    let wished: Value = serde_json::from_str(&ask(&[]).ok()).unwrap();
+    assert_eq!(wished["ocr"], with["ocr"]);
+    config["ocr_engine"] = "eyes".into();
+    fs::write(&path, config.to_string()).unwrap();
+    ask(&[]).fails(2, &["eyes", "tesseract"]);
+}

@@ -137,8 +137,8 @@ struct Report {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     let (images, question) = pictures_and_question(args.words, args.image)?;
-    let reader = args.ocr.open()?;
     let model = args.model.folder()?;
+    let reader = args.ocr.open(&model)?;
     let opened = Instant::now();
     let assistant = args.decoding.load(&model)?;
     let options = args.decoding.options(&assistant);

@@ -36,8 +36,9 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
-    let reader = args.ocr.open()?;
-    let assistant = args.decoding.load(&args.model.folder()?)?;
+    let model = args.model.folder()?;
+    let reader = args.ocr.open(&model)?;
+    let assistant = args.decoding.load(&model)?;
     let options = args.decoding.options(&assistant);
     let mut conversation = Conversation::default();
     // Text of the pictures that the next question is about.

@@ -8,7 +8,10 @@ use std::path::Path;
 
 use llavar_ocr::{EngineChoice, OcrError, Reader};
 
-use crate::failure::{Class, Failure, Outcome};
+use crate::{
+    failure::{Class, Failure, Outcome},
+    progress::note,
+};
 
 /// Read text off pictures, fetch the models for it, measure engines.
 #[derive(Debug, clap::Subcommand)]
@@ -34,18 +37,40 @@ pub(crate) fn run(command: Command) -> Outcome {
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct OcrFlag {
     /// Put the text of a picture before the question: ppocr, ppocr-v4, tesseract, sidecar,
-    /// sidecar:FILE-OR-FOLDER or none.
+    /// sidecar:FILE-OR-FOLDER or none; by default what the model asks for.
     #[arg(long = "ocr", value_name = "ENGINE")]
     engine: Option<EngineChoice>,
 }
 
 impl OcrFlag {
-    /// What reads pictures, if anything does.
-    pub(crate) fn open(&self) -> Outcome<Option<Reader>> {
-        match &self.engine {
+    /// What reads pictures for this model, if anything does. A model that needs an engine's text gets it
+    /// unless the flag says otherwise, and that is said.
+    pub(crate) fn open(&self, model: &Path) -> Outcome<Option<Reader>> {
+        let wished = match &self.engine {
+            Some(_) => None,
+            None => wished_engine(model)?,
+        };
+        if wished.is_some() {
+            note(format!(
+                "ocr: {} reads by the text of an OCR engine (--ocr none asks without it)",
+                model.display()
+            ));
+        }
+        match self.engine.as_ref().or(wished.as_ref()) {
             None | Some(EngineChoice::None) => Ok(None),
             Some(choice) => Ok(Some(Reader::of_user(choice.open()?))),
         }
+    }
+}
+
+/// The engine whose text a model needs before a question: `ocr_engine` of its `config.json`.
+pub(crate) fn wished_engine(model: &Path) -> Outcome<Option<EngineChoice>> {
+    // A folder that cannot be read is reported by whoever opens the model.
+    let text = std::fs::read_to_string(model.join("config.json")).unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    match config.get("ocr_engine").and_then(serde_json::Value::as_str) {
+        None => Ok(None),
+        Some(name) => Ok(Some(name.parse::<EngineChoice>()?)),
     }
 }
 

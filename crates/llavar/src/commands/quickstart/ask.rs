@@ -7,12 +7,13 @@ use std::{
 };
 
 use llavar_eval::AnswerRow;
+use llavar_ocr::{EngineChoice, Reader};
 use llavar_synth::{DocKind, Split, SynthConfig};
 use serde::Serialize;
 
 use super::{Args, evaluate, prepare, report};
 use crate::{
-    commands::{ask::load, data::with_sets, print, print_json},
+    commands::{ask::load, data::with_sets, ocr, print, print_json},
     device::DeviceFlags,
     failure::Outcome,
     progress::note,
@@ -64,7 +65,15 @@ pub(super) fn run(args: &Args, model: &Path) -> Outcome {
     let mut profile = with_sets(profile, &args.synth_sets)?;
     profile.seed = args.seed;
     let folder = args.out.join(FOLDER);
-    let questions = prepare::held_out(&profile.with_split(Split::HeldOut), pictures, &folder)?;
+    let mut questions = prepare::held_out(&profile.with_split(Split::HeldOut), pictures, &folder)?;
+    if ocr::wished_engine(model)?.is_some() {
+        note("the text of a page stands before its questions, as an OCR engine would read it");
+        let words = EngineChoice::Sidecar(Some(folder.join("words.jsonl")));
+        let reader = Reader::new(words.open()?, None);
+        for question in &mut questions {
+            question.text = ocr::prefix(Some(&reader), &question.picture)?;
+        }
+    }
     let answers = evaluate::ask_all("llavar-nano", &assistant, &questions, true, LONGEST)?;
     let accuracy = llavar_eval::answer::accuracy(&answers);
     let sheet = folder.join("contact-sheet.png");
