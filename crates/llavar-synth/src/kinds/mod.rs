@@ -12,6 +12,7 @@ mod receipt;
 mod screenshot;
 mod sign;
 mod slip;
+mod slip_draw;
 mod table;
 mod text;
 mod word;
