@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every check of this repository, cheapest first. CI runs exactly this.
-# Needs Rust, gcc and the crate registry; about 15 minutes on two cores from nothing.
+# Needs Rust, gcc and the crate registry; about 20 minutes on two cores from nothing.
 set -euo pipefail
 cd "$(dirname "$0")"
 step() { printf '\n== %s\n' "$*"; }
