@@ -65,8 +65,12 @@ impl OcrFlag {
 
 /// The engine whose text a model needs before a question: `ocr_engine` of its `config.json`.
 pub(crate) fn wished_engine(model: &Path) -> Outcome<Option<EngineChoice>> {
-    // A folder that cannot be read is reported by whoever opens the model.
-    let text = std::fs::read_to_string(model.join("config.json")).unwrap_or_default();
+    // What cannot be read is reported by whoever opens the model; a pipe is not waited for.
+    let path = model.join("config.json");
+    let text = match path.is_file() {
+        true => std::fs::read_to_string(path).unwrap_or_default(),
+        false => String::new(),
+    };
     let config: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     match config.get("ocr_engine").and_then(serde_json::Value::as_str) {
         None => Ok(None),
