@@ -30,6 +30,16 @@ if [ -z "${LLAVAR_PYTHON:-}" ] && ! python3 -c "import tensorboard" 2>/dev/null;
   fi
 fi 2>/dev/null
 
+if [ -z "${LLAVAR_METEOR:-}" ]; then
+  step "pycocoevalcap's METEOR, whose word lists the published values need"
+  if python3 -m venv target/meteor && target/meteor/bin/pip install -q --no-deps pycocoevalcap; then
+    LLAVAR_METEOR=$(ls -d "$PWD"/target/meteor/lib/python3*/site-packages/pycocoevalcap/meteor | head -1)
+    export LLAVAR_METEOR
+  else
+    echo "SKIPPED METEOR with all its matches: pycocoevalcap cannot be installed"
+  fi
+fi 2>/dev/null
+
 if [ -z "${LLAVAR_TORCH_PYTHON:-}" ] && ! python3 -c "import torch, safetensors, numpy, PIL" 2>/dev/null; then
   step "PyTorch, for the tests that compute the same logits with it"
   # Debian's is for the CPU alone and a twentieth of the size of the registry's.
