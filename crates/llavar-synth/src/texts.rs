@@ -17,14 +17,16 @@ impl Texts {
     /// left out, runs of white space become one space, empty lines are dropped.
     pub fn new(corpus: &str) -> Self {
         let clean = |line: &str| {
-            let printable: String = line
+            let mut printable: Vec<char> = line
                 .chars()
                 .take(MAX_LINE)
                 .map(|c| if c == '\t' { ' ' } else { c })
                 // Quotation marks would end a quotation early.
                 .filter(|c| (' '..='~').contains(c) && *c != '"')
                 .collect();
-            let printable = printable.replace("..", ".");
+            // Sentences made of a text end with one full stop, so none is printed in a run.
+            printable.dedup_by(|a, b| *a == '.' && *b == '.');
+            let printable: String = printable.into_iter().collect();
             printable.split_whitespace().collect::<Vec<_>>().join(" ")
         };
         let lines = corpus.lines().map(clean).filter(|line| !line.is_empty());

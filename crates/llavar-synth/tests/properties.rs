@@ -533,7 +533,7 @@ fn words_are_of_the_corpus_or_of_random_letters() {
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("corpus.txt");
-    std::fs::write(&path, "zebra  quokka\t\"okapi\" \u{4e2d} .. tapir\n\n").unwrap();
+    std::fs::write(&path, "zebra  quokka\t\"okapi\" \u{4e2d} ..... tapir\n\n").unwrap();
     config.corpus = Some(path);
     config.read_corpus().unwrap();
     assert_eq!(config.texts.len(), 1);
@@ -544,6 +544,7 @@ fn words_are_of_the_corpus_or_of_random_letters() {
             .unwrap()
             .transcription
             .to_lowercase();
+        assert!(!text.contains(".."), "{text}");
         seen += known.iter().filter(|word| text.contains(**word)).count();
     }
     assert!(seen > 100, "{seen}");

@@ -7,7 +7,7 @@ use crate::rng::Rng;
 use crate::texts::figure;
 use crate::words::{self, Speaker};
 
-/// What random strings are made of: letters that no other letter looks like in some face.
+/// What random strings are made of: signs that are not the same stroke in some face, as I, l and 1 are.
 const SIGNS: [u8; 52] = *b"ABCDEFGHJKLMNPQRSTUVWXYZabdefghijkmnpqrtuvwxyz234567";
 
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Content for Word {
         ]);
         page.sheet([0.0, 0.0, w, h], page.scheme.paper.rgb);
         if page.maybe(0.2) {
-            // Letters with a dark edge, as on shop fronts.
+            // Coloured letters, as on shop fronts.
             typ = typ.colour(page.scheme.accent);
         }
         let margin = page.vary(0.12, 0.04, 0.2);
