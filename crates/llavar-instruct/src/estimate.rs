@@ -74,7 +74,7 @@ impl Estimate {
                 "sees": sees, "language": settings.rules.language.name(),
                 "least_words": least.max(30), "most_words": most.min(120), "rejected": [],
                 // A caption that is yet to be written.
-                "description": "x".repeat(CAPTION_BYTES), "number": settings.duos, "kept": [],
+                "description": "x".repeat(CAPTION_BYTES), "number": settings.duos, "kept": [], "open": [],
             });
             let steps = [
                 ("caption", caption_schema(), CAPTION_BYTES),

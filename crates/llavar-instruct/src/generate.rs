@@ -8,10 +8,13 @@ use serde_json::{Value, json};
 use crate::{
     Answer, CallError, Caller, Duo, InstructError, Picture, Prompts, Rejection,
     call::Question,
-    checks::{Broken, Evidence, Reason, Rules},
+    checks::{Broken, Evidence, Reason, Rules, SURE, quoted_spans},
     parse::{complete, parse_caption, parse_duos},
     template,
 };
+
+/// Lines that are named in a prompt as open.
+const OPEN_LINES: usize = 10;
 
 /// What is made of each picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -216,11 +219,10 @@ impl Asked<'_> {
     /// picture, and its own caption is what duos must agree with.
     fn evidence(&self, caption: Option<&str>) -> Evidence {
         let picture = self.picture;
-        let lines = picture.lines.iter().map(|line| line.text.as_str());
         let told = picture.caption.as_deref();
         match picture.lines.is_empty() && told.is_none() {
             true => Evidence::new(caption),
-            false => Evidence::new(lines.chain(told)),
+            false => Evidence::of_page(&picture.lines, (picture.width, picture.height), told),
         }
     }
 
@@ -272,6 +274,10 @@ impl Asked<'_> {
             known["description"] = json!(description);
             known["number"] = json!(left);
             known["kept"] = json!(result.duos);
+            known["open"] = match attempt {
+                1 => json!([]),
+                _ => self.open_lines(&result.duos),
+            };
             known["rejected"] = reasons(&result.rejected, "duos", attempt);
             let answer = self.ask("duos", attempt, known, duos_schema())?;
             let found = parse_duos(&answer.text);
@@ -313,6 +319,27 @@ impl Asked<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Lines that no duo quotes yet, with their places, spread over the page: models that are only told that
+    /// they repeat themselves do so again.
+    fn open_lines(&self, kept: &[Duo]) -> Value {
+        let quoted: Vec<&str> = kept
+            .iter()
+            .flat_map(|duo| quoted_spans(&duo.self_explain_answer))
+            .collect();
+        let is_open = |line: &&Line| {
+            let text = line.text.trim();
+            line.score >= SURE
+                && text.chars().filter(|c| c.is_alphanumeric()).count() >= 3
+                && !quoted
+                    .iter()
+                    .any(|span| text.contains(span) || span.contains(text))
+        };
+        let open: Vec<&Line> = self.picture.lines.iter().filter(is_open).collect();
+        let step = open.len().div_ceil(OPEN_LINES).max(1);
+        let told = |line: &&Line| json!({"text": line.text, "place": self.picture.place(line)});
+        open.iter().step_by(step).map(told).collect()
     }
 
     /// Asks; a page that is too long for the model is halved twice before it is given up.

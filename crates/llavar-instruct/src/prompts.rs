@@ -113,6 +113,7 @@ impl Prompts {
                 "name": "a.png", "width": 1, "height": 1, "caption": "c", "layout": "l", "sees": false,
                 "language": "English", "least_words": 1, "most_words": 2, "rejected": ["r"],
                 "description": "d", "number": 2, "kept": [{"extractive_question": "q"}],
+                "open": [{"text": "t", "place": "top left"}],
             });
             prompts.render(&prompt.name, known)?;
         }
@@ -224,17 +225,24 @@ mod tests {
     fn ours_have_versions_and_examples() {
         let prompts = Prompts::load(None).unwrap();
         assert_eq!(prompts.used.len(), 2);
-        assert!(prompts.used.iter().all(|prompt| prompt.version == "1"));
+        assert!(prompts.used.iter().all(|prompt| prompt.version == "2"));
         let known = json!({"name": "a", "width": 1, "height": 1, "caption": null, "sees": false,
             "layout": "SALE \u{1}u now", "language": null, "least_words": 1, "most_words": 9, "rejected": [],
-            "description": "A sign.", "number": 1, "kept": []});
+            "description": "A sign.", "number": 1, "kept": [], "open": []});
         let messages = texts(&prompts.render("duos", known).unwrap());
         let roles: Vec<Role> = messages.iter().map(|m| m.0).collect();
         assert_eq!(
             roles,
-            [Role::System, Role::User, Role::Assistant, Role::User]
+            [
+                Role::System,
+                Role::User,
+                Role::Assistant,
+                Role::User,
+                Role::Assistant,
+                Role::User
+            ]
         );
-        let last = &messages[3].1;
+        let last = &messages[5].1;
         assert!(
             last.contains("SALE u now") && last.ends_with("Write 1 item now."),
             "{last}"

@@ -7,10 +7,11 @@
 
 use llavar_ocr::Line;
 
-use crate::{Duo, Picture, PictureResult, Settings, State, checks::Evidence, generate::rejection};
-
-/// Lines of which OCR was less sure are not used.
-const SURE: f64 = 0.7;
+use crate::{
+    Duo, Picture, PictureResult, Settings, State,
+    checks::{Evidence, SURE},
+    generate::rejection,
+};
 
 /// Writes caption and duos of a picture.
 pub(crate) fn write(picture: &Picture, settings: &Settings, result: &mut PictureResult) {
@@ -21,9 +22,11 @@ pub(crate) fn write(picture: &Picture, settings: &Settings, result: &mut Picture
         };
         return;
     }
+    // How many lines there are is known of the picture too.
+    let count = lines.len().to_string();
     let told = picture.caption.as_deref();
-    let texts = picture.lines.iter().map(|line| line.text.as_str());
-    let evidence = Evidence::new(texts.chain(told));
+    let size = (picture.width, picture.height);
+    let evidence = Evidence::of_page(&picture.lines, size, told.into_iter().chain([&*count]));
     let rules = &settings.rules;
     let caption = caption(picture, &lines);
     match rules.caption(&caption, &evidence) {
@@ -328,7 +331,7 @@ mod tests {
             Line::in_box([100.0, 500.0, 400.0, 525.0], "smudged: l1ne", 0.3),
             Line::in_box(
                 [100.0, 550.0, 400.0, 575.0],
-                "Mail us: hello@acme.example",
+                "Write to hello@acme.example",
                 0.95,
             ),
         ];

@@ -293,6 +293,54 @@ fn a_caption_that_is_cut_off_is_no_markup() {
 }
 
 #[test]
+fn a_caption_that_tells_nothing_of_the_text_is_asked_again() {
+    let (images, run) = (folder(1), tempfile::tempdir().unwrap());
+    let empty =
+        "The image is a poster of a postcard with a date and a price, but it is not a postcard.";
+    let replies = vec![Reply::Chat(empty.into()), Reply::Chat(caption("0"))];
+    let server = StubServer::scripted(replies, Reply::Chat(good_duos("0"))).unwrap();
+    let made = make(images.path(), run.path(), Some(&server), None);
+    let picture = &made.generated.pictures[0];
+    let reasons: Vec<Reason> = picture.rejected.iter().map(|one| one.reason).collect();
+    assert_eq!(reasons, [Reason::NoText]);
+    assert!(picture.caption.is_some());
+    let asked = server.requests()[1].text();
+    assert!(asked.contains("quotes none of the text"), "{asked}");
+}
+
+#[test]
+fn a_wrong_place_and_a_quote_beside_the_fact_are_asked_again() {
+    let (images, run) = (folder(1), tempfile::tempdir().unwrap());
+    let duo = |explanation: &str| {
+        json!([{
+            "extractive_question": "What is the total on the receipt?",
+            "extractive_answer": "The total is 0.50.",
+            "self_explain_question": "Which text in the image supports this, and where is it?",
+            "self_explain_answer": explanation,
+        }])
+        .to_string()
+    };
+    let replies = vec![
+        Reply::Chat(caption("0")),
+        Reply::Chat(duo(
+            "The text \"TOTAL 0.50\" stands at the top of the receipt.",
+        )),
+        Reply::Chat(duo(
+            "The text \"Open daily\" in the middle of the receipt says it.",
+        )),
+    ];
+    let server = StubServer::scripted(replies, Reply::Chat(good_duos("0"))).unwrap();
+    let made = make(images.path(), run.path(), Some(&server), None);
+    let picture = &made.generated.pictures[0];
+    let reasons: Vec<Reason> = picture.rejected.iter().map(|one| one.reason).collect();
+    assert_eq!(reasons, [Reason::WrongPlace, Reason::Unsupported]);
+    assert_eq!(picture.duos.len(), 2);
+    let requests = server.requests();
+    assert!(requests[2].text().contains("does not stand at the top"));
+    assert!(requests[3].text().contains("does not hold \"0.50\""));
+}
+
+#[test]
 fn what_is_turned_down_is_asked_again_with_the_reason() {
     let (images, run) = (folder(1), tempfile::tempdir().unwrap());
     let server = StubServer::scripted(

@@ -2,6 +2,13 @@
 
 use std::collections::HashSet;
 
+use llavar_ocr::Line;
+
+use super::{numbers, sentences};
+
+/// Lines of which OCR is less sure do not oblige a caption to tell them.
+pub(crate) const SURE: f64 = 0.7;
+
 /// OCR and human caption, ready for looking things up.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
@@ -10,6 +17,43 @@ pub struct Evidence {
     words: HashSet<String>,
     /// In lower case, as they are.
     raw: String,
+    /// Digits that stand together, and whole numbers without the marks in them.
+    numbers: HashSet<String>,
+    /// What OCR found, where places are known.
+    lines: Vec<PageLine>,
+    /// Words in lines of which OCR is sure.
+    sure_words: usize,
+}
+
+/// A line with its place.
+#[derive(Debug, Clone)]
+pub(super) struct PageLine {
+    /// [`normal`].
+    pub(super) text: String,
+    /// Left edge, middle and right edge, and middle from the top, as parts of the picture.
+    pub(super) in_picture: Spot,
+    /// The same as parts of the rectangle around all text: pages are often smaller than their scans.
+    pub(super) in_text: Spot,
+}
+
+/// Where a line stands, from 0 (left, top) to 1.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spot {
+    pub(super) left: f64,
+    pub(super) right: f64,
+    pub(super) down: f64,
+}
+
+impl Spot {
+    fn of(line: &Line, [x1, y1, x2, y2]: [f64; 4]) -> Self {
+        let [left, top, right, bottom] = line.bounds();
+        let part = |at: f64, from: f64, to: f64| (at - from) / (to - from).max(1.0);
+        Self {
+            left: part(left, x1, x2),
+            right: part(right, x1, x2),
+            down: part((top + bottom) / 2.0, y1, y2),
+        }
+    }
 }
 
 impl Evidence {
@@ -24,6 +68,65 @@ impl Evidence {
             text: normal(&joined).chars().collect(),
             words: words(&joined).into_iter().collect(),
             raw: joined.to_lowercase(),
+            numbers: numbers::forms(&joined),
+            ..Self::default()
+        }
+    }
+
+    /// Of what OCR found in a picture of this size, px, and what is told of it. Here places are known too.
+    pub fn of_page<'a>(
+        lines: &'a [Line],
+        size: (u32, u32),
+        told: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let text = lines.iter().map(|line| line.text.as_str());
+        let mut evidence = Self::new(text.chain(told));
+        let picture = [0.0, 0.0, f64::from(size.0), f64::from(size.1)];
+        let around = lines.iter().map(Line::bounds).reduce(|a, b| {
+            let low = |i: usize| a[i].min(b[i]);
+            let high = |i: usize| a[i].max(b[i]);
+            [low(0), low(1), high(2), high(3)]
+        });
+        let page = |line: &Line| PageLine {
+            text: normal(&line.text),
+            in_picture: Spot::of(line, picture),
+            in_text: Spot::of(line, around.unwrap_or(picture)),
+        };
+        evidence.lines = lines.iter().map(page).collect();
+        let sure = lines.iter().filter(|line| line.score >= SURE);
+        evidence.sure_words = sure.map(|line| sentences::count(&line.text)).sum();
+        evidence
+    }
+
+    /// Words in lines of which OCR is sure.
+    pub(super) fn sure_words(&self) -> usize {
+        self.sure_words
+    }
+
+    /// Whether these digits stand somewhere.
+    pub(super) fn has_number(&self, digits: &str) -> bool {
+        self.numbers.contains(digits)
+    }
+
+    /// Whether words follow each other in one line of the page.
+    pub(super) fn in_a_line(&self, words: &[String]) -> bool {
+        let words = format!(" {} ", words.join(" "));
+        let mut lines = self.lines.iter();
+        lines.any(|line| format!(" {} ", line.text).contains(&words))
+    }
+
+    /// The lines of the page that a quoted span is of.
+    pub(super) fn lines_of(&self, span: &str, least: f64) -> Vec<&PageLine> {
+        let span = normal(span);
+        let whole = |part: &str, of: &str| format!(" {of} ").contains(&format!(" {part} "));
+        let is_of = |line: &&PageLine| {
+            whole(&span, &line.text)
+                || (line.text.chars().count() >= 3 && whole(&line.text, &span))
+                || strsim::normalized_levenshtein(&span, &line.text) >= least
+        };
+        match span.is_empty() {
+            true => Vec::new(),
+            false => self.lines.iter().filter(is_of).collect(),
         }
     }
 
@@ -54,7 +157,9 @@ impl Evidence {
 
     /// Whether a word is there, or one that begins alike: inflected forms count.
     pub(super) fn has_word(&self, word: &str) -> bool {
-        if self.words.contains(word) {
+        // Scripts without spaces: what stands between two marks is one word.
+        let inside = word.contains(sentences::is_wide) && self.raw.contains(word);
+        if inside || self.words.contains(word) {
             return true;
         }
         let stem: String = word.chars().take(5).collect();

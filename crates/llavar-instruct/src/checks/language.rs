@@ -123,6 +123,38 @@ pub(super) fn is_common(word: &str) -> bool {
         .any(|(_, list)| list.split(' ').any(|common| common == word))
 }
 
+/// Whether an English text has a verb outside its quotes. Plurals and participles pass for verbs: what is
+/// turned down has none for certain.
+pub(super) fn has_verb(text: &str) -> bool {
+    let mut own = text.to_owned();
+    for span in quoted_spans(text) {
+        own = own.replacen(span, " ", 1);
+    }
+    let tokens = own.split(|c: char| !c.is_alphanumeric() && c != '\'' && c != '’');
+    let mut tokens = tokens.filter(|token| !token.is_empty()).enumerate();
+    tokens.any(|(i, token)| {
+        let word = token.to_lowercase();
+        // A name in capitals is none.
+        let small = i == 0 || !token.starts_with(char::is_uppercase);
+        let form = word.ends_with('s') || word.ends_with("ed");
+        let short = ["'s", "'re", "n't", "'ll", "'d", "'ve", "’s", "’re", "n’t"];
+        (small && VERBS.split(' ').any(|verb| verb == word))
+            || (small && word.chars().count() >= 4 && form)
+            || short.iter().any(|end| word.ends_with(end))
+    })
+}
+
+/// Forms of verbs that end neither in s nor in ed.
+const VERBS: &str = "is are was were am be been has have had do does did can could may might must shall should will would \
+    says said reads read shows shown show stands stand stood gives give gave given goes go went gone come came become \
+    became begin began begun start end open close cost pay paid pays sell sold buy bought take took taken make made \
+    run ran win won lose lost lead led lie lies lay hold held keep kept lets let put set cut hit get got see saw seen \
+    find found know knew known mean meant meet met write wrote written tell told send sent spend spent stay leave left \
+    live work need want use call visit ask answer offer include contain belong appear consist begin follow support \
+    mention indicate represent describe report rise rose fall fell grow grew drop reach bring brought sit \
+    say help allow require apply add build built feel felt think thought speak spoke wear wore hang hung draw drew \
+    form bear mark expire depart arrive return serve score remain seem lives";
+
 const COMMON: [(Language, &str); 7] = [
     (
         Language::English,

@@ -4,11 +4,16 @@
 //! prompt. A proposal is turned down by the first rule that it breaks, so counts add up.
 
 mod evidence;
+mod facts;
 mod language;
+mod novelty;
+mod numbers;
+mod places;
 mod quotes;
 mod sentences;
 
 pub use evidence::Evidence;
+pub(crate) use evidence::SURE;
 pub use language::Language;
 pub use quotes::quoted_spans;
 
@@ -40,8 +45,16 @@ pub enum Reason {
     QuoteNotFound,
     /// The explanation quotes nothing.
     NoQuote,
+    /// A caption tells nothing of the text in the picture.
+    NoText,
     /// The answer names no fact that is in the OCR or the caption.
     NoFact,
+    /// A number is neither in the OCR nor in the caption.
+    InventedNumber,
+    /// What the explanation quotes does not hold what the answer says.
+    Unsupported,
+    /// What the explanation quotes stands elsewhere in the picture than it says.
+    WrongPlace,
     /// The question says what it asks for.
     AnswersItself,
     /// The same question or fact as one that is kept.
@@ -62,7 +75,11 @@ impl Reason {
             Self::MetaWords => "meta_words",
             Self::QuoteNotFound => "quote_not_found",
             Self::NoQuote => "no_quote",
+            Self::NoText => "no_text",
             Self::NoFact => "no_fact",
+            Self::InventedNumber => "invented_number",
+            Self::Unsupported => "unsupported",
+            Self::WrongPlace => "wrong_place",
             Self::AnswersItself => "answers_itself",
             Self::Duplicate => "duplicate",
         }
@@ -87,9 +104,12 @@ pub(crate) fn broken(reason: Reason, detail: impl Into<String>) -> Result<(), Br
 
 /// The limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Rules {
     /// Words of a caption.
     pub caption_words: (usize, usize),
+    /// From how many words on the page of which OCR is sure a caption must tell some of them; 0: never.
+    pub caption_text_from: usize,
     /// Words of a question.
     pub question_words: (usize, usize),
     /// Words of an answer.
@@ -107,6 +127,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             caption_words: (12, 400),
+            caption_text_from: 3,
             question_words: (3, 60),
             answer_words: (3, 120),
             grounding: 0.8,
@@ -126,8 +147,11 @@ impl Rules {
         sentences::clean(text)?;
         sentences::whole("the caption", text)?;
         self.language.check(text)?;
+        sentences::verb("the caption", text, self.language)?;
         sentences::no_meta_words(text, evidence)?;
-        self.grounded(text, evidence)
+        self.grounded(text, evidence)?;
+        numbers::known(text, evidence, numbers::Counts::Allowed)?;
+        facts::tells_text(text, evidence, self.caption_text_from)
     }
 
     /// Whether a duo is kept beside those that are kept already.
@@ -149,17 +173,31 @@ impl Rules {
         }
         // Short texts alone say little about their language.
         self.language.check(&duo.texts().join(" "))?;
+        sentences::verb(
+            "the extractive answer",
+            &duo.extractive_answer,
+            self.language,
+        )?;
+        sentences::verb(
+            "the self explain answer",
+            &duo.self_explain_answer,
+            self.language,
+        )?;
         duo.texts()
             .iter()
             .try_for_each(|text| self.grounded(text, evidence))?;
-        self.names_a_fact(duo, evidence)?;
-        if quoted_spans(&duo.self_explain_answer).is_empty() {
-            return broken(
-                Reason::NoQuote,
-                "the self explain answer quotes no text of the image",
-            );
+        facts::names_a_fact(duo, evidence)?;
+        for (i, text) in duo.texts().into_iter().enumerate() {
+            // Only what is asked for must be printed: "the 2 lines above" is a count.
+            let counts = match i {
+                1 => numbers::Counts::Refused,
+                _ => numbers::Counts::Allowed,
+            };
+            numbers::known(text, evidence, counts)?;
         }
-        self.is_new(duo, kept)
+        novelty::is_new(duo, kept, evidence, self.duplicate)?;
+        facts::quotes_support(duo, evidence, self.grounding)?;
+        places::agree(&duo.self_explain_answer, evidence, self.grounding)
     }
 
     /// Every quoted span is in the evidence.
@@ -169,51 +207,6 @@ impl Rules {
                 return broken(
                     Reason::QuoteNotFound,
                     format!("\"{span}\" is not written in the image"),
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// The answer says something of the picture that the question does not.
-    fn names_a_fact(&self, duo: &Duo, evidence: &Evidence) -> Result<(), Broken> {
-        let question = evidence::words(&duo.extractive_question);
-        let answer = evidence::words(&duo.extractive_answer);
-        let new: Vec<&String> = answer
-            .iter()
-            .filter(|word| !question.contains(word) && !language::is_common(word))
-            .collect();
-        let spans = quoted_spans(&duo.extractive_answer);
-        let told = |span: &str| {
-            evidence::normal(&duo.extractive_question).contains(&evidence::normal(span))
-        };
-        if new.is_empty() || (!spans.is_empty() && spans.iter().all(|span| told(span))) {
-            return broken(
-                Reason::AnswersItself,
-                "the extractive question already says what its answer says",
-            );
-        }
-        if !new.iter().any(|word| evidence.has_word(word)) {
-            return broken(
-                Reason::NoFact,
-                "the extractive answer names nothing that is written in the image or known of it",
-            );
-        }
-        Ok(())
-    }
-
-    fn is_new(&self, duo: &Duo, kept: &[Duo]) -> Result<(), Broken> {
-        for other in kept {
-            let same = |a: &str, b: &str| {
-                strsim::normalized_levenshtein(&evidence::normal(a), &evidence::normal(b))
-                    >= self.duplicate
-            };
-            if same(&duo.extractive_question, &other.extractive_question)
-                || same(&duo.extractive_answer, &other.extractive_answer)
-            {
-                return broken(
-                    Reason::Duplicate,
-                    format!("\"{}\" has been asked already", other.extractive_question),
                 );
             }
         }
@@ -295,6 +288,18 @@ mod tests {
             Some(R::AnswersItself)
         );
         assert_eq!(ea("It was printed on 12/03/2018."), Some(R::Duplicate));
+        assert_eq!(
+            ea("The total amount is not written in the image."),
+            Some(R::NoFact)
+        );
+        assert_eq!(
+            ea("The total amount of 2019 is 9.90."),
+            Some(R::InventedNumber)
+        );
+        assert_eq!(
+            sa("The line \"ACME STORE\" near the bottom shows it."),
+            Some(R::Unsupported)
+        );
         assert_eq!(
             reason(|d| {
                 d.extractive_question = "Wie hoch ist der Betrag auf der Quittung?".into();

@@ -1,15 +1,14 @@
 //! The form of a text.
 
-use super::{Broken, Evidence, Reason, broken, evidence::words};
+use super::{Broken, Evidence, Language, Reason, broken, evidence::words, language::has_verb};
 
 /// A number of words.
 pub(super) fn length(name: &str, text: &str, limits: (usize, usize)) -> Result<(), Broken> {
-    let n = text.split_whitespace().count();
-    // Scripts without spaces: two characters count as a word.
-    let wide = text.chars().filter(|c| is_wide(*c)).count() / 2;
-    let n = n.max(wide);
-    match n {
-        n if n < limits.0 => broken(Reason::Length, format!("{name} has only {n} words")),
+    match count(text) {
+        n if n < limits.0 => broken(
+            Reason::Length,
+            format!("{name} has only {n} words, fewer than {}", limits.0),
+        ),
         n if n > limits.1 => broken(
             Reason::Length,
             format!("{name} has {n} words, more than {}", limits.1),
@@ -18,7 +17,14 @@ pub(super) fn length(name: &str, text: &str, limits: (usize, usize)) -> Result<(
     }
 }
 
-fn is_wide(c: char) -> bool {
+/// Words of a text; in scripts without spaces two characters count as one.
+pub(super) fn count(text: &str) -> usize {
+    let wide = text.chars().filter(|c| is_wide(*c)).count() / 2;
+    text.split_whitespace().count().max(wide)
+}
+
+/// Characters of scripts without spaces.
+pub(super) fn is_wide(c: char) -> bool {
     matches!(c, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{0e00}'..='\u{0e7f}')
 }
 
@@ -36,8 +42,19 @@ pub(super) fn whole(name: &str, text: &str) -> Result<(), Broken> {
         true => Ok(()),
         false => broken(
             Reason::Sentence,
-            format!("{name} does not end like a sentence"),
+            format!("{name} is no whole sentence with a full stop"),
         ),
+    }
+}
+
+/// A verb, in languages whose verbs are known.
+pub(super) fn verb(name: &str, text: &str, language: Language) -> Result<(), Broken> {
+    match language == Language::English && !has_verb(text) {
+        true => broken(
+            Reason::Sentence,
+            format!("{name} has no verb: it is no whole sentence"),
+        ),
+        false => Ok(()),
     }
 }
 
@@ -97,13 +114,19 @@ pub(super) fn clean(text: &str) -> Result<(), Broken> {
 }
 
 /// What belongs to the making of the data and not to the picture.
-const META_WORDS: [&str; 33] = [
+const META_WORDS: [&str; 40] = [
     "caption",
     "captions",
     "ocr",
     "json",
     "prompt",
     "as an ai",
+    "i'm sorry",
+    "i am sorry",
+    "i apologize",
+    "dataset",
+    "data set",
+    "training data",
     "language model",
     "bounding box",
     "bounding boxes",
@@ -130,6 +153,7 @@ const META_WORDS: [&str; 33] = [
     "i cannot view",
     "extractive",
     "self explain",
+    "self explaining",
     "self explanation",
 ];
 
@@ -165,6 +189,23 @@ mod tests {
         }
         for bad in ["it is.", "It is", "It is...", "- It is.", "Is it?", ""] {
             assert!(whole("x", bad).is_err(), "{bad}");
+        }
+        for no_verb in [
+            "Additional Information Show source.",
+            "Project name: BROWN & CO.",
+        ] {
+            assert!(verb("x", no_verb, Language::English).is_err(), "{no_verb}");
+            assert_eq!(verb("x", no_verb, Language::German), Ok(()));
+        }
+        for good in [
+            "It's 9.90.",
+            "The total is 9.90.",
+            "Children under six pay half.",
+            "The line \"TOTAL 9.90\" supports this.",
+            "Prices start at 9.90.",
+            "ACME won the prize.",
+        ] {
+            assert_eq!(verb("x", good, Language::English), Ok(()), "{good}");
         }
         assert_eq!(question("x", "What is \"A\"?"), Ok(()));
         assert!(clean("a b c d a b c d a b c").is_err());

@@ -198,8 +198,8 @@ impl ReviewServer {
 }
 
 fn warning(rules: &Rules, duo: &Duo, others: &[Duo], picture: &PictureResult) -> Option<String> {
-    let lines = picture.lines.iter().map(|line| line.text.as_str());
-    let evidence = Evidence::new(lines.chain(picture.human_caption.as_deref()));
+    let size = (picture.width, picture.height);
+    let evidence = Evidence::of_page(&picture.lines, size, picture.human_caption.as_deref());
     let broken = rules.duo(duo, others, &evidence).err()?;
     Some(broken.detail)
 }

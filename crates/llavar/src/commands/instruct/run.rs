@@ -74,6 +74,9 @@ pub(crate) struct Args {
     /// How like a quoted span must be to OCR or caption, 0 to 1; numbers must always be equal.
     #[arg(long, default_value_t = Rules::default().grounding)]
     grounding: f64,
+    /// From how many words of text in a picture its caption must quote some of them; 0: never.
+    #[arg(long, value_name = "WORDS", default_value_t = Rules::default().caption_text_from)]
+    caption_text_from: usize,
     /// Folder of prompts (see `llavar instruct prompts`).
     #[arg(long)]
     prompts: Option<PathBuf>,
@@ -210,6 +213,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         layout_chars: args.asking.layout_chars,
         rules: Rules {
             grounding: args.grounding,
+            caption_text_from: args.caption_text_from,
             language: args.language,
             ..Rules::default()
         },
