@@ -36,11 +36,15 @@ pub(super) fn tells_text(text: &str, evidence: &Evidence, from: usize) -> Result
     }
     let spans = quoted_spans(text);
     // That quotes are in the picture has been looked up.
-    let quotes = spans.iter().any(|span| words(span).iter().any(says));
+    let quotes = spans
+        .iter()
+        .any(|span| words(span).iter().any(|word| says(word)));
     let words = words(text);
     let long = |word: &String| word.chars().filter(char::is_ascii_digit).count() >= 2;
     let mut numbers = words.iter().filter(|word| long(word));
-    let mut pairs = words.windows(2).filter(|pair| pair.iter().all(says));
+    let mut pairs = words
+        .windows(2)
+        .filter(|pair| pair.iter().all(|word| says(word)));
     if quotes
         || numbers.any(|word| evidence.in_a_line(std::slice::from_ref(word)))
         || pairs.any(|pair| evidence.in_a_line(pair))
@@ -54,7 +58,7 @@ pub(super) fn tells_text(text: &str, evidence: &Evidence, from: usize) -> Result
 }
 
 /// Whether a word says something by itself.
-fn says(word: &String) -> bool {
+fn says(word: &str) -> bool {
     let long = word.chars().count() >= 3;
     let telling = word.contains(|c: char| c.is_ascii_digit() || sentences::is_wide(c));
     !is_common(word) && (long || telling)
