@@ -1,6 +1,7 @@
 //! Sending with retries.
 
 use std::{
+    ops::ControlFlow,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -115,17 +116,17 @@ impl Client {
     /// # Errors
     /// [`ClientError::GaveUp`] after retries, other classes at once.
     pub fn chat(&self, request: &ChatRequest) -> Result<ChatAnswer, ClientError> {
-        self.chat_watched(request, &mut |_| {})
+        self.chat_watched(request, &mut |_| ControlFlow::Continue(()))
     }
 
-    /// [`Client::chat`]; every attempt that failed is shown to `watch` before the next is made.
+    /// [`Client::chat`]; every attempt that failed is shown to `watch`, which says whether the next is made.
     ///
     /// # Errors
-    /// As there.
+    /// As there; where `watch` breaks off, the error of the attempt that it was shown.
     pub fn chat_watched(
         &self,
         request: &ChatRequest,
-        watch: &mut dyn FnMut(&Attempt<'_>),
+        watch: &mut dyn FnMut(&Attempt<'_>) -> ControlFlow<()>,
     ) -> Result<ChatAnswer, ClientError> {
         let begun = Instant::now();
         let key = request.idempotency_key.as_deref();
@@ -147,13 +148,14 @@ impl Client {
     /// As [`Client::chat`]; [`ClientError::Malformed`] where scores were asked for and the server gives none.
     pub fn complete(&self, request: &CompletionRequest) -> Result<CompletionAnswer, ClientError> {
         let key = request.idempotency_key.as_deref();
-        let (mut answer, attempts) = self.retried(&mut |_| {}, &|repeat| {
-            let key = key.map(|key| numbered(key, repeat));
-            let make = |dialect: &Dialect| request.body(dialect);
-            let (value, _) = self.in_dialect("completions", key.as_deref(), &make)?;
-            let usage = usage_of(&value);
-            CompletionAnswer::from_json(&value, request).map_err(|error| (error, usage))
-        })?;
+        let (mut answer, attempts) =
+            self.retried(&mut |_| ControlFlow::Continue(()), &|repeat| {
+                let key = key.map(|key| numbered(key, repeat));
+                let make = |dialect: &Dialect| request.body(dialect);
+                let (value, _) = self.in_dialect("completions", key.as_deref(), &make)?;
+                let usage = usage_of(&value);
+                CompletionAnswer::from_json(&value, request).map_err(|error| (error, usage))
+            })?;
         answer.attempts = attempts;
         Ok(answer)
     }
@@ -164,12 +166,13 @@ impl Client {
     /// As [`Client::chat`]; [`ClientError::Unsupported`] where the server gives none.
     pub fn score_chat(&self, request: &ChatRequest) -> Result<ChatScores, ClientError> {
         let key = request.idempotency_key.as_deref();
-        let (mut scores, attempts) = self.retried(&mut |_| {}, &|repeat| {
-            let key = key.map(|key| numbered(key, repeat));
-            let make = |dialect: &Dialect| request.body(dialect);
-            let (value, _) = self.in_dialect("chat/completions", key.as_deref(), &make)?;
-            ChatScores::from_json(&value).map_err(|error| (error, usage_of(&value)))
-        })?;
+        let (mut scores, attempts) =
+            self.retried(&mut |_| ControlFlow::Continue(()), &|repeat| {
+                let key = key.map(|key| numbered(key, repeat));
+                let make = |dialect: &Dialect| request.body(dialect);
+                let (value, _) = self.in_dialect("chat/completions", key.as_deref(), &make)?;
+                ChatScores::from_json(&value).map_err(|error| (error, usage_of(&value)))
+            })?;
         scores.attempts = attempts;
         Ok(scores)
     }
@@ -180,7 +183,7 @@ impl Client {
     /// As [`Client::chat`].
     pub fn models(&self) -> Result<Vec<String>, ClientError> {
         let url = self.options.endpoint.of("models");
-        let (names, _) = self.retried(&mut |_| {}, &|_| {
+        let (names, _) = self.retried(&mut |_| ControlFlow::Continue(()), &|_| {
             let value = self
                 .transport
                 .exchange(&url, self.options.key.as_ref(), None, None)
@@ -245,7 +248,7 @@ impl Client {
     /// of no use: a server that keeps answers by key must not give the same again.
     fn retried<T>(
         &self,
-        watch: &mut dyn FnMut(&Attempt<'_>),
+        watch: &mut dyn FnMut(&Attempt<'_>) -> ControlFlow<()>,
         attempt: &dyn Fn(u32) -> Tried<T>,
     ) -> Result<(T, u32), ClientError> {
         let cancel = self.options.cancel.as_deref();
@@ -283,13 +286,13 @@ impl Client {
                 _ => {}
             }
             drop(permit);
-            watch(&Attempt {
+            let goes_on = watch(&Attempt {
                 number,
                 error: &error,
                 usage,
                 retry_in,
             });
-            let Some(wait) = retry_in else {
+            let Some(wait) = retry_in.filter(|_| goes_on.is_continue()) else {
                 return Err(match number {
                     1 => error,
                     attempts => ClientError::GaveUp {

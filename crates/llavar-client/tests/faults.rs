@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    ops::ControlFlow,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -69,6 +70,7 @@ fn passing_faults_are_tried_again() {
             .chat_watched(&request(), &mut |attempt| {
                 seen.push(attempt.error.class().as_str());
                 wasted += attempt.usage.map_or(0, |usage| usage.prompt_tokens);
+                ControlFlow::Continue(())
             })
             .unwrap();
         assert_eq!(seen, [class]);
@@ -158,7 +160,10 @@ fn a_server_that_hangs_or_drips_is_left() {
         let mut seen = Vec::new();
         let answer = Client::new(options)
             .unwrap()
-            .chat_watched(&request(), &mut |a| seen.push(a.error.class().as_str()))
+            .chat_watched(&request(), &mut |a| {
+                seen.push(a.error.class().as_str());
+                ControlFlow::Continue(())
+            })
             .unwrap();
         assert_eq!((seen, answer.attempts), (vec!["time_out"], 2));
     }

@@ -1,5 +1,7 @@
 //! One question to the model: from the journal, or from the server into the journal.
 
+use std::ops::ControlFlow;
+
 use llavar_client::{ChatRequest, Client, ClientError, Content, JsonSchema, Message, Usage};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -51,6 +53,32 @@ pub(crate) struct Question<'a> {
     pub(crate) messages: Vec<Message>,
     pub(crate) schema: JsonSchema,
     pub(crate) picture: &'a Picture,
+}
+
+/// What is set aside of the budget for one attempt; what nobody settles goes back.
+struct Held<'a> {
+    budget: &'a Budget,
+    most: f64,
+    is_held: bool,
+}
+
+impl Held<'_> {
+    fn reserve(&mut self) -> bool {
+        self.is_held = self.budget.reserve(self.most);
+        self.is_held
+    }
+
+    fn settle(&mut self, cost: f64) {
+        if std::mem::take(&mut self.is_held) {
+            self.budget.settle(self.most, cost);
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.settle(0.0);
+    }
 }
 
 /// Asks.
@@ -125,29 +153,33 @@ impl Caller<'_> {
             return Ok(answer);
         }
         let client = self.client.ok_or(CallError::NotInJournal)?;
-        let most = self.most(&question);
-        let price = |usage: &Usage| self.prices.map(|prices| prices.of(usage));
-        let most_usd = price(&most);
+        // A copy of a picture makes the same request: the second waits for the first one's answer.
+        let _claim = self.journal.claim(&key);
+        if let Some(answer) = self.journal.answer(&key) {
+            return Ok(answer);
+        }
+        let most_usd = self.prices.map(|prices| prices.of(&self.most(&question)));
         // Without prices the budget counts nothing.
-        if !self.budget.reserve(most_usd.unwrap_or(0.0)) {
+        let mut held = Held {
+            budget: self.budget,
+            most: most_usd.unwrap_or(0.0),
+            is_held: false,
+        };
+        if !held.reserve() {
             return Err(CallError::Budget);
         }
-        let cost = self.ask_server(client, &key, question, most_usd);
-        let spent = match &cost {
-            Ok((_, spent)) | Err((_, spent)) => *spent,
-        };
-        self.budget.settle(most_usd.unwrap_or(0.0), spent);
-        cost.map(|(answer, _)| answer).map_err(|(error, _)| error)
+        self.ask_server(client, &key, question, most_usd, &mut held)
     }
 
-    /// The answer of the server with what it cost, USD.
+    /// The answer of the server; each attempt settles what it cost.
     fn ask_server(
         &self,
         client: &Client,
         key: &str,
         question: Question<'_>,
         most_usd: Option<f64>,
-    ) -> Result<(Answer, f64), (CallError, f64)> {
+        held: &mut Held<'_>,
+    ) -> Result<Answer, CallError> {
         let price = |usage: &Usage| self.prices.map(|prices| prices.of(usage));
         let step = question.step;
         let model = self.sampling.model.clone();
@@ -163,18 +195,21 @@ impl Caller<'_> {
                 model: model.clone(),
                 most_usd,
             })
-            .map_err(|error| (CallError::Journal(error), 0.0))?;
-        let mut wasted = 0.0;
+            .map_err(CallError::Journal)?;
         let mut fault = None;
+        let mut over_budget = false;
         let sent = client.chat_watched(&request, &mut |attempt| {
             let usd = attempt.usage.as_ref().and_then(price);
             let may_be_charged = attempt.error.may_be_charged();
             // What nobody counts is counted at its most: the budget holds in any case.
-            wasted += match (usd, may_be_charged) {
+            let cost = match (usd, may_be_charged) {
                 (Some(usd), _) => usd,
                 (None, true) => most_usd.unwrap_or(0.0),
                 (None, false) => 0.0,
             };
+            held.settle(cost);
+            // The next attempt may cost as much again.
+            over_budget = attempt.retry_in.is_some() && !held.reserve();
             let entry = Entry::Failed {
                 time: now(),
                 key: key.to_owned(),
@@ -185,14 +220,21 @@ impl Caller<'_> {
                 usage: attempt.usage,
                 usd,
                 may_be_charged,
-                last: attempt.retry_in.is_none(),
+                last: attempt.retry_in.is_none() || over_budget,
             };
             if let Err(error) = self.journal.append(entry) {
                 fault.get_or_insert(error);
             }
+            match over_budget || fault.is_some() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         });
         if let Some(error) = fault {
-            return Err((CallError::Journal(error), wasted));
+            return Err(CallError::Journal(error));
+        }
+        if over_budget {
+            return Err(CallError::Budget);
         }
         let answer = match sent {
             Ok(answer) => answer,
@@ -211,11 +253,9 @@ impl Caller<'_> {
                         may_be_charged: false,
                         last: true,
                     };
-                    self.journal
-                        .append(entry)
-                        .map_err(|error| (CallError::Journal(error), wasted))?;
+                    self.journal.append(entry).map_err(CallError::Journal)?;
                 }
-                return Err((CallError::Client(error), wasted));
+                return Err(CallError::Client(error));
             }
         };
         let estimated = answer.usage.is_none();
@@ -238,11 +278,11 @@ impl Caller<'_> {
             usd,
             seconds: answer.seconds,
         };
-        let spent = wasted + usd.unwrap_or(0.0);
+        held.settle(usd.unwrap_or(0.0));
         self.journal
             .append(Entry::Answer(answer.clone()))
-            .map_err(|error| (CallError::Journal(error), spent))?;
-        Ok((answer, spent))
+            .map_err(CallError::Journal)?;
+        Ok(answer)
     }
 
     fn request(&self, key: &str, question: Question<'_>) -> ChatRequest {

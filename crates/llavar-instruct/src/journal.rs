@@ -5,11 +5,11 @@
 //! answer is noted before it is used. A torn last line is cut off at the next opening.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{File, OpenOptions, TryLockError},
     io::{Read, Write},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -141,6 +141,26 @@ pub(crate) fn now() -> u64 {
 pub struct Journal {
     path: PathBuf,
     inner: Mutex<Inner>,
+    /// Requests that are being asked.
+    asked: Mutex<HashSet<String>>,
+    answered: Condvar,
+}
+
+/// A request that nobody else asks meanwhile.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    journal: &'a Journal,
+    key: &'a str,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let asked = self.journal.asked.lock();
+        asked
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(self.key);
+        self.journal.answered.notify_all();
+    }
 }
 
 #[derive(Debug)]
@@ -228,7 +248,20 @@ impl Journal {
         Ok(Self {
             path,
             inner: Mutex::new(inner),
+            asked: Mutex::default(),
+            answered: Condvar::new(),
         })
+    }
+
+    /// Waits until nobody else asks this request, and keeps others from it.
+    pub(crate) fn claim<'a>(&'a self, key: &'a str) -> Claim<'a> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self
+            .answered
+            .wait_while(asked, |asked| asked.contains(key))
+            .unwrap_or_else(PoisonError::into_inner);
+        asked.insert(key.to_owned());
+        Claim { journal: self, key }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -11,8 +11,9 @@ use std::{
 use llavar_ocr::Reader;
 
 use crate::{
-    Caller, InstructError, Picture, PictureResult, Pictures, Prompts, Settings, State,
-    generate::{self, Halt, Writer},
+    Caller, Duo, InstructError, Picture, PictureResult, Pictures, Prompts, Settings, State,
+    checks::{Broken, Evidence, Reason},
+    generate::{self, Halt, Writer, rejection},
 };
 
 /// Pictures in a row whose requests fail before the server counts as gone.
@@ -133,7 +134,8 @@ pub fn generate(
             scope.spawn(work);
         }
     });
-    let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+    drop_copies(&mut shared.results, settings);
     let (stop, error) = match shared.halt {
         None => (None, None),
         Some(Halt::Budget) => (Some(Stop::Budget), None),
@@ -144,6 +146,44 @@ pub fn generate(
         pictures: shared.results,
         stop,
         error,
+    }
+}
+
+/// What is said of a picture is not said again of a copy of it: sets hold many files twice.
+fn drop_copies(results: &mut [PictureResult], settings: &Settings) {
+    let mut first: HashMap<String, usize> = HashMap::new();
+    for i in 0..results.len() {
+        if results[i].hash.is_empty() {
+            continue;
+        }
+        let original = *first.entry(results[i].hash.clone()).or_insert(i);
+        if original == i {
+            continue;
+        }
+        let (before, rest) = results.split_at_mut(i);
+        let (original, copy) = (&before[original], &mut rest[0]);
+        let again = |step: &str, text: String| {
+            let broken = Broken {
+                reason: Reason::Duplicate,
+                detail: format!("{} is the same picture and has it", original.name),
+            };
+            rejection(step, 1, broken, text)
+        };
+        if let Some(caption) = copy
+            .caption
+            .take_if(|own| original.caption.as_ref() == Some(own))
+        {
+            copy.rejected.push(again("caption", caption));
+        }
+        let size = (copy.width, copy.height);
+        let evidence = Evidence::of_page(&copy.lines, size, copy.human_caption.as_deref());
+        let rules = &settings.rules;
+        let is_new = |duo: &Duo| rules.is_new(duo, &original.duos, &evidence).is_ok();
+        let (kept, dropped): (Vec<Duo>, Vec<Duo>) = copy.duos.drain(..).partition(is_new);
+        let dropped = dropped.iter().map(|duo| duo.texts().join(" | "));
+        copy.rejected
+            .extend(dropped.map(|text| again("duos", text)));
+        copy.duos = kept;
     }
 }
 

@@ -517,6 +517,50 @@ fn a_budget_is_never_passed_and_a_higher_one_goes_on() {
 }
 
 #[test]
+fn attempts_that_are_charged_and_fail_do_not_pass_the_budget_either() {
+    let (images, run) = (folder(3), tempfile::tempdir().unwrap());
+    // No answer, and 0.002 USD each.
+    let empty = json!({"choices": [],
+        "usage": {"prompt_tokens": 500, "completion_tokens": 100}});
+    let server = StubServer::scripted(vec![], Reply::Json(empty)).unwrap();
+    let limit = 0.006;
+    let made = make(images.path(), run.path(), Some(&server), Some(limit));
+    assert_eq!(made.generated.stop, Some(Stop::Budget));
+    let spent = PRICES.of(&server.total());
+    assert!(spent > 0.0 && spent <= limit, "{spent}");
+    assert!((made.ledger.usd.unwrap() - spent).abs() < 1e-12);
+    assert_eq!(made.ledger.in_doubt_usd, None);
+    let done = |p: &llavar_instruct::PictureResult| p.state == State::Done;
+    assert!(!made.generated.pictures.iter().any(done));
+}
+
+#[test]
+fn a_copy_of_a_picture_is_asked_about_once_and_kept_once() {
+    let (images, run) = (folder(1), tempfile::tempdir().unwrap());
+    for i in 1..4 {
+        for end in ["png", "png.ocr.json"] {
+            let from = images.path().join(format!("shop 0.{end}"));
+            std::fs::copy(from, images.path().join(format!("shop {i}.{end}"))).unwrap();
+        }
+    }
+    let server = StubServer::start(well).unwrap();
+    let made = make(images.path(), run.path(), Some(&server), None);
+    assert_eq!(server.requests().len(), 2, "all four at once, asked once");
+    let kept: Vec<usize> = made
+        .generated
+        .pictures
+        .iter()
+        .map(|p| p.duos.len())
+        .collect();
+    assert_eq!(kept, [2, 0, 0, 0]);
+    for copy in &made.generated.pictures[1..] {
+        assert!(copy.caption.is_none() && copy.state == State::Done);
+        let reasons: Vec<Reason> = copy.rejected.iter().map(|one| one.reason).collect();
+        assert_eq!(reasons, [Reason::Duplicate; 3]);
+    }
+}
+
+#[test]
 fn an_estimate_asks_nothing_and_is_of_the_right_size() {
     let (images, run) = (folder(6), tempfile::tempdir().unwrap());
     let journal = Journal::open(run.path()).unwrap();

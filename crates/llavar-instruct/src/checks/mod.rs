@@ -195,9 +195,17 @@ impl Rules {
             };
             numbers::known(text, evidence, counts)?;
         }
-        novelty::is_new(duo, kept, evidence, self.duplicate)?;
+        self.is_new(duo, kept, evidence)?;
         facts::quotes_support(duo, evidence, self.grounding)?;
         places::agree(&duo.self_explain_answer, evidence, self.grounding)
+    }
+
+    /// Whether a duo says other things than those that are kept.
+    ///
+    /// # Errors
+    /// [`Reason::Duplicate`].
+    pub fn is_new(&self, duo: &Duo, kept: &[Duo], evidence: &Evidence) -> Result<(), Broken> {
+        novelty::is_new(duo, kept, evidence, self.duplicate)
     }
 
     /// Every quoted span is in the evidence.
