@@ -92,15 +92,18 @@ pub(super) fn names_a_fact(duo: &Duo, evidence: &Evidence) -> Result<(), Broken>
             format!("the extractive answer says \"{says}\": ask for what is there"),
         );
     }
+    let fact = fact(duo, evidence);
     let spans = quoted_spans(&duo.extractive_answer);
     let told = |span: &str| normal(&duo.extractive_question).contains(&normal(span));
-    if new_words(duo).is_empty() || (!spans.is_empty() && spans.iter().all(|span| told(span))) {
+    // A name of the question may be quoted again, if something is said of it.
+    let only_told = fact.is_empty() && !spans.is_empty() && spans.iter().all(|span| told(span));
+    if new_words(duo).is_empty() || only_told {
         return broken(
             Reason::AnswersItself,
             "the extractive question already says what its answer says",
         );
     }
-    if fact(duo, evidence).is_empty() {
+    if fact.is_empty() {
         return broken(
             Reason::NoFact,
             "the extractive answer names nothing that is written in the image or known of it",
@@ -110,7 +113,7 @@ pub(super) fn names_a_fact(duo: &Duo, evidence: &Evidence) -> Result<(), Broken>
 }
 
 /// The explanation quotes something, and what it quotes, or the line of which that is a part, holds a word
-/// of the fact.
+/// of the fact, or a number of it where it has numbers.
 pub(super) fn quotes_support(duo: &Duo, evidence: &Evidence, least: f64) -> Result<(), Broken> {
     let spans = quoted_spans(&duo.self_explain_answer);
     if spans.is_empty() {
@@ -124,7 +127,11 @@ pub(super) fn quotes_support(duo: &Duo, evidence: &Evidence, least: f64) -> Resu
     let quoted = Evidence::new(spans.iter().copied().chain(lines));
     let fact = fact(duo, evidence);
     let held = |word: &String| quoted.has_word(word) || numbers::is_known(word, &quoted);
-    if fact.iter().any(held) {
+    // Where the fact is a number, the words around it do not show it.
+    let number = |word: &&String| word.contains(|c: char| c.is_ascii_digit());
+    let says_number = fact.iter().any(|word| number(&word));
+    let telling = |word: &&String| !says_number || number(word);
+    if fact.iter().filter(telling).any(held) {
         return Ok(());
     }
     broken(
@@ -193,6 +200,11 @@ mod tests {
                 true,
             ),
             ("It is 9.90.", "The line \"ACME STORE\" shows it.", false),
+            (
+                "The market share is 23 %.",
+                "The text \"Market share\" shows it.",
+                false,
+            ),
         ] {
             let found = quotes_support(&duo(answer, explanation), &evidence, 0.8);
             assert_eq!(found.is_ok(), right, "{answer} {explanation}");
