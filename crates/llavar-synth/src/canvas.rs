@@ -25,6 +25,15 @@ impl Warp {
         Self([a / w, b / h, x0, d / w, e / h, y0, g / w, i / h, 1.0])
     }
 
+    /// Where the corners of a box of the page are in the picture.
+    pub(crate) fn corners(&self, corners: [[f32; 2]; 4]) -> [[f32; 2]; 4] {
+        corners.map(|[x, y]| {
+            let p = self.apply(Vector::new(x, y));
+            [p.x, p.y]
+        })
+    }
+
+    /// Where a point of the page is in the picture.
     pub(crate) fn apply(&self, p: Vector) -> Vector {
         let m = &self.0;
         let z = m[6] * p.x + m[7] * p.y + m[8];

@@ -248,6 +248,10 @@ pub struct SynthConfig {
     /// Fewest and most random letters and digits that the kind `word` prints in place of words, for the
     /// first steps of reading; `[0, 0]` prints words.
     pub letters: [u32; 2],
+    /// Cells on a side of the grid over the padded picture for each of which the letter at its centre is told
+    /// (`cells` in `transcriptions.json`): a vision tower whose image tokens form that grid learns letters by
+    /// them before any text is read. 0 tells none; at most 128.
+    pub grid: u32,
     /// Share of single questions that ask for the bare answer and get it, 0 to 1.
     pub short_answers: f32,
     /// Text file whose lines the kinds `text`, `slip`, `entries` and `word` print; made-up phrases
@@ -287,6 +291,7 @@ impl Default for SynthConfig {
             fields: Vec::new(),
             phrasings: 0,
             letters: [0, 0],
+            grid: 0,
             short_answers: 0.0,
             corpus: None,
             texts: Texts::default(),
@@ -421,6 +426,7 @@ impl SynthConfig {
             ("held_out_every", self.held_out_every, 2, 1000),
             ("amount_digits", u32::from(self.amount_digits), 1, 4),
             ("max_facts", self.max_facts, 1, 32),
+            ("grid", self.grid, 0, 128),
             (
                 "damage.jpeg_quality",
                 u32::from(self.damage.jpeg_quality),

@@ -4,6 +4,7 @@ use llavar_image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::canvas::Canvas;
+use crate::cells;
 use crate::colour::Scheme;
 use crate::config::{Detail, DocKind, Layout, Split, SynthConfig};
 use crate::damage::Plan;
@@ -81,6 +82,9 @@ pub struct Document {
     pub words: Vec<WordBox>,
     /// All printed text in reading order, lines divided by `\n`.
     pub transcription: String,
+    /// The letter at the centre of each of `grid * grid` cells of the padded picture, row by row, blanks where
+    /// there is none (see [`SynthConfig::grid`]).
+    pub cells: Option<String>,
 }
 
 /// Makes document `index` of the set that `config` and `fonts` describe.
@@ -256,6 +260,10 @@ fn finish(mut page: Page<'_>, warped: bool) -> Document {
         .flatten()
         .flat_map(|&i| page.items[i].words.clone())
         .collect();
+    let cells = (config.grid > 0).then(|| {
+        let (width, height) = (page.canvas.width, page.canvas.height);
+        cells::cells(&page.items, width, height, config.grid)
+    });
     let Canvas {
         width,
         height,
@@ -274,6 +282,7 @@ fn finish(mut page: Page<'_>, warped: bool) -> Document {
         duos,
         words,
         transcription,
+        cells,
     }
 }
 

@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod canvas;
+mod cells;
 mod colour;
 mod column;
 mod config;

@@ -90,6 +90,8 @@ pub(crate) struct Item {
     pub(crate) rect: [f32; 4],
     /// Words with their boxes in picture px.
     pub(crate) words: Vec<WordBox>,
+    /// Letters with the corners of their places on the line in picture px; empty where no grid is told.
+    pub(crate) letters: Vec<(char, [[f32; 2]; 4])>,
 }
 
 /// Index of an [`Item`].
@@ -260,6 +262,7 @@ impl<'a> Page<'a> {
             text: lines.join("\n"),
             rect: [f32::MAX, f32::MAX, f32::MIN, f32::MIN],
             words: Vec::new(),
+            letters: Vec::new(),
         };
         for (i, line) in lines.iter().enumerate() {
             let start = match align {
@@ -342,7 +345,19 @@ impl<'a> Page<'a> {
                     Command::CurveTo(a, b, p) => Command::CurveTo(place(a), place(b), place(p)),
                     Command::Close => Command::Close,
                 }));
-                pen += glyph.advance * typ.stretch * typ.px;
+                let advance = glyph.advance * typ.stretch * typ.px;
+                if self.speaker.config.grid > 0 {
+                    let (top, bottom) = (y + lift - 0.78 * typ.px, y + lift + 0.22 * typ.px);
+                    let corners = [
+                        [pen, top],
+                        [pen + advance, top],
+                        [pen + advance, bottom],
+                        [pen, bottom],
+                    ];
+                    item.letters
+                        .push((letter, self.canvas.warp.corners(corners)));
+                }
+                pen += advance;
             }
             pen += space;
             if path.is_empty() {
@@ -356,10 +371,8 @@ impl<'a> Page<'a> {
                 self.canvas.fill(&path, typ.rgb, 1.0);
             }
             let [x0, y0, x1, y1] = ink;
-            let quad = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]].map(|[x, y]| {
-                let p = self.canvas.warp.apply(Vector::new(x, y));
-                [p.x, p.y]
-            });
+            let corners = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
+            let quad = self.canvas.warp.corners(corners);
             item.words.push(WordBox {
                 text: word.to_owned(),
                 quad,

@@ -105,7 +105,8 @@ struct Records {
 ///   answer (see [`SynthConfig::self_explain`]), and so on for each fact; `<image>\n` in front of the
 ///   first human turn,
 /// * `captions.json`: LLaVA JSON, one round "describe" and the caption (stage 1),
-/// * `transcriptions.json`: LLaVA JSON, one round "read" and the whole text,
+/// * `transcriptions.json`: LLaVA JSON, one round "read" and the whole text, and the letters of a grid's
+///   cells where one is told (see [`SynthConfig::grid`]),
 /// * `words.jsonl`: word boxes, `facts.jsonl`: [`FactRecord`]s, `card.json`: [`SetCard`].
 ///
 /// Pictures are rendered on rayon's pool. Each file is written beside its place and renamed; the lists
@@ -261,7 +262,10 @@ fn records(
         ])
     };
     let caption = round(DESCRIBE, &document.caption);
-    let transcription = round(READ, &document.transcription);
+    let mut transcription = round(READ, &document.transcription);
+    if let Some(cells) = &document.cells {
+        transcription["cells"] = json!(cells);
+    }
     let facts = document.duos.iter().map(|duo| {
         let fact = FactRecord {
             id: id.to_owned(),

@@ -51,18 +51,23 @@ impl Content for Word {
             Class::Mono,
             Class::Hand,
         ]);
-        page.sheet([0.0, 0.0, w, h], page.scheme.paper.rgb);
-        if page.maybe(0.2) {
+        let (mut ink, mut paper) = (page.scheme.ink, page.scheme.paper);
+        if page.maybe(0.4) {
+            // Light letters on a dark ground, as on sign boards.
+            (ink, paper) = (paper, ink);
+        } else if page.maybe(0.2) {
             // Coloured letters, as on shop fronts.
-            typ = typ.colour(page.scheme.accent);
+            ink = page.scheme.accent;
         }
+        typ = typ.colour(ink);
+        page.sheet([0.0, 0.0, w, h], paper.rgb);
         let margin = page.vary(0.12, 0.04, 0.2);
         let most = h * page.vary(0.65, 0.4, 0.68);
         let typ = typ.px(most).fit(&self.text, w * (1.0 - margin));
         let y = h * 0.5 + typ.px * 0.34;
         let id = page.line(&typ, w * 0.5, y, Align::Centre, &self.text);
         page.fact("word", "", &self.text, None, id);
-        let (ink, paper) = (page.scheme.ink.name, page.scheme.paper.name);
+        let (ink, paper) = (ink.name, paper.name);
         page.say(format!(
             "A close view of a single piece of text. It reads \"{}\" in letters of one face, set in {ink} on {paper}.",
             self.text

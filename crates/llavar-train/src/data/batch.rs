@@ -42,19 +42,30 @@ impl Batch {
         processor: Option<&ImageProcessor>,
     ) -> Result<Self, TrainError> {
         let encoded: Vec<&Encoded> = samples.iter().map(|s| &s.encoded).collect();
-        let (ids, mut labels, segments) = match layout {
+        let (ids, mut labels, segments, slots) = match layout {
             Layout::Packed => {
                 let batch = PackedBatch::new(&encoded, image_tokens)?;
                 let cu = batch.cu_seqlens.iter().map(|&x| x as i32).collect();
-                (batch.ids, batch.labels, Segments::new(cu)?)
+                (batch.ids, batch.labels, Segments::new(cu)?, batch.images)
             }
             Layout::Padded => {
                 let batch = PaddedBatch::new(&encoded, image_tokens, tokenizer.pad_id())?;
                 let rows = std::iter::repeat_n(batch.row_len, batch.rows());
                 let segments = Segments::from_lengths(rows);
-                (batch.ids, batch.labels, segments)
+                let slots = batch.images.into_iter().map(|mut slot| {
+                    slot.start += slot.sample * batch.row_len;
+                    slot
+                });
+                (batch.ids, batch.labels, segments, slots.collect())
             }
         };
+        // The label of a position is what the token before it is to say.
+        for slot in slots {
+            let cells = &samples[slot.sample].cells;
+            if let Some(row) = labels.get_mut(slot.start + 1..slot.start + 1 + cells.len()) {
+                row.copy_from_slice(cells);
+            }
+        }
         // Nothing stands before the first token of a sample, so it is never predicted.
         for range in segments.ranges() {
             if let Some(label) = labels.get_mut(range.start) {
@@ -169,7 +180,53 @@ pub(crate) fn split_by_tokens(lengths: &[usize], max_tokens: usize) -> Vec<usize
 
 #[cfg(test)]
 mod tests {
-    use super::split_by_tokens;
+    #![allow(clippy::unwrap_used)]
+
+    use llavar_data::{Encoded, IGNORE_INDEX, IMAGE_TOKEN_INDEX, Tokenizer};
+
+    use super::{Batch, Layout, Prepared, split_by_tokens};
+
+    fn sample(index: usize, ids: &[i64], labels: &[i64], cells: &[i64]) -> Prepared {
+        Prepared {
+            index,
+            encoded: Encoded {
+                ids: ids.to_vec(),
+                labels: labels.to_vec(),
+                turns: Vec::new(),
+            },
+            images: Vec::new(),
+            cells: cells.to_vec(),
+            cut: None,
+        }
+    }
+
+    /// The token after a picture's last is predicted from that last one: a label stands one place after the image
+    /// token that is to say it, since the model shifts labels.
+    #[test]
+    fn cells_stand_one_after_their_image_tokens() {
+        const NO: i64 = IGNORE_INDEX;
+        let json = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}"#;
+        let tokenizer = Tokenizer::from_json(json, &serde_json::json!({})).unwrap();
+        let image = IMAGE_TOKEN_INDEX;
+        let samples = [
+            sample(0, &[1, 5, 6], &[NO, NO, 6], &[]),
+            sample(1, &[1, image, 7, 8], &[NO, NO, NO, 8], &[21, 22, 23]),
+        ];
+        let packed = Batch::new(&samples, Layout::Packed, 3, &tokenizer, None).unwrap();
+        let no = NO as i32;
+        assert_eq!(packed.labels, [no, no, 6, no, no, 21, 22, 23, 8]);
+        let padded = Batch::new(&samples, Layout::Padded, 3, &tokenizer, None).unwrap();
+        assert_eq!(
+            padded.labels,
+            [no, no, 6, no, no, no, no, no, 21, 22, 23, 8]
+        );
+        for batch in [&packed, &padded] {
+            let counted: usize = samples.iter().map(Prepared::supervised).sum();
+            assert_eq!(batch.supervised, counted);
+        }
+    }
 
     #[test]
     fn token_budgets_are_kept() {

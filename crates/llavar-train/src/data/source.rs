@@ -10,7 +10,7 @@ use std::{
 use llavar_data::{Dataset, Encoded, ImageSource, MaskMode, Sample, Template, Tokenizer};
 use llavar_image::{DecodeLimits, ImageProcessor, RgbImage, decode_bytes, decode_file, read_file};
 
-use super::{cache::ImageCache, cuts::Cut, files};
+use super::{cache::ImageCache, cells::CellLabels, cuts::Cut, files};
 use crate::{
     Recipe, TrainError,
     error::{SampleFault, chain},
@@ -45,6 +45,8 @@ pub(crate) struct Prepared {
     pub(crate) encoded: Encoded,
     /// Its pictures in the order of their tags.
     pub(crate) images: Vec<Picture>,
+    /// What its image tokens are to say, one label each; empty where nothing is known of its picture.
+    pub(crate) cells: Vec<i64>,
     /// What was cut off its end, if anything.
     pub(crate) cut: Option<Cut>,
 }
@@ -54,19 +56,21 @@ pub(crate) struct Prepared {
 pub(crate) struct Text<'a> {
     pub(crate) record: Record<'a>,
     pub(crate) encoded: Encoded,
+    pub(crate) cells: Vec<i64>,
     pub(crate) cut: Option<Cut>,
 }
 
 impl Prepared {
     /// Tokens whose prediction counts: nothing stands before the first, so it is never predicted.
     pub(crate) fn supervised(&self) -> usize {
-        let labels = self.encoded.labels.iter().skip(1);
+        let labels = self.encoded.labels.iter().skip(1).chain(&self.cells);
         labels.filter(|&&l| l != llavar_data::IGNORE_INDEX).count()
     }
 
     /// Bytes held, about.
     pub(crate) fn bytes(&self) -> usize {
-        self.encoded.ids.len() * 16 + self.images.iter().map(Picture::bytes).sum::<usize>()
+        (self.encoded.ids.len() * 2 + self.cells.len()) * 8
+            + self.images.iter().map(Picture::bytes).sum::<usize>()
     }
 }
 
@@ -90,6 +94,7 @@ pub(crate) struct SampleSource {
     tokenizer: Tokenizer,
     template: Template,
     mask: MaskMode,
+    cells: Option<CellLabels>,
     max_length: usize,
     /// Most tokens with images counted in full; 0: any number.
     pack_tokens: usize,
@@ -131,10 +136,12 @@ impl SampleSource {
                 key: "data.image_aspect_ratio",
                 reason: "must be pad or square".into(),
             })?;
+        let cells = (recipe.data.cells && image.is_some()).then(|| CellLabels::new(&tokenizer));
         Ok(Self {
             sets,
             weights,
             tokenizer,
+            cells,
             template: Template::new(recipe.model.version.parse()?),
             mask: recipe.data.mask_compat.parse()?,
             max_length: recipe.train.model_max_length,
@@ -253,6 +260,7 @@ impl SampleSource {
                 index,
                 encoded: text.encoded,
                 images,
+                cells: text.cells,
                 cut: text.cut,
             })
         })
@@ -340,9 +348,18 @@ impl SampleSource {
             let reason = "no supervised token has another token before it".into();
             return Err(fault(reason));
         }
+        let cells = match &self.cells {
+            // Of several pictures it would not be known whose cells they are.
+            Some(cells) if encoded.images() == 1 => cells
+                .of(sample, self.image_tokens, &self.tokenizer)
+                .map_err(fault)?
+                .unwrap_or_default(),
+            _ => Vec::new(),
+        };
         Ok(Text {
             record,
             encoded,
+            cells,
             cut,
         })
     }

@@ -107,6 +107,9 @@ pub struct DataSection {
     pub image_aspect_ratio: String,
     /// `exact`, or `llavar2` for the release's labels that start one or two tokens early.
     pub mask_compat: String,
+    /// Whether the key `cells` of a sample is trained on where there is one: the letters of its picture on a grid,
+    /// one an image token, each predicted from its own token.
+    pub cells: bool,
     /// Whether samples are drawn in a new random order each epoch.
     pub shuffle: bool,
     /// Threads that read, decode and tokenize; 0 does it between the steps.
@@ -139,6 +142,7 @@ impl Default for DataSection {
             image_folder: Paths::None,
             image_aspect_ratio: "square".into(),
             mask_compat: "exact".into(),
+            cells: true,
             shuffle: true,
             dataloader_num_workers: 4,
             prefetch_bytes: 256 << 20,

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Real pages with other words and figures in them: the layout of receipts and forms without what stands there.
+
+    scramble.py CORPUS OUT.json -n SAMPLES [--seed N] [--share S] SET-ask-ocr.json ...
+
+A few hundred training pages are learnt by heart in a few epochs, and a model that knows an answer by heart does not
+look it up. So every run of letters and of digits of a page is exchanged for another one, the same wherever it stands
+in the text, the question and the answer: figures always, words of which answers are made nearly always, other words in a
+share S of the pages (default 0.5). What a question says outside quotation marks stays, so TOTAL does where the total
+is asked for. Samples have no picture, since it would not show what the text says. Answers of which the text does not
+have every run are left out.
+"""
+
+import argparse
+import json
+import random
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from copy_pages import PREFIX, conversation, read_corpus, spread, write
+
+RUN = re.compile(r"[A-Za-z]+|[0-9]+")
+QUOTED = re.compile(r'"[^"]*"')
+# How people ask for the four fields of a receipt; evaluation asks the first way.
+ASKED = {
+    "what is the total amount of this invoice?": [
+        "what is the total?", "What is the total amount?", "how much was paid in total?", "How much is it?", "total?",
+        "What does the whole bill come to?", "Total amount:", "How much did they pay?", "what is the amount due?",
+    ],
+    "when was this invoice issued?": [
+        "what is the date?", "When was this?", "On which day was it bought?", "date?", "What date is on the receipt?",
+        "Date of the receipt:", "when was this receipt printed?",
+    ],
+    "where was this invoice issued?": [
+        "what is the address?", "Where is this shop?", "address?", "What is the address of the store?", "Where was it bought?", "Address:",
+    ],
+    "what is the name of the company that issued this invoice?": [
+        "which company is this from?", "What is the name of the shop?", "Who sold it?", "company?", "Which store is this receipt from?", "Name of the company:",
+    ],
+}
+
+
+class Page:
+    def __init__(self, text):
+        self.text = text
+        self.runs = {run.lower() for run in RUN.findall(text)}
+        self.rounds = []
+
+
+def read_pages(paths):
+    pages = {}
+    for path in paths:
+        for sample in json.loads(Path(path).read_text("utf-8")):
+            asked, answer = (turn["value"] for turn in sample["conversations"][:2])
+            text, question = asked.split(PREFIX, 1)[1].rsplit("\n", 1)
+            page = pages.setdefault((sample["image"], text), Page(text))
+            runs = RUN.findall(answer)
+            if runs and all(run.lower() in page.runs for run in runs):
+                page.rounds.append((question, answer))
+    return [page for page in pages.values() if page.rounds]
+
+
+def cased(word, like):
+    """The word in capitals as like is written; figures are as they are."""
+    if like.isupper():
+        return word.upper()
+    return word.capitalize() if like[0].isupper() else word.lower()
+
+
+class Scrambler:
+    def __init__(self, pages, lines, share):
+        self.pages, self.share = pages, share
+        words = {word for line in lines for word in RUN.findall(line) if word.isalpha()}
+        self.words = defaultdict(list)
+        for word in sorted(words):
+            self.words[min(len(word), 12)].append(word.lower())
+
+    def sample(self, seed, index):
+        rng = random.Random(f"{seed}/{index}")
+        page = rng.choice(self.pages)
+        rounds = rng.sample(page.rounds, min(len(page.rounds), rng.choice([1, 1, 2, 4, 6])))
+        answered = {run.lower() for _, answer in rounds for run in RUN.findall(answer)}
+        others = rng.random() < self.share
+        # Exchanged once, the same everywhere; None stays.
+        swap = {run.lower(): None for question, _ in rounds for run in RUN.findall(QUOTED.sub("", question))}
+
+        def change(match):
+            run = match[0]
+            key = run.lower()
+            if key not in swap:
+                swap[key] = self.other(rng, run, key in answered, others)
+            new = swap[key]
+            return run if new is None else cased(new, run)
+
+        def changed(text):
+            return RUN.sub(change, text)
+
+        text = changed(page.text)
+        turns, seen = [], set()
+        for question, answer in rounds:
+            question = QUOTED.sub(lambda quoted: changed(quoted[0]), question)
+            if question in ASKED and rng.random() < 0.6:
+                question = rng.choice(ASKED[question])
+            if question not in seen:
+                seen.add(question)
+                turns.append((question, changed(answer)))
+        return conversation(f"scrambled_{seed}_{index}", text, turns)
+
+    def other(self, rng, run, answered, others):
+        """What stands for a run on this page, or None where it stays."""
+        if run.isdigit():
+            # Years and other leading digits stay likely: half of the figures keep their first digit.
+            keep = 1 if rng.random() < 0.5 else 0
+            return run[:keep] + "".join(rng.choice("0123456789") for _ in run[keep:])
+        if len(run) == 1 or not (answered and rng.random() < 0.9 or others and rng.random() < 0.7):
+            return None
+        size = max(2, min(12, len(run) + rng.randint(-2, 2)))
+        return rng.choice(self.words.get(size) or self.words[5])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus")
+    parser.add_argument("out")
+    parser.add_argument("asked", nargs="+", help="SET-ask-ocr.json files")
+    parser.add_argument("-n", type=int, required=True, help="samples")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=float, default=0.5, help="share of the pages in which all words change")
+    args = parser.parse_args()
+    scrambler = Scrambler(read_pages(args.asked), read_corpus(args.corpus), args.share)
+    write(args.out, spread(lambda index: scrambler.sample(args.seed, index), args.n))
+
+
+if __name__ == "__main__":
+    main()
