@@ -79,15 +79,14 @@ if [ -f models/llavar-nano/config.json ]; then
   cargo run --release --bin llavar -- quickstart --out "$out/asked" --json >"$out/asked.json"
   picture=$(ls "$out"/asked/asked/images/* | head -1)
   program=${CARGO_TARGET_DIR:-target}/release/llavar
-  "$program" ask "$picture" "what is written here?" --ocr sidecar:"$out/asked/asked/words.jsonl" --device cpu --json \
-    >"$out/ask.json"
+  "$program" ask "$picture" "what is written here?" --ocr none --device cpu --json >"$out/ask.json"
   size=$(($(cat "$program" models/llavar-nano/* | wc -c)))
   python3 - "$out/asked.json" "$out/ask.json" "$size" <<'PY'
 import json, sys
 asked, ask, size = json.load(open(sys.argv[1])), json.load(open(sys.argv[2])), int(sys.argv[3])
 shown = {key: ask[key] for key in ("load_seconds", "first_token_seconds", "tokens_per_second", "peak_memory_bytes")}
 print(f"{asked['accuracy']:.1%} of {asked['questions']} right; {shown}; program and model {size / 1e6:.1f} MB")
-assert asked["accuracy"] >= 0.5, asked
+assert asked["accuracy"] >= 0.75, asked
 assert ask["peak_memory_bytes"] < 500e6, ask
 assert size < 80e6, size
 PY

@@ -3,33 +3,40 @@
 #
 #   recipes/llavar-nano/train.sh DATA OUT
 #
-# DATA holds fonts/ and corpus.txt (fetch.py) and real/ (real.sh). Every phase is a run of its own that goes on
-# where it was stopped when the script is started again. RANKS (default 2) is the number of GPUs, LLAVAR the
-# program, WORKERS the threads that decode pictures for each rank. The steps of the phases are those of the weights
-# in models/llavar-nano; PAGES scales the synthetic sets (1 = 24,000 + 130,000 + 220,000 pictures).
+# DATA holds fonts/ and corpus.txt (fetch.py), real/ (real.sh) and the published sets below sets/ (SROIE2019, FUNSD).
+# Every phase is a run of its own that goes on where it was stopped when the script is started again. RANKS (default
+# 1) is the number of GPUs, LLAVAR the program, WORKERS the threads that decode pictures for each rank. The steps of
+# the phases are those of the weights in models/llavar-nano; PAGES scales the synthetic sets.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+here=$(cd "$(dirname "$0")" && pwd)
 data=$(realpath "$1") out=$2
-llavar=${LLAVAR:-llavar} ranks=${RANKS:-2} workers=${WORKERS:-12} pages=${PAGES:-1}
-command -v "$llavar" >/dev/null && llavar=$(command -v "$llavar") || llavar=$(realpath "$llavar")
+llavar=${LLAVAR:-llavar} ranks=${RANKS:-1} workers=${WORKERS:-12} pages=${PAGES:-1}
+llavar=$(realpath "$(command -v "$llavar" || echo "$llavar")")
 mkdir -p "$out"; cd "$out"
+real=$data/real
 
 count() { awk "BEGIN { printf \"%d\", $1 * $pages + 0.5 }"; }
-# name, pictures, seed, settings
+# name, pictures, seed, corpus, cells on a side, settings
 pages_of() {
-  local name=$1 number seed=$3; number=$(count "$2"); shift 3
+  local name=$1 number seed=$3 corpus=$4 grid=$5; number=$(count "$2"); shift 5
   [ -e "$name/card.json" ] || "$llavar" data synth --profile reading --out "$name" -n "$number" --seed "$seed" \
-    --split train --fonts "$data/fonts" --set corpus="$data/corpus.txt" --set self_explain=0.3 --jpeg 85 "$@"
-  [ -e "$name/prefix.json" ] || "$llavar" data prefix "$name/data.json" --ocr "sidecar:$name/words.jsonl" \
-    --errors 0.006 --max-chars 2600 --out "$name/prefix.json"
+    --split train --fonts "$data/fonts" --set corpus="$corpus" --set self_explain=0.3 --set grid="$grid" --jpeg 85 "$@"
 }
-# name, settings: trains on all ranks
+# name: the questions of a set behind the text of their pages, as an engine would have read it
+with_text() {
+  [ -e "$1/prefix.json" ] || "$llavar" data prefix "$1/data.json" --ocr "sidecar:$1/words.jsonl" \
+    --errors 0.015 --max-chars 2600 --out "$1/prefix.json"
+}
+# name, model, steps, learning rate, schedule, samples a step, settings: trains on all ranks
 phase() {
-  local name=$1 rank pids=() args; shift
+  local name=$1 model=$2 steps=$3 rate=$4 schedule=$5 batch=$6 rank pids=() args; shift 6
   [ -e "$name/model/model.safetensors" ] && return
-  args=(train --recipe nano-sft --set model_max_length=2048 --set group_by_modality_length=false
-    --set image_cache_bytes=0 --set dataloader_num_workers="$workers" --set save_total_limit=1 --set save_steps=1000
-    --set adam_beta2=0.98 --set warmup_ratio=0 --set on_bad_sample=skip "$@" --out "$name" --resume auto)
+  args=(train --recipe nano-sft --set model_name_or_path="$model" --set max_steps="$steps" --set learning_rate="$rate"
+    --set lr_scheduler_type="$schedule" --set per_device_train_batch_size=$((batch / ranks)) --set warmup_steps=30
+    --set model_max_length=2048 --set group_by_modality_length=false --set image_cache_bytes=0
+    --set dataloader_num_workers="$workers" --set save_total_limit=1 --set save_steps=1000 --set adam_beta2=0.98
+    --set warmup_ratio=0 --set on_bad_sample=skip "$@" --out "$name" --resume auto)
   if [ "$ranks" = 1 ]; then "$llavar" "${args[@]}"; return; fi
   for ((rank = 0; rank < ranks; rank++)); do
     RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=$ranks LOCAL_WORLD_SIZE=$ranks MASTER_ADDR=127.0.0.1 MASTER_PORT=29511 \
@@ -38,44 +45,83 @@ phase() {
   done
   for rank in "${pids[@]}"; do wait "$rank"; done
 }
-# pages, weights of transcriptions, questions, questions with OCR text, real questions, the same with OCR text
+# FILE FOLDER WEIGHT ...: the mixture as settings
 mixture() {
-  mix=(--set "data_path=[\"$1/transcriptions.json\",\"$1/data.json\",\"$1/prefix.json\",\"$data/real/plain.json\",\"$data/real/prefix.json\"]"
-    --set "image_folder=[\"$1\",\"$1\",\"$1\",\"$data/real/images\",\"$data/real/images\"]" --set "weights=[$2]"
-    --set per_device_train_batch_size=$((64 / ranks)))
+  local files=() folders=() weights=()
+  while [ $# -gt 0 ]; do files+=("\"$1\""); folders+=("\"$2\""); weights+=("$3"); shift 3; done
+  local IFS=,
+  mix=(--set "data_path=[${files[*]}]" --set "image_folder=[${folders[*]}]" --set "weights=[${weights[*]}]")
 }
+read_of() { local set; for set in "$@"; do echo "$set/transcriptions.json" "$set"; done; }
+big=(--set 'width=[480,768]' --set 'height=[480,768]' --set 'font_px=[44.0,140.0]')
+middle=(--set 'width=[480,768]' --set 'height=[480,768]' --set 'font_px=[20.0,90.0]')
+large=(--set 'width=[640,1024]' --set 'height=[640,1024]')
+small_words=(--set 'kinds=["word"]' --set 'width=[128,384]' --set 'height=[96,240]')
+rough=(--set damage.share=0.85 --set damage.blur=1.3 --set damage.noise=16 --set damage.rotation=6
+  --set damage.perspective=0.05 --set damage.shadow=0.4 --set damage.jpeg_share=0.5)
+random='kinds=["text","text","text","entries","slip"]'
+all='kinds=["text","text","entries","slip","slip","form","receipt","table","note","poster"]'
+corpus=$data/corpus.txt letters=$PWD/letters.txt
 
-pages_of words 24000 1 --set 'kinds=["word","word","text","text","sign","book_cover"]' --set 'font_px=[30.0,140.0]'
-pages_of pages1 130000 2
-pages_of pages2 220000 3
-# The parts of the real sets as one list without and one with OCR text; transcriptions three times.
-[ -e "$data/real/prefix.json" ] || python3 - "$data/real" <<'P'
-import json, pathlib, sys
-root = pathlib.Path(sys.argv[1])
-load = lambda *names: [x for name in names for x in json.loads((root / f"{name}.json").read_text())]
-plain = load("sroie-ask", "funsd-ask", "chartqa-ask") + 3 * load("sroie-read", "funsd-read")
-prefix = load("sroie-ask-ocr", "funsd-ask-ocr", "sroie-talk", "funsd-talk", "sroie-duos", "funsd-duos")
-(root / "plain.json").write_text(json.dumps(plain))
-(root / "prefix.json").write_text(json.dumps(prefix))
-P
+# Random strings can be read and not be guessed; random entries can be looked up and not be known.
+[ -e letters.txt ] || python3 "$here/letters.py" letters.txt -n 150000
+[ -e copy1.json ] || python3 "$here/copy_pages.py" "$corpus" copy1.json -n 60000 --rows 1 4 --questions 3 --seed 1
+[ -e copy2.json ] || python3 "$here/copy_pages.py" "$corpus" copy2.json -n "$(count 60000)" --seed 2
+[ -e scrambled.json ] || python3 "$here/scramble.py" "$corpus" scrambled.json \
+  "$real"/{sroie,funsd,chartqa}-ask-ocr.json -n "$(count 80000)" --seed 6
+[ -e "$real/cells.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "$real/cells.json" --grid 32
+# The real questions without and with OCR text; a total of a receipt is its figure.
+[ -e "$real/prefix.json" ] || python3 "$here/mix_real.py" "$real"
+pages_of words 50000 13 "$corpus" 24 "${small_words[@]}"
+pages_of strings 40000 12 "$corpus" 24 "${small_words[@]}" --set 'letters=[1,7]'
+pages_of big_letters 45000 21 "$letters" 24 --set 'kinds=["text"]' "${big[@]}"
+pages_of big_lines 40000 22 "$corpus" 24 --set 'kinds=["text","text","text","sign","book_cover"]' "${big[@]}"
+pages_of letters1 70000 23 "$letters" 24 --set "$random" "${middle[@]}"
+pages_of lines1 70000 24 "$corpus" 24 "${middle[@]}" \
+  --set 'kinds=["text","text","entries","slip","poster","form","receipt","table","screenshot","word"]'
 [ -e untrained ] || "$llavar" init --preset nano-768 --vocab-size 4096 --out untrained --text words/transcriptions.json \
-  --text words/prefix.json --text "$data/real/sroie-talk.json" --text "$data/real/funsd-talk.json"
+  --text copy2.json --text "$real/sroie-talk.json" --text "$real/funsd-talk.json"
 
-# Stage 1, reading: single words and large lines, then pages; every weight learns, for none is trained yet.
-phase read1 --set model_name_or_path=untrained --set data_path=words/transcriptions.json --set image_folder=words \
-  --set per_device_train_batch_size=$((24 / ranks)) --set max_steps=2600 --set learning_rate=1e-3 \
-  --set warmup_steps=200 --set lr_scheduler_type=constant_with_warmup
-mixture pages1 1.0,1.0,0.6,2.0,2.0
-phase read2 --set model_name_or_path=read1/model "${mix[@]}" --set max_steps=4940 --set learning_rate=8e-4 \
-  --set warmup_steps=150 --set lr_scheduler_type=constant_with_warmup
-# Stage 2, answering: more of the real pages, the rate falling to nothing.
-mixture pages2 0.8,0.8,0.7,4.0,4.0
-phase answer1 --set model_name_or_path=read2/model "${mix[@]}" --set max_steps=5472 --set learning_rate=8e-4 \
-  --set warmup_steps=100 --set lr_scheduler_type=cosine
-mixture pages2 0.15,0.15,0.15,3.0,3.0
-phase answer2 --set model_name_or_path=answer1/model "${mix[@]}" --set max_steps=1316 --set learning_rate=3e-4 \
-  --set warmup_steps=50 --set lr_scheduler_type=cosine
-mixture pages2 0.5,0.5,0.6,4.0,4.0
-phase answer3 --set model_name_or_path=answer2/model "${mix[@]}" --set max_steps=2100 --set learning_rate=5e-4 \
-  --set warmup_steps=50 --set lr_scheduler_type=cosine
-echo "the model is $out/answer3/model; llavar model quantize makes it the folder that is shipped"
+# Looking up in short texts; then what each image token shows; then reading words and large lines; then pages.
+mixture copy1.json . 1
+phase copy untrained 800 1e-3 constant_with_warmup 128 "${mix[@]}"
+mixture $(read_of big_letters) 1 $(read_of words) 0.5 $(read_of strings) 0.5
+phase cells copy/model 3160 1e-3 constant_with_warmup 32 "${mix[@]}"
+mixture $(read_of big_letters) 0.7 $(read_of words) 0.7 $(read_of strings) 0.7 $(read_of big_lines) 1 copy2.json . 0.15
+phase words_and_lines cells/model 2850 8e-4 constant_with_warmup 32 "${mix[@]}" --set data.cells=false
+mixture $(read_of letters1) 1 $(read_of lines1) 1 $(read_of big_letters) 0.3 $(read_of words) 0.3 $(read_of big_lines) 0.3 \
+  copy2.json . 0.1
+phase pages words_and_lines/model 4210 8e-4 constant_with_warmup 32 "${mix[@]}"
+
+# 1024 px from here on: small print, the real pages, questions.
+[ -e at_1024 ] || { cp -r pages/model at_1024.part
+  sed -i 's/"input_image_size": 768/"input_image_size": 1024/' at_1024.part/config.json; mv at_1024.part at_1024; }
+pages_of rough_words 36000 63 "$corpus" 32 --set 'kinds=["word"]' --set 'width=[96,384]' --set 'height=[96,240]' \
+  "${rough[@]}"
+pages_of letters2 40000 51 "$letters" 32 --set "$random" "${large[@]}" --set 'font_px=[11.0,60.0]'
+pages_of lines2 40000 52 "$corpus" 32 --set "$all" "${large[@]}" --set 'font_px=[11.0,70.0]'
+pages_of reading1 60000 54 "$corpus" 32; with_text reading1
+pages_of reading2 60000 64 "$corpus" 32; with_text reading2
+pages_of reading3 24000 74 "$corpus" 32; with_text reading3
+photos=$real/images
+mixture $(read_of letters2) 1 $(read_of lines2) 1 $(read_of rough_words) 0.6 "$real/cells.json" "$photos" 6 \
+  copy2.json . 0.1 scrambled.json . 0.1
+phase large at_1024 2430 8e-4 constant_with_warmup 32 "${mix[@]}"
+# set of pages, weights of its transcriptions, questions, questions with text, small letters, small lines, real cells,
+# real questions, real questions with text, scrambled pages, rough words
+answers() {
+  mixture "$1/transcriptions.json" "$1" "$2" "$1/data.json" "$1" "$3" "$1/prefix.json" "$1" "$4" \
+    $(read_of letters2) "$5" $(read_of lines2) "$6" "$real/cells.json" "$photos" "$7" "$real/plain.json" "$photos" "$8" \
+    "$real/prefix.json" "$photos" "$9" scrambled.json . "${10}" $(read_of rough_words) "${11}"
+}
+answers reading1 0.5 1 0.6 0.4 0.4 5 1.5 1 0.5 0.4
+phase answer1 large/model 3140 8e-4 constant_with_warmup 32 "${mix[@]}"
+mixture $(read_of rough_words) 1 "$real/cells.json" "$photos" 4 "$real/plain.json" "$photos" 1 \
+  "$real/prefix.json" "$photos" 1 scrambled.json . 0.4 copy2.json . 0.1
+phase answer2 answer1/model 2270 8e-4 constant_with_warmup 32 "${mix[@]}"
+answers reading2 0.3 0.7 0.5 0.3 0.35 5 2 2 0.35 0.7
+phase answer3 answer2/model 4520 8e-4 cosine 32 "${mix[@]}"
+answers reading3 0.35 0.5 0.5 0.25 0.01 6 2.5 2.5 0.15 0.3
+phase answer4 answer3/model 3510 7e-4 cosine 32 "${mix[@]}"
+[ -e averaged ] || python3 "$here/average.py" answer3/model answer4/model averaged
+echo "the model is $out/averaged; llavar model quantize makes it the folder that is shipped"

@@ -25,7 +25,7 @@ const SMALL_BYTES: usize = 16 << 10;
 
 /// The pool may hold this many bytes whatever the peak was. Outputs of 28 MB that go back to the system
 /// between two calls cost a forward pass half its time in page faults.
-const CACHE_FLOOR: usize = 512 << 20;
+static CACHE_FLOOR: AtomicUsize = AtomicUsize::new(512 << 20);
 
 /// Byte counts of tensor memory in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,12 @@ pub fn stats() -> MemoryStats {
 /// Starts a new measurement of the peak at the present use.
 pub fn reset_peak() {
     PEAK.store(IN_USE.load(Relaxed), Relaxed);
+}
+
+/// Live tensors and the pool together may hold this many bytes whatever the peak was; 512 MiB at first. A program
+/// that answers one question takes less room with less.
+pub fn set_cache_floor(bytes: usize) {
+    CACHE_FLOOR.store(bytes, Relaxed);
 }
 
 /// Hands all cached buffers back to the system.
@@ -93,7 +99,7 @@ impl<T> Pool<T> {
         // Beyond the floor the cache never outgrows what was once needed at the same time: memory
         // stays flat.
         if CACHED.load(Relaxed) + IN_USE.load(Relaxed) + bytes
-            > PEAK.load(Relaxed).max(CACHE_FLOOR) * 9 / 8
+            > PEAK.load(Relaxed).max(CACHE_FLOOR.load(Relaxed)) * 9 / 8
         {
             return;
         }

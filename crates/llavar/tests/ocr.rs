@@ -214,7 +214,7 @@ fn questions_come_with_the_text_of_their_pictures() {
 }
 
 #[test]
-fn a_model_that_needs_the_text_gets_it_unless_told_otherwise() {
+fn a_model_that_wants_the_text_gets_it_unless_told_otherwise() {
     let world = World::new("ocr_wished");
     sidecars(&world);
     let picture = world.picture();
@@ -235,10 +235,19 @@ fn a_model_that_needs_the_text_gets_it_unless_told_otherwise() {
     };
     config["ocr_engine"] = "ppocr".into();
     fs::write(&path, config.to_string()).unwrap();
-    // Its models are not there: nothing is guessed, and both ways on are named.
-    ask(&[]).fails(3, &["llavar ocr pull --engine ppocr", "--ocr none"]);
+    // Its models are not there: the model reads by itself, and that is said with the way to better answers.
+    let alone = ask(&[]);
+    assert!(
+        alone.err.contains("llavar ocr pull --engine ppocr") && alone.err.contains("by itself"),
+        "{}",
+        alone.err
+    );
+    let alone: Value = serde_json::from_str(&alone.ok()).unwrap();
     let without: Value = serde_json::from_str(&ask(&["--ocr", "none"]).ok()).unwrap();
-    assert!(without.get("ocr").is_none());
+    assert!(without.get("ocr").is_none() && alone.get("ocr").is_none());
+    assert_eq!(alone["text"], without["text"]);
+    // Asked for by name it has to be there.
+    ask(&["--ocr", "ppocr"]).fails(3, &["llavar ocr pull --engine ppocr"]);
     let with: Value = serde_json::from_str(&ask(&["--ocr", "sidecar:sidecar"]).ok()).unwrap();
     assert!(with["ocr"].as_str().unwrap().contains("line 0 of"));
     config["ocr_engine"] = "sidecar:sidecar".into();

@@ -43,27 +43,42 @@ pub(crate) struct OcrFlag {
 }
 
 impl OcrFlag {
-    /// What reads pictures for this model, if anything does. A model that needs an engine's text gets it
-    /// unless the flag says otherwise, and that is said.
+    /// What reads pictures for this model, if anything does. A model that answers better with an engine's text
+    /// gets it unless the flag says otherwise, and reads by itself where the engine's models are not there; both
+    /// are said.
     pub(crate) fn open(&self, model: &Path) -> Outcome<Option<Reader>> {
-        let wished = match &self.engine {
-            Some(_) => None,
-            None => wished_engine(model)?,
-        };
-        if wished.is_some() {
-            note(format!(
-                "ocr: {} reads by the text of an OCR engine (--ocr none asks without it)",
-                model.display()
-            ));
-        }
-        match self.engine.as_ref().or(wished.as_ref()) {
-            None | Some(EngineChoice::None) => Ok(None),
+        match &self.engine {
+            Some(EngineChoice::None) => Ok(None),
             Some(choice) => Ok(Some(Reader::of_user(choice.open()?))),
+            None => match wished_engine(model)? {
+                None | Some(EngineChoice::None) => Ok(None),
+                Some(choice) => open_wished(&choice, model),
+            },
         }
     }
 }
 
-/// The engine whose text a model needs before a question: `ocr_engine` of its `config.json`.
+fn open_wished(choice: &EngineChoice, model: &Path) -> Outcome<Option<Reader>> {
+    let name = model.display();
+    match choice.open() {
+        Ok(engine) => {
+            note(format!(
+                "ocr: {name} is given the text that an OCR engine reads (--ocr none asks without it)"
+            ));
+            Ok(Some(Reader::of_user(engine)))
+        }
+        Err(OcrError::NoModels { set, .. }) => {
+            note(format!(
+                "ocr: {name} reads the picture by itself; it answers better with the text of an OCR engine, whose \
+                 models are fetched once by `llavar ocr pull --engine {set}` (--ocr none says nothing)"
+            ));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The engine whose text a model wants before a question: `ocr_engine` of its `config.json`.
 pub(crate) fn wished_engine(model: &Path) -> Outcome<Option<EngineChoice>> {
     // What cannot be read is reported by whoever opens the model; a pipe is not waited for.
     let path = model.join("config.json");

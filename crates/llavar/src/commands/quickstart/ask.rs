@@ -7,7 +7,6 @@ use std::{
 };
 
 use llavar_eval::AnswerRow;
-use llavar_ocr::{EngineChoice, Reader};
 use llavar_synth::{DocKind, Split, SynthConfig};
 use serde::Serialize;
 
@@ -65,34 +64,20 @@ pub(super) fn run(args: &Args, model: &Path) -> Outcome {
     let mut profile = with_sets(profile, &args.synth_sets)?;
     profile.seed = args.seed;
     let folder = args.out.join(FOLDER);
-    let mut questions = prepare::held_out(&profile.with_split(Split::HeldOut), pictures, &folder)?;
-    let engine = ocr::wished_engine(model)?;
-    if engine.is_some() {
-        note("the text of a page stands before its questions, as an OCR engine would read it");
-        let words = EngineChoice::Sidecar(Some(folder.join("words.jsonl")));
-        let reader = Reader::new(words.open()?, None);
-        for question in &mut questions {
-            question.text = ocr::prefix(Some(&reader), &question.picture)?;
-        }
-    }
+    let questions = prepare::held_out(&profile.with_split(Split::HeldOut), pictures, &folder)?;
     let answers = evaluate::ask_all("llavar-nano", &assistant, &questions, true, LONGEST)?;
     let accuracy = llavar_eval::answer::accuracy(&answers);
     let sheet = folder.join("contact-sheet.png");
-    let given = if engine.is_some() {
-        ", given their text"
-    } else {
-        ""
-    };
     let title = format!(
-        "llavar-nano on pictures drawn just now{given}: {} of the answers right",
+        "llavar-nano on pictures drawn just now: {} of the answers right",
         report::percent(accuracy)
     );
     report::write_sheet(&title, &questions, &answers, &sheet)?;
     note(format!("pictures and answers: {}", sheet.display()));
     let example = answers.first().map(|row| folder.join(&row.image));
     if let (Some(picture), Some(row)) = (example, answers.first()) {
-        let pull = if engine.is_some() {
-            "\n  llavar ocr pull                     once: what reads the text of a picture"
+        let pull = if ocr::wished_engine(model)?.is_some() {
+            "\n  llavar ocr pull                     once: an engine whose text betters answers about scans"
         } else {
             ""
         };

@@ -24,8 +24,6 @@ pub(super) struct Question {
     pub(super) picture: PathBuf,
     /// Group in tables.
     pub(super) group: String,
-    /// Text of the picture that is put before the question, for a model that needs it.
-    pub(super) text: String,
     /// What is asked.
     pub(super) question: String,
     /// What the answer must contain.
@@ -102,7 +100,7 @@ fn row(
     q: &Question,
     options: &GenerationOptions,
 ) -> Outcome<AnswerRow> {
-    let answer = assistant.ask(features, &format!("{}{}", q.text, q.question), options)?;
+    let answer = assistant.ask(features, &q.question, options)?;
     Ok(AnswerRow {
         id: q.id.clone(),
         image: q.image.clone(),

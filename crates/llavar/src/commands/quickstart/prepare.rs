@@ -121,7 +121,6 @@ pub(super) fn held_out(
         group: fact.field.replace('_', " "),
         id: fact.id,
         image: fact.image,
-        text: String::new(),
         question: fact.question,
         gold: fact.gold,
     };
@@ -199,7 +198,6 @@ fn questions_of(set: &Dataset, sample: &Sample) -> Outcome<Vec<Question>> {
             group: "question".into(),
             id: sample.id.to_string(),
             image: image.clone(),
-            text: String::new(),
             question: pair[0]
                 .value
                 .replace(llavar_data::IMAGE_TAG, "")
