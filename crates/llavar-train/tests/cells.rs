@@ -6,8 +6,12 @@ mod common;
 use std::{fs, sync::atomic::AtomicBool};
 
 use common::World;
+use llavar_data::Tokenizer;
 use llavar_model::config::ModelConfig;
-use llavar_train::{Observer, Resume, StepReport, Trainer};
+use llavar_train::{
+    Observer, Resume, StepReport, Trainer,
+    doctor::{Doctor, Options, Report},
+};
 
 #[derive(Default)]
 struct Steps(Vec<StepReport>);
@@ -113,4 +117,30 @@ fn a_grid_of_another_size_is_a_bad_sample() {
     train(&world, "skipped", &skip).unwrap();
     let quarantine = fs::read_to_string(world.path("skipped/quarantine.jsonl")).unwrap();
     assert!(quarantine.contains("cells"), "{quarantine}");
+}
+
+#[test]
+fn the_doctor_sees_cells_as_training_does() {
+    let world = World::new(6);
+    let tokens = image_tokens(&world);
+    let examine = || -> Report {
+        let tokenizer = Tokenizer::from_folder(&world.path("model")).unwrap();
+        let options = Options {
+            pixels: false,
+            threads: 1,
+            image_tokens: tokens,
+        };
+        let doctor = Doctor::open(&world.recipe(&[]), Some(tokenizer), options).unwrap();
+        doctor.examine(None, &mut |_| true).unwrap().unwrap()
+    };
+    let plain = examine();
+    let pictures = tell_cells(&world, 3, tokens);
+    let told = examine();
+    assert_eq!((told.good, told.unknown_fields.len()), (6, 0));
+    assert_eq!(
+        told.supervised_tokens.unwrap(),
+        plain.supervised_tokens.unwrap() + 3 * pictures as u64
+    );
+    tell_cells(&world, 1, tokens + 1);
+    assert_eq!(examine().bad, pictures);
 }

@@ -5,8 +5,16 @@
 
 use std::collections::HashMap;
 
-use llavar_data::{Sample, Tokenizer};
+use llavar_data::{IGNORE_INDEX, Sample, Tokenizer};
 use serde_json::Value;
+
+/// Key of a sample's cells.
+pub(crate) const CELLS: &str = "cells";
+
+/// How many labels count.
+pub(crate) fn supervised_cells(labels: &[i64]) -> usize {
+    labels.iter().filter(|&&l| l != IGNORE_INDEX).count()
+}
 
 /// The token that stands for a character.
 #[derive(Debug)]
@@ -33,7 +41,7 @@ impl CellLabels {
         image_tokens: usize,
         tokenizer: &Tokenizer,
     ) -> Result<Option<Vec<i64>>, String> {
-        let Some(cells) = sample.extra.get("cells") else {
+        let Some(cells) = sample.extra.get(CELLS) else {
             return Ok(None);
         };
         let Value::String(cells) = cells else {
@@ -48,7 +56,7 @@ impl CellLabels {
         }
         let label = |c: char| match self.known.get(&c) {
             Some(&id) => id,
-            None => token_of(tokenizer, c).unwrap_or(llavar_data::IGNORE_INDEX),
+            None => token_of(tokenizer, c).unwrap_or(IGNORE_INDEX),
         };
         Ok(Some(cells.chars().map(label).collect()))
     }

@@ -3,7 +3,7 @@
 mod batch;
 pub(crate) mod blocks;
 mod cache;
-mod cells;
+pub(crate) mod cells;
 pub(crate) mod cuts;
 mod feed;
 mod files;

@@ -10,7 +10,12 @@ use std::{
 use llavar_data::{Dataset, Encoded, ImageSource, MaskMode, Sample, Template, Tokenizer};
 use llavar_image::{DecodeLimits, ImageProcessor, RgbImage, decode_bytes, decode_file, read_file};
 
-use super::{cache::ImageCache, cells::CellLabels, cuts::Cut, files};
+use super::{
+    cache::ImageCache,
+    cells::{CellLabels, supervised_cells},
+    cuts::Cut,
+    files,
+};
 use crate::{
     Recipe, TrainError,
     error::{SampleFault, chain},
@@ -63,8 +68,9 @@ pub(crate) struct Text<'a> {
 impl Prepared {
     /// Tokens whose prediction counts: nothing stands before the first, so it is never predicted.
     pub(crate) fn supervised(&self) -> usize {
-        let labels = self.encoded.labels.iter().skip(1).chain(&self.cells);
-        labels.filter(|&&l| l != llavar_data::IGNORE_INDEX).count()
+        let labels = self.encoded.labels.iter().skip(1);
+        let text = labels.filter(|&&l| l != llavar_data::IGNORE_INDEX).count();
+        text + supervised_cells(&self.cells)
     }
 
     /// Bytes held, about.

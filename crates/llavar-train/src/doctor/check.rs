@@ -12,7 +12,10 @@ use llavar_image::{DecodeLimits, decode_bytes, decode_file, probe_bytes, probe_f
 
 use crate::{
     SampleFault,
-    data::{Record, SampleSource},
+    data::{
+        Record, SampleSource,
+        cells::{CELLS, supervised_cells},
+    },
     error::chain,
 };
 
@@ -89,7 +92,7 @@ impl<'a> Checker<'a> {
             true => self
                 .source
                 .text(index)
-                .map(|text| (text.record, Some((text.encoded, text.cut)))),
+                .map(|text| (text.record, Some((text.encoded, text.cells, text.cut)))),
         };
         let (record, encoded) = match text {
             Ok(found) => found,
@@ -105,11 +108,12 @@ impl<'a> Checker<'a> {
         found.turns = sample.conversations.len();
         found.dropped_turns = sample.dropped_turns;
         found.images = sample.images.len();
-        found.unknown = sample.extra.keys().cloned().collect();
+        let unknown = sample.extra.keys().filter(|key| *key != CELLS);
+        found.unknown = unknown.cloned().collect();
         found.content = content(sample);
-        if let Some((encoded, cut)) = encoded {
+        if let Some((encoded, cells, cut)) = encoded {
             found.tokens = encoded.expanded_len(self.source.image_tokens());
-            found.supervised = encoded.supervised();
+            found.supervised = encoded.supervised() + supervised_cells(&cells);
             found.cut = cut.map(|cut| (cut.tokens_cut, cut.images_dropped));
         }
         if self.images {

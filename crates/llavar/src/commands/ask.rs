@@ -62,6 +62,8 @@ pub(crate) struct Decoding {
 impl Decoding {
     /// Opens the model with the chosen template.
     pub(crate) fn load(&self, model: &Path) -> Outcome<Assistant> {
+        // One picture at a time: what its stages free is not worth keeping twice.
+        llavar_tensor::memory::set_cache_floor(CACHE_FLOOR);
         load(model, self.conv_mode.as_deref(), &self.device)
     }
 
@@ -80,7 +82,7 @@ impl Decoding {
 }
 
 /// What tensors and freed buffers may take before the pool keeps no more than the largest need.
-const ROOM: usize = 160 << 20;
+const CACHE_FLOOR: usize = 160 << 20;
 
 /// Opens a model folder on the chosen device, with a template by its name or the one that fits.
 pub(crate) fn load(
@@ -109,8 +111,6 @@ pub(crate) fn load(
         )
         .hint("give a folder with config.json, weights and tokenizer; `llavar init` or `llavar quickstart` makes one"));
     }
-    // One picture at a time: what its stages free is not worth keeping twice.
-    llavar_tensor::memory::set_cache_floor(ROOM);
     device.load(model, template)
 }
 
