@@ -3,15 +3,16 @@
 
     mix_real.py REAL
 
-A total is answered by its figure without RM or $ before it: what is asked for first decides what is looked for.
+Fields of receipts and forms are answered by sentences (answers.py).
 Single questions for totals stand three times, questions of ChartQA also with the wish for one word that its
 evaluation adds.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
+
+from answers import sentence
 
 WISH = "\nAnswer the question with a single word."
 
@@ -20,33 +21,37 @@ def load(real, *names):
     return [sample for name in names for sample in json.loads((real / f"{name}.json").read_text("utf-8"))]
 
 
+def asks_total(sample):
+    return sample["conversations"][1]["value"].startswith("The total amount of this invoice is")
+
+
 def with_text(sample):
     return "Given OCR-based" in sample["conversations"][0]["value"]
 
 
-def rounds(sample):
-    turns = sample["conversations"]
-    return zip(turns[::2], turns[1::2])
-
-
-def asks_total(sample, asked):
-    return "SROIE" in sample["image"] and "total" in asked["value"].split("\n")[-1].lower()
+def spoken(samples, alone):
+    """The samples with every field of a receipt or form answered by a sentence."""
+    for sample in samples:
+        turns = sample["conversations"]
+        for asked, answered in zip(turns[::2], turns[1::2]):
+            question = asked["value"].split("\n")[-1]
+            answered["value"] = sentence(sample["image"], question, answered["value"], alone)
+    return samples
 
 
 def main():
     real = Path(sys.argv[1])
-    mixed = load(real, "sroie-duos", "funsd-duos", "chartqa-duos", "sroie-talk", "funsd-talk")
-    plain = load(real, "sroie-ask", "funsd-ask", "chartqa-ask") + [s for s in mixed if not with_text(s)]
-    prefix = load(real, "sroie-ask-ocr", "funsd-ask-ocr", "chartqa-ask-ocr", "chartqa-ask-ocr") + [s for s in mixed if with_text(s)]
+    asked = ["sroie-ask", "funsd-ask"]
+    talks = spoken(load(real, "sroie-talk", "funsd-talk"), False)
+    mixed = load(real, "sroie-duos", "funsd-duos", "chartqa-duos") + talks
+    plain = spoken(load(real, *asked), True) + load(real, "chartqa-ask") + [s for s in mixed if not with_text(s)]
+    prefix = spoken(load(real, *(f"{name}-ocr" for name in asked)), True) + [s for s in mixed if with_text(s)]
+    prefix += 2 * load(real, "chartqa-ask-ocr")
     for name, samples in [("plain", plain), ("prefix", prefix)]:
         for sample in load(real, "chartqa-ask-ocr" if name == "prefix" else "chartqa-ask"):
             sample["conversations"][0]["value"] += WISH
             samples += [sample] * 3
-        for sample in samples:
-            for asked, answered in rounds(sample):
-                if asks_total(sample, asked):
-                    answered["value"] = re.sub(r"^(RM|\$)\s*(?=[0-9])", "", answered["value"])
-        totals = [s for s in samples if len(s["conversations"]) == 2 and asks_total(s, s["conversations"][0])]
+        totals = [s for s in samples if len(s["conversations"]) == 2 and asks_total(s)]
         samples += 2 * totals
         aside = real / f"{name}.part"
         aside.write_text("[\n" + ",\n".join(json.dumps(s, ensure_ascii=False) for s in samples) + "\n]\n", "utf-8")

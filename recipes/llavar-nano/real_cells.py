@@ -4,8 +4,8 @@
     real_cells.py DATA REAL OUT.json [--grid 32]
 
 DATA has the sets as published, REAL what real.sh made of them. Where a letter stands is known for no real page, but
-lines and words have boxes, in which letters are taken to be of equal width: nearly true on receipts and typed forms.
-Needs Pillow.
+lines and words have boxes, in which letters are taken to be of equal width: nearly true on receipts and typed forms. The
+grid lies over the pictures as `llavar data fit` places them. Needs Pillow.
 """
 
 import argparse
@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 
 from PIL import Image
+
+from shrink import placed
 
 
 def sroie(path):
@@ -30,17 +32,24 @@ def funsd(path):
             yield *word["box"], word["text"]
 
 
-def cells(boxes, width, height, side):
-    step = max(width, height) / side
-    left, top = (max(width, height) - width) // 2, (max(width, height) - height) // 2
+def cells(boxes, part, size, place, side):
+    """The letters in the square where `place` puts the stored picture of `size`, which is the `part` of the page that
+    the boxes are given on."""
+    def mapped(value, axis):
+        stored = (value - part[axis]) * size[axis] / part[axis + 2]
+        source, target = place["source"], place["target"]
+        return ((stored - source[axis]) * target[axis + 2] / source[axis + 2] + target[axis]) / step
+
+    step = place["size"] / side
     grid = [" "] * (side * side)
     for x0, y0, x1, y1, text in boxes:
-        if not text or x1 <= x0:
+        left, right, top, bottom = mapped(x0, 0), mapped(x1, 0), mapped(y0, 1), mapped(y1, 1)
+        if not text or right <= left:
             continue
-        advance = (x1 - x0) / len(text)
-        for row in range(max(0, round((y0 + top) / step)), min(side, round((y1 + top) / step))):
-            for column in range(max(0, round((x0 + left) / step)), min(side, round((x1 + left) / step))):
-                index = int(((column + 0.5) * step - left - x0) / advance)
+        advance = (right - left) / len(text)
+        for row in range(max(0, round(top)), min(side, round(bottom))):
+            for column in range(max(0, round(left)), min(side, round(right))):
+                index = int((column + 0.5 - left) / advance)
                 if 0 <= index < len(text):
                     grid[row * side + column] = text[index]
     return "".join(grid)
@@ -56,11 +65,17 @@ def main():
     kinds = [("sroie", sroie, "train/box", "txt"), ("funsd", funsd, "training_data/annotations", "json")]
     samples = []
     for name, read, folder, ending in kinds:
-        for sample in json.loads((args.real / f"{name}-read.json").read_text("utf-8")):
+        read_all = json.loads((args.real / f"{name}-read.json").read_text("utf-8"))
+        places = dict(placed(args.real / "images" / sample["image"] for sample in read_all))
+        folder_name = read_all[0]["image"].split("/")[0]
+        parts = json.loads((args.real / f"{folder_name}-parts.json").read_text("utf-8"))
+        for sample in read_all:
             image = Path(sample["image"])
             labels = args.data / image.parts[0] / folder / f"{image.stem}.{ending}"
-            with Image.open(args.real / "images" / image) as picture:
-                sample["cells"] = cells(list(read(labels)), *picture.size, args.grid)
+            path = args.real / "images" / image
+            with Image.open(path) as picture:
+                size = picture.size
+            sample["cells"] = cells(list(read(labels)), parts[str(image)], size, places[path], args.grid)
             samples.append(sample)
     aside = args.out.with_suffix(".part")
     aside.write_text("[\n" + ",\n".join(json.dumps(s, ensure_ascii=False) for s in samples) + "\n]\n", "utf-8")

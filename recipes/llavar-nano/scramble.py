@@ -8,7 +8,7 @@ look it up. So every run of letters and of digits of a page is exchanged for ano
 in the text, the question and the answer: figures always, words of which answers are made nearly always, other words in a
 share S of the pages (default 0.5). What a question says outside quotation marks stays, so TOTAL does where the total
 is asked for. Samples have no picture, since it would not show what the text says. Answers of which the text does not
-have every run are left out.
+have every run are left out. Answers are sentences (answers.py).
 """
 
 import argparse
@@ -18,6 +18,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from answers import sentence
 from copy_pages import PREFIX, conversation, read_corpus, spread, write
 
 RUN = re.compile(r"[A-Za-z]+|[0-9]+")
@@ -42,8 +43,8 @@ ASKED = {
 
 
 class Page:
-    def __init__(self, text):
-        self.text = text
+    def __init__(self, image, text):
+        self.image, self.text = image, text
         self.runs = {run.lower() for run in RUN.findall(text)}
         self.rounds = []
 
@@ -54,7 +55,7 @@ def read_pages(paths):
         for sample in json.loads(Path(path).read_text("utf-8")):
             asked, answer = (turn["value"] for turn in sample["conversations"][:2])
             text, question = asked.split(PREFIX, 1)[1].rsplit("\n", 1)
-            page = pages.setdefault((sample["image"], text), Page(text))
+            page = pages.setdefault((sample["image"], text), Page(sample["image"], text))
             runs = RUN.findall(answer)
             if runs and all(run.lower() in page.runs for run in runs):
                 page.rounds.append((question, answer))
@@ -99,12 +100,12 @@ class Scrambler:
         text = changed(page.text)
         turns, seen = [], set()
         for question, answer in rounds:
-            question = QUOTED.sub(lambda quoted: changed(quoted[0]), question)
+            published = question = QUOTED.sub(lambda quoted: changed(quoted[0]), question)
             if question in ASKED and rng.random() < 0.6:
                 question = rng.choice(ASKED[question])
             if question not in seen:
                 seen.add(question)
-                turns.append((question, changed(answer)))
+                turns.append((question, sentence(page.image, published, changed(answer), alone=True)))
         return conversation(f"scrambled_{seed}_{index}", text, turns)
 
     def other(self, rng, run, answered, others):

@@ -128,6 +128,7 @@ impl Assistant {
             Template::new(template.unwrap_or_else(|| guess_template(&model, &tokenizer)));
         let aspect = match model.config.image_aspect_ratio {
             ImageAspectRatio::Pad => Aspect::Pad,
+            ImageAspectRatio::Fit => Aspect::Fit,
             ImageAspectRatio::Square => Aspect::Square,
         };
         let processor = model

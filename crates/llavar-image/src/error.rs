@@ -117,7 +117,7 @@ pub enum ImageError {
         height: usize,
     },
     /// An image aspect other than `pad` or `square`.
-    #[error("unknown image aspect {got:?}, expected \"pad\" or \"square\"")]
+    #[error("unknown image aspect {got:?}, expected \"pad\", \"fit\" or \"square\"")]
     BadAspect {
         /// The word given.
         got: String,

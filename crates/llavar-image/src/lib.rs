@@ -1,4 +1,4 @@
-//! Pictures in: decoding, pad / square processing at PIL's pixels, and small encoders.
+//! Pictures in: decoding, pad / fit / square processing at PIL's pixels, and small encoders.
 //!
 //! This crate calls no other crate of the workspace.
 //!
@@ -8,7 +8,8 @@
 //! | [`probe_file`], [`probe_bytes`] | format and size from the header alone |
 //! | [`read_file`] | the bytes of a picture file, within limits |
 //! | [`DecodeLimits`] | what is refused before a pixel is allocated |
-//! | [`ImageProcessor`] | pad or square, resize, crop, normalise: the input of the vision tower |
+//! | [`ImageProcessor`] | pad, fit or square, resize, crop, normalise: the input of the vision tower |
+//! | [`Placement`] | where a fitted picture lies in that input |
 //! | [`resize`], [`thumbnail`] | PIL's bicubic resize |
 //! | [`encode_png`], [`encode_jpeg`] | pictures out, for generated documents and reports |
 //! | [`as_sent`] | a picture file as servers read it |
@@ -37,6 +38,7 @@ mod codec;
 mod decode;
 mod encode;
 mod error;
+mod fit;
 mod format;
 mod limits;
 mod probe;
@@ -49,6 +51,7 @@ mod wire;
 pub use decode::{decode_bytes, decode_file};
 pub use encode::{encode_jpeg, encode_png};
 pub use error::ImageError;
+pub use fit::{Placement, Rect, STRETCH};
 pub use format::ImageFormat;
 pub use limits::DecodeLimits;
 pub use probe::{ImageInfo, probe_bytes, probe_file};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::resize::{Canvas, Window, resample};
-use crate::{ImageError, RgbImage};
+use crate::{ImageError, Placement, RgbImage};
 
 /// Mean of R, G, B that the CLIP towers were trained with, of values 0 to 1.
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -17,6 +17,9 @@ pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 pub enum Aspect {
     /// `pad`: centred on a square of the mean colour; nothing is lost. Fine-tuning and inference.
     Pad,
+    /// `fit`: the empty border is cut off and the rest stretched at most [`STRETCH`](crate::STRETCH) times along its
+    /// shorter side, then padded as `pad` does: small print gets all the pixels that there are. Not of the reference.
+    Fit,
     /// `square`: the shortest edge becomes the size and the centre is cut out; what lies at the
     /// ends of the long edge is lost. The reference's first stage.
     Square,
@@ -26,6 +29,7 @@ impl fmt::Display for Aspect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pad => "pad",
+            Self::Fit => "fit",
             Self::Square => "square",
         })
     }
@@ -37,6 +41,7 @@ impl FromStr for Aspect {
     fn from_str(word: &str) -> Result<Self, ImageError> {
         match word {
             "pad" => Ok(Self::Pad),
+            "fit" => Ok(Self::Fit),
             "square" => Ok(Self::Square),
             _ => Err(ImageError::BadAspect {
                 got: word.to_owned(),
@@ -45,7 +50,7 @@ impl FromStr for Aspect {
     }
 }
 
-/// Pad or square, resize (bicubic, shortest edge), centre crop, rescale by 1/255, normalise.
+/// Pad, fit or square, resize (bicubic, shortest edge), centre crop, rescale by 1/255, normalise.
 ///
 /// # Source
 ///
@@ -57,7 +62,7 @@ pub struct ImageProcessor {
     pub size: usize,
     /// How a picture becomes square.
     pub aspect: Aspect,
-    /// Mean of R, G, B, of values 0 to 1. `Pad` fills with it, cut to whole levels.
+    /// Mean of R, G, B, of values 0 to 1. `Pad` and `Fit` fill with it, cut to whole levels.
     pub mean: [f32; 3],
     /// Standard deviation of R, G, B.
     pub std: [f32; 3],
@@ -107,7 +112,7 @@ impl ImageProcessor {
                     height: side,
                     left: (side - width) / 2,
                     top: (side - height) / 2,
-                    colour: self.mean.map(|m| (f64::from(m) * 255.0) as u8),
+                    colour: self.padding(),
                 };
                 let window = Window {
                     left: 0,
@@ -117,6 +122,7 @@ impl ImageProcessor {
                 };
                 resample(&canvas, size, size, &window)
             }
+            Aspect::Fit => return Ok(self.fitted(image)),
             Aspect::Square => {
                 let short = width.min(height);
                 let scaled = |n: usize| (size as f64 * n as f64 / short as f64) as usize;
@@ -140,6 +146,31 @@ impl ImageProcessor {
             height: size,
             data,
         })
+    }
+
+    /// The colour around a picture that does not fill the square.
+    fn padding(&self) -> [u8; 3] {
+        self.mean.map(|m| (f64::from(m) * 255.0) as u8)
+    }
+
+    /// The picture where [`Placement::fit`] puts it.
+    fn fitted(&self, image: &RgbImage) -> RgbImage {
+        let Placement { source, target, .. } = Placement::fit(image, self.size);
+        let inside = image.crop(source);
+        let window = Window {
+            left: 0,
+            top: 0,
+            width: target.width,
+            height: target.height,
+        };
+        let pixels = resample(&Canvas::of(&inside), target.width, target.height, &window);
+        let mut square = RgbImage::filled(self.size, self.size, self.padding());
+        let row = target.width * 3;
+        for (y, from) in pixels.chunks_exact(row).enumerate() {
+            let at = ((target.top + y) * self.size + target.left) * 3;
+            square.data[at..at + row].copy_from_slice(from);
+        }
+        square
     }
 
     /// The normalised value of every level of R, G and B: what [`ImageProcessor::normalise_into`] looks up.
@@ -223,7 +254,7 @@ mod tests {
         // Padded, this picture would take 12.9 GB; enlarged to its shortest edge, 464 GB.
         for (width, height) in [(65_535, 1), (1, 65_535)] {
             let line = RgbImage::filled(width, height, [9, 9, 9]);
-            for aspect in [Aspect::Pad, Aspect::Square] {
+            for aspect in [Aspect::Pad, Aspect::Fit, Aspect::Square] {
                 let square = ImageProcessor::new(1536, aspect).to_square(&line).unwrap();
                 assert_eq!(square.data.len(), 1536 * 1536 * 3);
             }
@@ -256,6 +287,9 @@ mod tests {
             processor.process(&broken),
             Err(ImageError::BufferLength { .. })
         ));
-        assert!("pad".parse::<Aspect>().is_ok() && "Pad".parse::<Aspect>().is_err());
+        for aspect in [Aspect::Pad, Aspect::Fit, Aspect::Square] {
+            assert_eq!(aspect.to_string().parse::<Aspect>().unwrap(), aspect);
+        }
+        assert!("Pad".parse::<Aspect>().is_err());
     }
 }

@@ -53,6 +53,19 @@ impl RgbImage {
         self.data.get(at..at + 3)?.try_into().ok()
     }
 
+    /// A part of the picture, which must lie inside.
+    pub(crate) fn crop(&self, part: crate::Rect) -> Self {
+        let mut data = Vec::with_capacity(part.width * part.height * 3);
+        for y in part.top..part.top + part.height {
+            data.extend_from_slice(&self.row(y)[part.left * 3..(part.left + part.width) * 3]);
+        }
+        Self {
+            width: part.width,
+            height: part.height,
+            data,
+        }
+    }
+
     /// The bytes of row `y`, which must be inside the picture.
     pub(crate) fn row(&self, y: usize) -> &[u8] {
         &self.data[y * self.width * 3..(y + 1) * self.width * 3]

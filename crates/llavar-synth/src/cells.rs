@@ -1,25 +1,42 @@
 //! The letters of a picture as a grid, one a cell.
 
-use crate::page::Item;
+use llavar_image::{Placement, Rect};
+
+use crate::{document::Picture, page::Item};
 
 /// What stands for a cell without a letter.
 const BLANK: char = ' ';
+/// Side of the square in which cells are found, px; any grid of a model divides it finely.
+const SIDE: usize = 4096;
+
+/// Where the picture lies in the square that a model sees, fitted or padded on both sides.
+pub(crate) fn placement(picture: &Picture, fit: bool) -> Placement {
+    if fit {
+        return Placement::fit(&picture.to_rgb(), SIDE);
+    }
+    let (width, height) = (picture.width as usize, picture.height as usize);
+    let side = width.max(height);
+    let at = |left, top| Rect {
+        left,
+        top,
+        width,
+        height,
+    };
+    Placement {
+        source: at(0, 0),
+        target: at((side - width) / 2, (side - height) / 2),
+        size: side,
+    }
+}
 
 /// `side * side` characters, row by row: the letter on whose place the centre of each cell falls, a blank where there
-/// is none. The grid covers the picture of `width` by `height` px padded to a square on both sides, as the
-/// model sees it.
-pub(crate) fn cells(items: &[Item], width: u32, height: u32, side: u32) -> String {
+/// is none. The grid covers the square of the placement.
+pub(crate) fn cells(items: &[Item], place: &Placement, side: u32) -> String {
     let side = side as usize;
-    let square = width.max(height) as f32;
-    let step = square / side as f32;
-    let offset = [
-        (square - width as f32) / 2.0,
-        (square - height as f32) / 2.0,
-    ]
-    .map(f32::floor);
+    let step = place.size as f32 / side as f32;
     let mut grid = vec![BLANK; side * side];
     for (letter, corners) in items.iter().flat_map(|item| &item.letters) {
-        let corners = corners.map(|[x, y]| [x + offset[0], y + offset[1]]);
+        let corners = corners.map(|corner| place.map(corner));
         let range = |axis: usize| {
             let values = corners.map(|corner| corner[axis]);
             let low = values.into_iter().fold(f32::MAX, f32::min) / step - 0.5;
@@ -64,23 +81,61 @@ mod tests {
         }
     }
 
+    /// Cells over a padded white picture.
+    fn padded(items: &[Item], width: u32, height: u32, side: u32) -> String {
+        cells(items, &placement(&white(width, height), false), side)
+    }
+
+    fn white(width: u32, height: u32) -> Picture {
+        Picture {
+            width,
+            height,
+            pixels: vec![255; (width * height * 3) as usize],
+        }
+    }
+
+    /// The text of a receipt on white: fitted, its letters take all cells.
+    #[test]
+    fn a_fitted_grid_lies_over_the_content() {
+        let mut page = white(400, 400);
+        for y in 100..180 {
+            for x in 40..360 {
+                let dark = (x / 8 + y / 8) % 2 == 0;
+                let at = ((y * 400 + x) * 3) as usize;
+                page.pixels[at..at + 3].fill(if dark { 0 } else { 255 });
+            }
+        }
+        let items = [
+            letter('A', 40.0, 100.0, 200.0, 180.0),
+            letter('b', 200.0, 100.0, 360.0, 180.0),
+        ];
+        assert_eq!(
+            cells(&items, &placement(&page, false), 4),
+            "    AAbb        "
+        );
+        assert_eq!(
+            cells(&items, &placement(&page, true), 4),
+            "    AAbbAAbb    "
+        );
+    }
+
     #[test]
     fn a_letter_takes_the_cells_whose_centres_it_covers() {
         let items = [
             letter('A', 0.0, 0.0, 26.0, 10.0),
             letter('b', 30.0, 30.0, 40.0, 40.0),
         ];
-        assert_eq!(cells(&items, 40, 40, 4), "AAA            b");
-        assert_eq!(cells(&items, 40, 40, 2), "A  b");
+        assert_eq!(padded(&items, 40, 40, 4), "AAA            b");
+        assert_eq!(padded(&items, 40, 40, 2), "A  b");
     }
 
     #[test]
     fn padding_moves_the_grid_as_it_moves_the_picture() {
         // 40 x 20 is padded with 10 px above and below.
         let items = [letter('A', 0.0, 0.0, 20.0, 10.0)];
-        assert_eq!(cells(&items, 40, 20, 4), "    AA          ");
+        assert_eq!(padded(&items, 40, 20, 4), "    AA          ");
         // 20 x 40 is padded with 10 px on the left and on the right.
-        assert_eq!(cells(&items, 20, 40, 4), " AA             ");
+        assert_eq!(padded(&items, 20, 40, 4), " AA             ");
     }
 
     #[test]
@@ -89,17 +144,17 @@ mod tests {
             letter('A', -30.0, -30.0, -5.0, 90.0),
             letter('B', 35.0, 35.0, 400.0, 400.0),
         ];
-        assert_eq!(cells(&items, 40, 40, 4), "               B");
+        assert_eq!(padded(&items, 40, 40, 4), "               B");
     }
 
     #[test]
     fn a_leaning_place_is_no_rectangle() {
         let mut item = letter('A', 0.0, 0.0, 40.0, 40.0);
         item.letters[0].1 = [[20.0, -21.0], [61.0, 20.0], [20.0, 61.0], [-21.0, 20.0]];
-        assert_eq!(cells(&[item], 40, 40, 4), "AAAAAAAAAAAAAAAA");
+        assert_eq!(padded(&[item], 40, 40, 4), "AAAAAAAAAAAAAAAA");
         let mut item = letter('A', 0.0, 0.0, 40.0, 40.0);
         item.letters[0].1 = [[20.0, 0.0], [40.0, 20.0], [20.0, 40.0], [0.0, 20.0]];
-        assert_eq!(cells(&[item], 40, 40, 4), " AA AAAAAAAA AA ");
+        assert_eq!(padded(&[item], 40, 40, 4), " AA AAAAAAAA AA ");
     }
 
     /// The grid tells the letters that are printed: of large print every word is spelled along its row.

@@ -252,6 +252,8 @@ pub struct SynthConfig {
     /// (`cells` in `transcriptions.json`): a vision tower whose image tokens form that grid learns letters by
     /// them before any text is read. 0 tells none; at most 128.
     pub grid: u32,
+    /// Whether the grid lies over the picture as `image_aspect_ratio = "fit"` places it, not over the padded one.
+    pub grid_fit: bool,
     /// Share of single questions that ask for the bare answer and get it, 0 to 1.
     pub short_answers: f32,
     /// Text file whose lines the kinds `text`, `slip`, `entries` and `word` print; made-up phrases
@@ -292,6 +294,7 @@ impl Default for SynthConfig {
             phrasings: 0,
             letters: [0, 0],
             grid: 0,
+            grid_fit: false,
             short_answers: 0.0,
             corpus: None,
             texts: Texts::default(),

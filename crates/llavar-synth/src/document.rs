@@ -260,10 +260,6 @@ fn finish(mut page: Page<'_>, warped: bool) -> Document {
         .flatten()
         .flat_map(|&i| page.items[i].words.clone())
         .collect();
-    let cells = (config.grid > 0).then(|| {
-        let (width, height) = (page.canvas.width, page.canvas.height);
-        cells::cells(&page.items, width, height, config.grid)
-    });
     let Canvas {
         width,
         height,
@@ -275,6 +271,10 @@ fn finish(mut page: Page<'_>, warped: bool) -> Document {
         height,
         pixels,
     };
+    let cells = (config.grid > 0).then(|| {
+        let place = cells::placement(&image, config.grid_fit);
+        cells::cells(&page.items, &place, config.grid)
+    });
     Document {
         kind: page.kind,
         image,

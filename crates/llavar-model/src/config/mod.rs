@@ -44,6 +44,9 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub enum ImageAspectRatio {
     /// Pad the shorter side with the mean colour (`pad`).
     Pad,
+    /// Cut off the empty border and stretch the shorter side at most twice, then as `pad` (`fit`; not of the
+    /// reference).
+    Fit,
     /// Resize both sides to the same length (`square`, `resize` or absent).
     Square,
 }
@@ -126,12 +129,13 @@ impl ModelConfig {
         });
         let image_aspect_ratio = match fields.string("image_aspect_ratio", problems) {
             Some("pad") => ImageAspectRatio::Pad,
+            Some("fit") => ImageAspectRatio::Fit,
             None | Some("square" | "resize") => ImageAspectRatio::Square,
             Some(other) => {
                 problems.add(
                     "image_aspect_ratio",
                     format!("\"{other}\""),
-                    "\"pad\" or \"square\"",
+                    "\"pad\", \"fit\" or \"square\"",
                 );
                 ImageAspectRatio::Pad
             }

@@ -204,6 +204,7 @@ fn pixels(folder: &Path, model: &LlavaModel) -> Tensor {
     let image = decode_file(&folder.join("image.png"), &DecodeLimits::default()).unwrap();
     let aspect = match model.config.image_aspect_ratio {
         ImageAspectRatio::Pad => Aspect::Pad,
+        ImageAspectRatio::Fit => Aspect::Fit,
         ImageAspectRatio::Square => Aspect::Square,
     };
     let size = model.image_size().unwrap();

@@ -140,7 +140,7 @@ impl SampleSource {
             .parse()
             .map_err(|_| TrainError::Setting {
                 key: "data.image_aspect_ratio",
-                reason: "must be pad or square".into(),
+                reason: "must be pad, fit or square".into(),
             })?;
         let cells = (recipe.data.cells && image.is_some()).then(|| CellLabels::new(&tokenizer));
         Ok(Self {

@@ -103,7 +103,7 @@ pub struct DataSection {
     /// Folder below which the images lie; one for all files, or one a file.
     #[serde(skip_serializing_if = "is_none")]
     pub image_folder: Paths,
-    /// `pad` or `square`.
+    /// `pad`, `fit` or `square`; see `Aspect` of `llavar-image`.
     pub image_aspect_ratio: String,
     /// `exact`, or `llavar2` for the release's labels that start one or two tokens early.
     pub mask_compat: String,

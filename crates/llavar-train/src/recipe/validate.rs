@@ -264,10 +264,10 @@ impl Recipe {
         }
         let d = &self.data;
         check(
-            ["pad", "square"].contains(&d.image_aspect_ratio.as_str()),
+            ["pad", "fit", "square"].contains(&d.image_aspect_ratio.as_str()),
             "data.image_aspect_ratio",
             &d.image_aspect_ratio,
-            "pad, square",
+            "pad, fit, square",
         );
         check(
             d.mask_compat.parse::<llavar_data::MaskMode>().is_ok(),

@@ -78,6 +78,7 @@ fn fixture(folder: &Path, model: &LlavaModel, layout: Layout) -> Fixture {
     let size = model.image_size().unwrap();
     let aspect = match model.config.image_aspect_ratio {
         llavar_model::config::ImageAspectRatio::Pad => Aspect::Pad,
+        llavar_model::config::ImageAspectRatio::Fit => Aspect::Fit,
         llavar_model::config::ImageAspectRatio::Square => Aspect::Square,
     };
     let processor = ImageProcessor::new(size, aspect);

@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Import(super::data_import::Args),
     /// Put the text of the pictures before the first question, as --ocr does when a model is asked.
     Prefix(super::data_prefix::Args),
+    /// Show where pictures lie in the square that a model sees (`image_aspect_ratio` fit).
+    Fit(super::data_fit::Args),
     /// Count turns, images, words and tokens of a data set.
     Stats(StatsArgs),
     /// Look at every sample as training will: lengths, copies, broken pictures; write a clean copy.
@@ -38,6 +40,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Synth(args) => synth(args),
         Command::Import(args) => super::data_import::run(args),
         Command::Prefix(args) => super::data_prefix::run(args),
+        Command::Fit(args) => super::data_fit::run(args),
         Command::Stats(args) => stats(args),
         Command::Doctor(args) => super::doctor::run(args),
     }

@@ -1,8 +1,7 @@
 //! `llavar ocr run`: pictures in, lines out.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -15,11 +14,14 @@ use std::{
 use llavar_ocr::{EngineChoice, Line, OcrError, Page, Reader, page_layout};
 use serde::Serialize;
 
-use super::super::{print, write_file};
+use super::super::{
+    pictures::{Job, jobs},
+    print, write_file,
+};
 use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
-    progress::{Progress, note},
+    progress::Progress,
 };
 
 /// Read pictures: text, JSON with quads and scores, or sidecar files for `--ocr sidecar:FOLDER`.
@@ -56,15 +58,9 @@ struct Report<'a> {
     lines: &'a [Line],
 }
 
-/// A picture to read, and where its result goes below `--out`.
-struct Job {
-    image: PathBuf,
-    result: PathBuf,
-}
-
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
-    let jobs = jobs(&args.images, args.out.is_some())?;
+    let jobs = jobs(&args.images, ".ocr.json", args.out.is_some())?;
     let engine = args.engine.open()?;
     let reader = if args.no_cache {
         Reader::new(engine, None)
@@ -197,69 +193,4 @@ fn show(args: &Args, reader: &Reader, job: &Job, lines: &[Line], many: bool) -> 
         }
     }
     print(text)
-}
-
-/// Pictures of files and folders. A result's name keeps the place of a picture below a folder.
-fn jobs(images: &[PathBuf], results: bool) -> Outcome<Vec<Job>> {
-    let mut jobs = Vec::new();
-    for path in images {
-        if path.is_dir() {
-            let before = jobs.len();
-            below(path, Path::new(""), &mut jobs)?;
-            if jobs.len() == before {
-                note(format!("{}: no pictures in it", path.display()));
-            }
-        } else {
-            let name = path.file_name().unwrap_or_default();
-            jobs.push(job(path.clone(), Path::new(name)));
-        }
-    }
-    let mut seen: HashMap<&Path, &Path> = HashMap::new();
-    for job in jobs.iter().filter(|_| results) {
-        if let Some(other) = seen.insert(&job.result, &job.image) {
-            let (a, b) = (other.display(), job.image.display());
-            let both = format!("the results of {a} and {b} would have the same name");
-            return Err(
-                Failure::usage(both).hint("read them in two runs, or give the folder above both")
-            );
-        }
-    }
-    Ok(jobs)
-}
-
-fn job(image: PathBuf, name: &Path) -> Job {
-    let mut result = name.as_os_str().to_owned();
-    result.push(".ocr.json");
-    Job {
-        image,
-        result: result.into(),
-    }
-}
-
-/// Pictures below a folder, by the endings of the formats that are read.
-fn below(folder: &Path, within: &Path, jobs: &mut Vec<Job>) -> Outcome {
-    const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
-    let reading = |error| {
-        Failure::from(OcrError::Io {
-            verb: "read",
-            path: folder.to_owned(),
-            source: error,
-        })
-    };
-    let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(reading)?.collect();
-    let mut entries = entries.map_err(reading)?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let (path, name) = (entry.path(), within.join(entry.file_name()));
-        // Links to folders may lead round in circles.
-        if entry.file_type().map_err(reading)?.is_dir() {
-            below(&path, &name, jobs)?;
-        } else {
-            let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-            if ENDINGS.iter().any(|e| ending == *e) {
-                jobs.push(job(path, &name));
-            }
-        }
-    }
-    Ok(())
 }

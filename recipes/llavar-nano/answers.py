@@ -1,0 +1,44 @@
+"""Questions for fields of receipts and forms answered by whole sentences.
+
+One sentence a field, whatever the wording of the question: where half of the answers were bare and half sentences, the
+bare ones were right half as often (dates 52 against 99 of 171 receipts), since their first letters decide before
+anything was looked up.
+"""
+
+import re
+
+RECEIPT = [  # What a question has, the sentence; the first that fits.
+    (("address", "where"), "This invoice was issued at {}."),
+    (("date", "when", "day"), "This invoice was issued on {}."),
+    (("company", "shop", "seller", "who", "store"), "The company that issued this invoice is {}."),
+    (("total", "much", "come to", "bill", "amount"), "The total amount of this invoice is {}."),
+]
+FORM = [
+    r'what is "(.*)" information in the image\?', r'what is the "(.*)" in this form\?', r'What is filled in for "(.*)"\?',
+    r'What does the form say for "(.*)"\?', r'Which entry belongs to "(.*)"\?', r'What is the value of "(.*)"\?',
+]
+ASKED_ALONE = [r'What is written next to "(.*)"\?', r"What is the (.*)\?", r"(.*)"]
+
+
+def receipt(question, answer):
+    """The sentence for a question about one of the four fields, or None for any other question."""
+    question = question.lower()
+    for words, sentence in RECEIPT:
+        if '"' not in question and any(word in question for word in words):
+            return sentence.format(answer.removesuffix("."))
+    return None
+
+
+def form(question, answer, alone=False):
+    """The sentence for a question about an entry of a form; alone: every question of a list is one."""
+    for pattern in FORM + ASKED_ALONE * alone:
+        found = re.fullmatch(pattern, question.strip(), re.DOTALL)
+        if found and found[1].strip(" :"):
+            return f'The "{found[1].strip().removesuffix(":").strip()}" information in the image is {answer.removesuffix(".")}.'
+    return None
+
+
+def sentence(image, question, answer, alone=False):
+    """The answer as a sentence where the question asks for a field of a receipt or form, or as it is."""
+    said = receipt(question, answer) if "SROIE" in image else form(question, answer, alone) if "FUNSD" in image else None
+    return said or answer
