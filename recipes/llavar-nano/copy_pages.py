@@ -15,6 +15,8 @@ import random
 import string
 from pathlib import Path
 
+from answers import entry
+
 PREFIX = "Given OCR-based Page Parser Results:"
 # {0} is the name of an entry.
 WORDINGS = [
@@ -77,7 +79,7 @@ class Pages:
         colon = rng.choice([": ", ": ", " : ", ":    ", "     ", " "])
         indent = rng.randint(0, 20)
 
-        def entry():
+        def add():
             name, value = self.name(rng), self.value(rng)
             while name.lower() in taken:
                 name += " " + self.string(rng)
@@ -88,14 +90,14 @@ class Pages:
         for _ in range(rng.randint(*self.rows)):
             kind, pad = rng.random(), " " * max(0, indent + rng.randint(-4, 8))
             if kind < 0.6:
-                cells = [entry() for _ in range(rng.choice([1, 1, 1, 2, 2, 3]))]
+                cells = [add() for _ in range(rng.choice([1, 1, 1, 2, 2, 3]))]
                 gap = " " * rng.randint(4, 14)
                 if columns and len(cells) > 1:
                     rows += [pad + gap.join(name for name, _ in cells), pad + gap.join(value for _, value in cells)]
                 else:
                     rows.append(pad + gap.join(f"{name}{colon}{value}" for name, value in cells))
             elif kind < 0.7:  # A value of several lines.
-                name, value = entry()
+                name, value = add()
                 more = [self.phrase(rng, 8) for _ in range(rng.randint(1, 2))]
                 rows.append(f"{pad}{name}{colon}{value}")
                 rows += [pad + " " * rng.randint(0, 8) + line for line in more]
@@ -105,7 +107,9 @@ class Pages:
         return rows, entries
 
     def rounds(self, rng, rows, entries):
-        asked = [(rng.choice(WORDINGS).format(name if rng.random() < 0.7 else name + ":"), value) for name, value in entries]
+        asked = [
+            (rng.choice(WORDINGS).format(name if rng.random() < 0.7 else name + ":"), entry(name, value)) for name, value in entries
+        ]
         plain = [row.strip() for row in rows]
         for index in rng.sample(range(len(plain)), min(3, len(plain))):
             line = plain[index]

@@ -3,17 +3,19 @@
 
     mix_real.py REAL
 
-Fields of receipts and forms are answered by sentences (answers.py).
+Fields of receipts and forms are answered in one way each (answers.py).
 Single questions for totals stand three times, questions of ChartQA also with the wish for one word that its
 evaluation adds.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
-from answers import sentence
+from answers import entry, sentence
 
+SENTENCE = re.compile(r'The "(.*)" information in the image is (.*)\.', re.DOTALL)
 WISH = "\nAnswer the question with a single word."
 
 
@@ -30,7 +32,7 @@ def with_text(sample):
 
 
 def spoken(samples, alone):
-    """The samples with every field of a receipt or form answered by a sentence."""
+    """The samples with every field of a receipt or form answered in its way."""
     for sample in samples:
         turns = sample["conversations"]
         for asked, answered in zip(turns[::2], turns[1::2]):
@@ -39,11 +41,21 @@ def spoken(samples, alone):
     return samples
 
 
+def entries(samples):
+    """The samples with sentences about entries of forms as label and value."""
+    for sample in samples:
+        for answered in sample["conversations"][1::2]:
+            found = SENTENCE.fullmatch(answered["value"])
+            if found:
+                answered["value"] = entry(*found.groups())
+    return samples
+
+
 def main():
     real = Path(sys.argv[1])
     asked = ["sroie-ask", "funsd-ask"]
     talks = spoken(load(real, "sroie-talk", "funsd-talk"), False)
-    mixed = load(real, "sroie-duos", "funsd-duos", "chartqa-duos") + talks
+    mixed = load(real, "sroie-duos", "chartqa-duos") + entries(load(real, "funsd-duos")) + talks
     plain = spoken(load(real, *asked), True) + load(real, "chartqa-ask") + [s for s in mixed if not with_text(s)]
     prefix = spoken(load(real, *(f"{name}-ocr" for name in asked)), True) + [s for s in mixed if with_text(s)]
     prefix += 2 * load(real, "chartqa-ask-ocr")

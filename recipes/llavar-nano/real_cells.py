@@ -1,18 +1,24 @@
 #!/usr/bin/env python3
 """The letters of real pages on a grid: transcriptions of SROIE and FUNSD with the key `cells`.
 
-    real_cells.py DATA REAL OUT.json [--grid 32]
+    real_cells.py DATA REAL OUT.json [--grid 32] [--crops N] [--seed N]
 
 DATA has the sets as published, REAL what real.sh made of them. Where a letter stands is known for no real page, but
 lines and words have boxes, in which letters are taken to be of equal width: nearly true on receipts and typed forms. The
-grid lies over the pictures as `llavar data fit` places them. Needs Pillow.
+grid lies over the pictures as `llavar data fit` places them.
+
+With --crops, N parts of each page are written beside OUT.json and stand in it instead of the pages: some lines in a
+row, a little turned, lighter or blurred. A few hundred pages are soon known by heart, their parts less so.
+Needs Pillow.
 """
 
 import argparse
+import concurrent.futures
 import json
+import random
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from shrink import placed
 
@@ -32,19 +38,26 @@ def funsd(path):
             yield *word["box"], word["text"]
 
 
-def cells(boxes, part, size, place, side):
-    """The letters in the square where `place` puts the stored picture of `size`, which is the `part` of the page that
-    the boxes are given on."""
-    def mapped(value, axis):
-        stored = (value - part[axis]) * size[axis] / part[axis + 2]
-        source, target = place["source"], place["target"]
-        return ((stored - source[axis]) * target[axis + 2] / source[axis + 2] + target[axis]) / step
+def stored(boxes, part, size):
+    """Boxes on the stored picture of `size`, which is the `part` of the page that they are given on."""
+    across, down = size[0] / part[2], size[1] / part[3]
+    for x0, y0, x1, y1, text in boxes:
+        if text.strip():
+            yield (x0 - part[0]) * across, (y0 - part[1]) * down, (x1 - part[0]) * across, (y1 - part[1]) * down, text.strip()
 
+
+def cells(boxes, place, side):
+    """The letters of a picture with these boxes in the square where `place` puts it."""
     step = place["size"] / side
+
+    def mapped(value, axis):
+        source, target = place["source"], place["target"]
+        return ((value - source[axis]) * target[axis + 2] / source[axis + 2] + target[axis]) / step
+
     grid = [" "] * (side * side)
     for x0, y0, x1, y1, text in boxes:
         left, right, top, bottom = mapped(x0, 0), mapped(x1, 0), mapped(y0, 1), mapped(y1, 1)
-        if not text or right <= left:
+        if right <= left:
             continue
         advance = (right - left) / len(text)
         for row in range(max(0, round(top)), min(side, round(bottom))):
@@ -55,32 +68,102 @@ def cells(boxes, part, size, place, side):
     return "".join(grid)
 
 
+def rows(boxes):
+    """Boxes in rows from the top, each from the left."""
+    out = []
+    for box in sorted(boxes, key=lambda box: box[1] + box[3]):
+        middle = (box[1] + box[3]) / 2
+        if out and out[-1][0][1] < middle < out[-1][0][3]:
+            out[-1].append(box)
+        else:
+            out.append([box])
+    return [sorted(row) for row in out]
+
+
+def crop(job):
+    """A part of a picture: its boxes, or None where no gap between rows was found. The file is written."""
+    path, target, boxes, seed = job
+    rng = random.Random(seed)
+    lines = rows(boxes)
+    for _ in range(20):
+        count = min(len(lines), rng.choice([2, 3, 4, 6, 8, 12, 16, 24]))
+        first = rng.randrange(len(lines) - count + 1)
+        inside = [box for row in lines[first : first + count] for box in row]
+        top, bottom = min(box[1] for box in inside), max(box[3] for box in inside)
+        # Turned lines have boxes that reach into the next: their inner half counts.
+        others = [box for row in lines[:first] + lines[first + count :] for box in row]
+        if any(box[1] * 0.75 + box[3] * 0.25 < bottom and box[1] * 0.25 + box[3] * 0.75 > top for box in others):
+            continue
+        with Image.open(path) as image:
+            image = image.convert("L")
+            slack = (bottom - top) / count * 0.15
+            area = [0, max(0, top - slack), image.width, min(image.height, bottom + slack)]
+            if rng.random() < 0.5:
+                area[0] = rng.uniform(0, max(0, min(box[0] for box in inside)))
+                area[2] = rng.uniform(min(image.width, max(box[2] for box in inside)), image.width)
+            area = [round(value) for value in area]
+            part = image.crop(area)
+        # Shear stands for turning: lines rise, letters stay upright. Boxes move with it, at most half a line.
+        rise = rng.uniform(-0.3, 0.3) * (bottom - top) / count / part.width if rng.random() < 0.5 else 0
+        part = part.transform(part.size, Image.AFFINE, (1, 0, 0, -rise, 1, 0), Image.BICUBIC, fillcolor=255)
+        if rng.random() < 0.3:
+            part = part.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9)))
+        if rng.random() < 0.5:
+            low, high = rng.randint(0, 70), rng.randint(200, 255)
+            part = part.point([round(low + level * (high - low) / 255) for level in range(256)])
+        part.save(target, "JPEG", quality=rng.randint(60, 90))
+        moved = [(x0 - area[0], y0 - area[1], x1 - area[0], y1 - area[1], text) for x0, y0, x1, y1, text in inside]
+        return [(x0, y0 + rise * x0, x1, y1 + rise * x1, text) for x0, y0, x1, y1, text in moved]
+    return None
+
+
+def crops(pages, real, out, number, seed):
+    """Samples of parts of pages with their boxes; pictures go to the folder of `out`."""
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs, samples = [], []
+    for index, (sample, boxes) in enumerate(pages):
+        for part in range(number):
+            name = f"{index}_{part}.jpg"
+            jobs.append((real / "images" / sample["image"], folder / name, boxes, f"{seed}/{name}"))
+            samples.append({**sample, "id": f"{sample['id']}_part{part}", "image": f"{folder.name}/{name}"})
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        for sample, boxes in zip(samples, pool.map(crop, jobs, chunksize=8)):
+            if boxes:
+                text = "\n".join(" ".join(box[4] for box in row) for row in rows(boxes))
+                turns = [sample["conversations"][0], {"from": "gpt", "value": text}]
+                yield {**sample, "conversations": turns}, boxes
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("real", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--grid", type=int, default=32)
+    parser.add_argument("--crops", type=int, default=0, help="parts of each page in place of the page")
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     kinds = [("sroie", sroie, "train/box", "txt"), ("funsd", funsd, "training_data/annotations", "json")]
-    samples = []
+    pages, below = [], args.real / "images"
     for name, read, folder, ending in kinds:
-        read_all = json.loads((args.real / f"{name}-read.json").read_text("utf-8"))
-        places = dict(placed(args.real / "images" / sample["image"] for sample in read_all))
-        folder_name = read_all[0]["image"].split("/")[0]
-        parts = json.loads((args.real / f"{folder_name}-parts.json").read_text("utf-8"))
-        for sample in read_all:
+        samples = json.loads((args.real / f"{name}-read.json").read_text("utf-8"))
+        parts = json.loads((args.real / f"{samples[0]['image'].split('/')[0]}-parts.json").read_text("utf-8"))
+        for sample in samples:
             image = Path(sample["image"])
             labels = args.data / image.parts[0] / folder / f"{image.stem}.{ending}"
-            path = args.real / "images" / image
-            with Image.open(path) as picture:
-                size = picture.size
-            sample["cells"] = cells(list(read(labels)), parts[str(image)], size, places[path], args.grid)
-            samples.append(sample)
+            with Image.open(below / image) as picture:
+                pages.append((sample, list(stored(read(labels), parts[str(image)], picture.size))))
+    if args.crops:
+        pages, below = list(crops(pages, args.real, args.out, args.crops, args.seed)), args.out.parent
+    places = dict(placed(below / sample["image"] for sample, _ in pages))
+    for sample, boxes in pages:
+        sample["cells"] = cells(boxes, places[below / sample["image"]], args.grid)
+    samples = [sample for sample, _ in pages]
     aside = args.out.with_suffix(".part")
     aside.write_text("[\n" + ",\n".join(json.dumps(s, ensure_ascii=False) for s in samples) + "\n]\n", "utf-8")
     aside.rename(args.out)
-    print(f"{args.out}: {len(samples)} pages, {sum(c != ' ' for s in samples for c in s['cells']) / len(samples):.0f} letters a page")
+    print(f"{args.out}: {len(samples)} pictures, {sum(c != ' ' for s in samples for c in s['cells']) / len(samples):.0f} letters each")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ look it up. So every run of letters and of digits of a page is exchanged for ano
 in the text, the question and the answer: figures always, words of which answers are made nearly always, other words in a
 share S of the pages (default 0.5). What a question says outside quotation marks stays, so TOTAL does where the total
 is asked for. Samples have no picture, since it would not show what the text says. Answers of which the text does not
-have every run are left out. Answers are sentences (answers.py).
+have every run are left out. Fields are answered in one way each (answers.py).
 """
 
 import argparse
