@@ -14,7 +14,7 @@ use llavar_assistant::Assistant;
 use llavar_data::tokenizer::{BpeOptions, train_bpe};
 use llavar_model::{
     LlavaModel,
-    config::Preset,
+    config::{Pathways, Preset},
     expand_image_tokens, quantize_folder,
     weights::{Dtype, WeightFiles},
 };
@@ -96,7 +96,7 @@ fn apart(python: &str, folder: &Path) -> (f32, f32) {
 }
 
 /// A model of the full architecture: pictures of `size` px, CLIP made for `clip` px.
-fn save(folder: &Path, size: usize, clip: usize, dtype: Dtype) {
+fn save(folder: &Path, pathways: Pathways, size: usize, clip: usize, dtype: Dtype) {
     let text = ["USER: what is the total of it ASSISTANT: the total is 7"; 4];
     let (tokenizer, settings) = train_bpe(text.iter(), &BpeOptions::new(280)).unwrap();
     let changes = json!({
@@ -109,6 +109,7 @@ fn save(folder: &Path, size: usize, clip: usize, dtype: Dtype) {
     });
     let config = Preset::Nano.config(Some(280)).unwrap();
     let config = config.with(changes.as_object().unwrap().clone()).unwrap();
+    let config = config.with_pathways(pathways).unwrap();
     let model = LlavaModel::init(config, 11).unwrap();
     // A fresh adapter changes nothing; these must.
     for param in model
@@ -134,13 +135,14 @@ fn pytorch_computes_the_same_from_folders_of_every_form() {
     };
     let root = tempfile::tempdir().unwrap();
     let folder = |name: &str| root.path().join(name);
-    // Grids of both paths equal, the slow one smaller, and CLIP's places interpolated.
-    for (name, size, clip, dtype) in [
-        ("equal", 128, 56, Dtype::F32),
-        ("smaller", 64, 112, Dtype::BF16),
-        ("interpolated", 256, 56, Dtype::BF16),
+    // Grids of both paths equal, the slow one smaller, and CLIP's places interpolated; the slow path alone.
+    for (name, pathways, size, clip, dtype) in [
+        ("equal", Pathways::Both, 128, 56, Dtype::F32),
+        ("smaller", Pathways::Both, 64, 112, Dtype::BF16),
+        ("interpolated", Pathways::Both, 256, 56, Dtype::BF16),
+        ("slow", Pathways::Slow, 256, 56, Dtype::BF16),
     ] {
-        save(&folder(name), size, clip, dtype);
+        save(&folder(name), pathways, size, clip, dtype);
         let (features, logits) = apart(&python, &folder(name));
         assert!(
             features < 1e-5 && logits < 1e-5,

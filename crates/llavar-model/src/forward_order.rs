@@ -37,7 +37,8 @@ impl LlavaModel {
 }
 
 fn place(name: &str, clip_depth: usize) -> Place {
-    if name.contains("slow_vision_tower") {
+    // The ConvNeXt, beside a CLIP or alone.
+    if name.contains("vision_tower.stem.") || name.contains("vision_tower.stages.") {
         return match number(name, ".stages.") {
             None => (0, 0, 0),
             Some(stage) => {
@@ -81,7 +82,7 @@ mod tests {
     use llavar_tensor::{Gate, Segments, Tape, Tensor};
 
     use super::*;
-    use crate::config::Preset;
+    use crate::config::{ModelConfig, Pathways, Preset};
 
     /// Notes which blocks are read and which receive gradients.
     #[derive(Debug, Default)]
@@ -106,6 +107,12 @@ mod tests {
     #[test]
     fn a_pass_reads_the_blocks_in_this_order_and_back() {
         let config = Preset::Nano.config(Some(40)).unwrap();
+        for pathways in Pathways::ALL {
+            reads_in_order(config.with_pathways(pathways).unwrap());
+        }
+    }
+
+    fn reads_in_order(config: ModelConfig) {
         let tied = config.llm.tie_word_embeddings;
         let model = LlavaModel::init(config, 3)
             .unwrap()

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::{
     Result,
-    config::{ModelConfig, Parameter},
+    config::{ModelConfig, Parameter, VisionConfig},
 };
 
 /// Values drawn from one stream.
@@ -65,7 +65,8 @@ impl Initializer {
         let clip = config
             .vision
             .as_ref()
-            .map(|v| (v.clip.hidden_size, v.clip.num_hidden_layers));
+            .and_then(VisionConfig::clip)
+            .map(|clip| (clip.hidden_size, clip.num_hidden_layers));
         let (width, layers) = clip.unwrap_or((1, 1));
         Self {
             shapes: parameters

@@ -13,17 +13,23 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     LlavaModel, ModelError, Result,
-    config::{GenerationConfig, LlmFamily, ModelConfig, parameters, read_object, vision_keys},
+    config::{
+        GenerationConfig, LlmFamily, ModelConfig, VisionConfig, parameters, read_object,
+        vision_keys,
+    },
     init::Initializer,
     weights::{
         Dtype, FolderWriter, Role, SaveError, SaveOptions, Source, TensorSpec, WeightFiles,
-        match_parameters, of_clip, of_slow_tower,
+        match_parameters, of_clip, of_convnext,
     },
 };
 
 const LLM: &str = "a language model";
 const CLIP: &str = "a CLIP of transformers";
 const CONVNEXT: &str = "a ConvNeXt of timm or open_clip";
+
+/// What every ConvNeXt has and nothing else.
+const FIRST_BLOCK: &str = "stages.0.blocks.0.conv_dw.weight";
 
 /// Side of the picture where none is given, pixels; that of the published recipes.
 const IMAGE_SIZE: usize = 768;
@@ -40,8 +46,7 @@ pub struct Parts {
     config: ModelConfig,
     folder: PathBuf,
     llm: WeightFiles,
-    clip: WeightFiles,
-    convnext: Option<WeightFiles>,
+    towers: Vec<(WeightFiles, Role)>,
     notes: Vec<String>,
 }
 
@@ -57,56 +62,75 @@ pub struct PartsReport {
 }
 
 impl Parts {
-    /// Opens `llm`, a folder of transformers (Llama or Phi-3), `clip`, a folder or weight file, and `convnext`, a
-    /// folder or weight file; without it the tower is the CLIP alone. `image_size` is the side of the picture in
-    /// pixels for two paths (768 where it is not given).
+    /// Opens `llm`, a folder of transformers (Llama or Phi-3), `tower`, a folder or weight file of a CLIP or of a
+    /// ConvNeXt, and beside a CLIP `slow`, those of the ConvNeXt of the slow path; without it the tower sees alone.
+    /// `image_size` is the side of the picture in pixels where a ConvNeXt sees it (768 where it is not given); a CLIP
+    /// alone takes its own.
     ///
     /// # Errors
     /// [`ModelError::Part`] that names the part, or what its configuration and files say.
     pub fn open(
         llm: &Path,
-        clip: &Path,
-        convnext: Option<&Path>,
+        tower: &Path,
+        slow: Option<&Path>,
         image_size: Option<usize>,
     ) -> Result<Self> {
-        let raw = llm_keys(llm)?;
+        let mut keys = llm_keys(llm)?;
         let llm_files = WeightFiles::open(llm)?;
-        let clip_files = WeightFiles::open(clip)?;
-        let convnext_files = convnext.map(WeightFiles::open).transpose()?;
+        let files = WeightFiles::open(tower)?;
+        let length = keys.get("max_position_embeddings").and_then(Value::as_u64);
+        let length = length.map_or(4096, |n| n.min(4096)) as usize;
+        let vision = vision_keys(image_size.unwrap_or(IMAGE_SIZE), 0, length);
+        keys.extend(vision.as_object().cloned().unwrap_or_default());
         let mut notes = Vec::new();
-        let clip_keys = clip_config(clip, &clip_files, &mut notes)?;
-        let width = clip_keys["hidden_size"].as_u64().unwrap_or_default() as usize;
-        let positions = raw.get("max_position_embeddings").and_then(Value::as_u64);
-        let length = positions.map_or(4096, |n| n.min(4096)) as usize;
-        let mut keys = raw;
-        if let Value::Object(vision) = vision_keys(image_size.unwrap_or(IMAGE_SIZE), width, length)
-        {
-            keys.extend(vision);
-        }
-        let name = clip_name(clip, &clip_keys);
-        keys.insert("mm_vision_tower".into(), name.into());
-        keys.insert("clip_vision_config".into(), clip_keys);
-        match (convnext, &convnext_files) {
-            (Some(path), Some(files)) => {
-                let (name, config) = convnext_config(path, files)?;
+        let mut towers = Vec::new();
+        if is_convnext(&files) {
+            if slow.is_some() {
+                return Err(part(
+                    tower,
+                    CLIP,
+                    "it is a ConvNeXt; a ConvNeXt that sees alone takes no other beside it",
+                ));
+            }
+            let (name, config) = convnext_config(tower, &files)?;
+            keys.insert("mm_vision_tower".into(), name.into());
+            keys.insert("mm_hidden_size".into(), config["dims"][3].clone());
+            keys.insert("convnext_config".into(), config);
+            keys.insert("is_multipath_encoder".into(), false.into());
+            keys.remove("vision_tower_slow");
+            towers.push((files, Role::ConvNext));
+        } else {
+            let clip = clip_config(tower, &files, &mut notes)?;
+            keys.insert("mm_vision_tower".into(), clip_name(tower, &clip).into());
+            keys.insert("mm_hidden_size".into(), clip["hidden_size"].clone());
+            towers.push((files, Role::Clip));
+            if let Some(path) = slow {
+                let files = WeightFiles::open(path)?;
+                let (name, config) = convnext_config(path, &files)?;
                 keys.insert("vision_tower_slow".into(), name.into());
                 keys.insert("convnext_config".into(), config);
                 // Stage 1 of the reference has no adapters; stage 2 adds them.
                 keys.insert("freeze_vision".into(), true.into());
-            }
-            _ => {
+                towers.push((files, Role::ConvNext));
+            } else {
                 keys.insert("is_multipath_encoder".into(), false.into());
                 for key in ["vision_tower_slow", "input_image_size", "freeze_vision"] {
                     keys.remove(key);
                 }
+                let own = clip["image_size"].as_u64().unwrap_or_default();
+                if let Some(size) = image_size.filter(|size| *size as u64 != own) {
+                    notes.push(format!(
+                        "a CLIP alone sees {own} px, not the {size} px asked for"
+                    ));
+                }
             }
+            keys.insert("clip_vision_config".into(), clip);
         }
         Ok(Self {
             config: ModelConfig::from_map(&llm.join("config.json"), keys)?,
             folder: llm.to_owned(),
             llm: llm_files,
-            clip: clip_files,
-            convnext: convnext_files,
+            towers,
             notes,
         })
     }
@@ -133,12 +157,8 @@ impl Parts {
     /// The parts as sources of [`LlavaModel::from_sources`], which may initialise what [`Parts::is_new`] names.
     pub fn sources(&self) -> Vec<Source<'_>> {
         let source = |files, role| Source { files, role };
-        let mut sources = vec![
-            source(&self.llm, Role::Model),
-            source(&self.clip, Role::Clip),
-        ];
-        let convnext = self.convnext.as_ref();
-        sources.extend(convnext.map(|files| source(files, Role::SlowTower)));
+        let mut sources = vec![source(&self.llm, Role::Model)];
+        sources.extend(self.towers.iter().map(|(files, role)| source(files, *role)));
         sources
     }
 
@@ -202,7 +222,8 @@ impl Parts {
             ("torch_dtype".to_owned(), name.into()),
             ("freeze_vision".to_owned(), (!adapters).into()),
         ];
-        let multipath = self.convnext.is_some();
+        let vision = self.config.vision.as_ref();
+        let multipath = vision.is_some_and(VisionConfig::is_multipath);
         let changes = changes
             .into_iter()
             .filter(|(key, _)| multipath || key != "freeze_vision");
@@ -378,21 +399,24 @@ fn clip_config(path: &Path, files: &WeightFiles, notes: &mut Vec<String>) -> Res
     }))
 }
 
+/// Whether the weights are those of a ConvNeXt.
+fn is_convnext(files: &WeightFiles) -> bool {
+    let mut names = files.entries().filter_map(|e| of_convnext(&e.name, ""));
+    names.any(|name| name == FIRST_BLOCK)
+}
+
 /// Name and sizes of a ConvNeXt from its tensors.
 fn convnext_config(path: &Path, files: &WeightFiles) -> Result<(String, Value)> {
     let mut shapes = BTreeMap::new();
     for entry in files.entries() {
-        if let Some(name) = of_slow_tower(&entry.name) {
-            let at = name
-                .rfind("vision_tower.")
-                .map_or(0, |at| at + "vision_tower.".len());
-            shapes.insert(name[at..].to_owned(), entry.shape.clone());
+        if let Some(name) = of_convnext(&entry.name, "") {
+            shapes.insert(name, entry.shape.clone());
         }
     }
     let (mut dims, mut depths) = ([0; 4], [0; 4]);
     for (stage, (dim, depth)) in dims.iter_mut().zip(&mut depths).enumerate() {
         let blocks = format!("stages.{stage}.blocks.");
-        let first = format!("{blocks}0.conv_dw.weight");
+        let first = FIRST_BLOCK.replacen('0', &stage.to_string(), 1);
         let Some(&[width, ..]) = shapes.get(&first).map(Vec::as_slice) else {
             return Err(part(path, CONVNEXT, format!("it has no tensor `{first}`")));
         };

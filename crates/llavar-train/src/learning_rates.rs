@@ -167,7 +167,12 @@ fn place(name: &str) -> Place<'_> {
             _ => Place::Elsewhere,
         };
     }
-    let Some((stack, rest)) = cut(name, "slow_vision_tower.vision_tower.") else {
+    // What is left of a tower is a ConvNeXt, beside a CLIP or alone.
+    let convnext = [
+        "slow_vision_tower.vision_tower.",
+        "model.vision_tower.vision_tower.",
+    ];
+    let Some((stack, rest)) = convnext.iter().find_map(|mark| cut(name, mark)) else {
         return Place::Elsewhere;
     };
     if rest.starts_with("stem.") {
@@ -187,7 +192,9 @@ fn place(name: &str) -> Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use llavar_model::config::{Preset, parameters};
+    use std::collections::BTreeSet;
+
+    use llavar_model::config::{ModelConfig, Pathways, Preset, parameters};
 
     fn rates(sets: impl FnOnce(&mut TrainSection)) -> Result<LearningRates, TrainError> {
         let mut train = TrainSection {
@@ -246,6 +253,37 @@ mod tests {
         });
         let error = error.unwrap_err().to_string();
         assert!(error.contains("`model.layer.*`"), "{error}");
+    }
+
+    #[test]
+    fn a_tower_alone_is_the_stack_that_it_is_beside_another() {
+        let train = TrainSection {
+            learning_rate: 1e-3,
+            vision_layer_decay: 0.8,
+            ..TrainSection::default()
+        };
+        let both = Preset::Llama31Instruct.config(None).unwrap();
+        let of = |config: &ModelConfig| {
+            let all = parameters(config, true);
+            LearningRates::new(&train, all.iter().map(|p| p.name.as_str())).unwrap()
+        };
+        let beside = of(&both);
+        for pathways in [Pathways::Fast, Pathways::Slow] {
+            let alone = both.with_pathways(pathways).unwrap();
+            let rates = of(&alone);
+            let mut seen = BTreeSet::new();
+            for parameter in parameters(&alone, false) {
+                let Some(rest) = parameter.name.strip_prefix("model.vision_tower.") else {
+                    continue;
+                };
+                let path = pathways.name();
+                let name = format!("model.vision_tower.{path}_vision_tower.{rest}");
+                let rate = rates.of(&parameter.name);
+                assert_eq!(rate, beside.of(&name), "{name}");
+                seen.insert(rate.to_bits());
+            }
+            assert!(seen.len() > 20, "{}", seen.len());
+        }
     }
 
     #[test]

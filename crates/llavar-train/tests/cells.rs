@@ -7,7 +7,7 @@ use std::{fs, sync::atomic::AtomicBool};
 
 use common::World;
 use llavar_data::Tokenizer;
-use llavar_model::config::ModelConfig;
+use llavar_model::config::{ModelConfig, Pathways};
 use llavar_train::{
     Observer, Resume, StepReport, Trainer,
     doctor::{Doctor, Options, Report},
@@ -96,6 +96,30 @@ fn cells_are_learned() {
     let steps = train(&world, "run", &["num_train_epochs=40"]).unwrap();
     let (first, last) = (steps[0].loss, steps.last().unwrap().loss);
     assert!(last < 0.5 * first, "{first} -> {last}");
+}
+
+#[test]
+fn one_pathway_learns_the_cells_of_its_own_grid() {
+    // 64 px: 2 x 2 places of the ConvNeXt; CLIP has 8 x 8 at its own size.
+    for (pathways, tokens) in [(Pathways::Fast, 64), (Pathways::Slow, 4)] {
+        let world = World::of_pathways(6, pathways);
+        assert_eq!(image_tokens(&world), tokens, "{}", pathways.name());
+        tell_cells(&world, 2, tokens);
+        let steps = train(&world, "run", &["num_train_epochs=40"]).unwrap();
+        let (first, last) = (steps[0].loss, steps.last().unwrap().loss);
+        assert!(last < 0.5 * first, "{}: {first} -> {last}", pathways.name());
+        // What was trained is a model folder of the same tower, and its checkpoint is gone on from.
+        let trained = ModelConfig::read(&world.path("run/model")).unwrap();
+        assert_eq!(trained.image_tokens(), Some(tokens));
+        assert!(!trained.vision.unwrap().is_multipath());
+        tell_cells(&world, 2, 68 - tokens);
+        let error = train(&world, "other", &LOOK).map(|_| ()).unwrap_err();
+        let said = format!(
+            "`cells` has {} characters and a picture {tokens} tokens",
+            68 - tokens
+        );
+        assert!(error.contains(&said), "{error}");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::{
 };
 
 use common::{World, weights};
+use llavar_model::config::Pathways;
 use llavar_tensor::{
     Device, Param, Tape, Tensor, Var,
     cuda::{Cuda, DeviceMemory},
@@ -96,7 +97,12 @@ fn train(world: &World, run: &str, sets: &[String], resume: Resume, stop_at: u64
 #[test]
 #[ignore = "needs a GPU"]
 fn cuda_runs_learn_and_agree_with_the_cpu() {
-    let world = World::new(12);
+    for pathways in Pathways::ALL {
+        learns_and_agrees(&World::of_pathways(12, pathways));
+    }
+}
+
+fn learns_and_agrees(world: &World) {
     let sets = ["num_train_epochs=12", "train.seed=3"];
     let mut on_cpu = Recorder::new(u64::MAX);
     let mut trainer = Trainer::new(world.recipe(&sets), &world.path("cpu"), Resume::No).unwrap();
@@ -105,7 +111,7 @@ fn cuda_runs_learn_and_agree_with_the_cpu() {
     let agreement = [(8, 1e-3), (3, 0.02), (3, 0.05)];
     for (precision, (steps, tolerance)) in PRECISIONS.into_iter().zip(agreement) {
         let run = train(
-            &world,
+            world,
             precision,
             &on_gpu(&sets, precision),
             Resume::No,

@@ -113,7 +113,25 @@ fn init_makes_a_model_that_answers() {
     let weights = |name: &str| fs::read(world.path(name).join("model.safetensors")).unwrap();
     assert!(weights("nano") == weights("a/b/again"), "other bits");
 
+    // One pathway of two; a ConvNeXt has a place for every 32 pixels.
+    for (pathways, tower) in [("fast", "openai/clip-vit"), ("slow", "convnext_large")] {
+        world
+            .run(&given, &["--pathways", pathways, "--out", pathways])
+            .ok();
+        let text = fs::read_to_string(world.path(pathways).join("config.json")).unwrap();
+        let config: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(config["is_multipath_encoder"], false);
+        assert!(
+            config["mm_vision_tower"]
+                .as_str()
+                .unwrap()
+                .starts_with(tower),
+            "{text}"
+        );
+        world.ask(pathways, &world.picture()).ok();
+    }
     let made = |more: &[&str]| world.run(&["init", "--out", "no"], more);
+    made(&["--pathways", "third", "--text", "words.txt"]).fails(2, &["third", "both", "slow"]);
     made(&["--preset", "micro", "--text", "words.txt"]).fails(2, &["micro", "nano", "llama3.1-8b"]);
     made(&[]).fails(2, &["--text"]);
     made(&["--text", "none.txt"]).fails(3, &["none.txt"]);

@@ -1,4 +1,4 @@
-"""A model folder of two vision pathways and a Llama, in plain PyTorch: what any other program must get from the same
+"""A model folder of two vision pathways, or of a ConvNeXt alone, and a Llama, in plain PyTorch: what any other program must get from the same
 files. Nothing but torch functions, Pillow and the safetensors library; no code of the Rust program is used.
 
 usage: python llavar2.py MODEL_FOLDER PICTURE IDS.json OUT.safetensors
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 SLOW = "model.vision_tower.slow_vision_tower.vision_tower."
+ALONE = "model.vision_tower.vision_tower."
 FAST = "model.vision_tower.fast_vision_tower.vision_tower.vision_model."
 
 
@@ -81,9 +82,10 @@ class Model:
         return self.layer_norm(name, x.permute(0, 2, 3, 1), 1e-6).permute(0, 3, 1, 2)
 
     def slow(self, x):
-        x = self.channel_norm(SLOW + "stem.1", self.conv(SLOW + "stem.0", x, stride=4))
+        tower = SLOW if self.config["is_multipath_encoder"] else ALONE
+        x = self.channel_norm(tower + "stem.1", self.conv(tower + "stem.0", x, stride=4))
         for stage, depth in enumerate(self.config["convnext_config"]["depths"]):
-            prefix = f"{SLOW}stages.{stage}."
+            prefix = f"{tower}stages.{stage}."
             if stage > 0:
                 x = self.channel_norm(prefix + "downsample.0", x)
                 x = self.conv(prefix + "downsample.1", x, stride=2)
@@ -136,8 +138,17 @@ class Model:
 
     def encode_picture(self, pixels):
         """[1, 3, S, S] -> rows for the text [N, D]"""
-        clip, size = self.config["clip_vision_config"], self.config["input_image_size"]
         slow = self.slow(pixels)
+        if self.config["is_multipath_encoder"]:
+            x = self.join(pixels, slow)
+        else:
+            x = slow.flatten(2).transpose(1, 2)
+        x = F.gelu(self.linear("model.mm_projector.0", x[0]))
+        return self.linear("model.mm_projector.2", x)
+
+    def join(self, pixels, slow):
+        """[1, 3, S, S] and what the slow path made of it -> [1, N, C]"""
+        clip, size = self.config["clip_vision_config"], self.config["input_image_size"]
         side = max(size // 32 * clip["patch_size"], clip["image_size"])
         grid = side // clip["patch_size"]
         small = pixels
@@ -152,9 +163,7 @@ class Model:
             if (n + 1) % group == 0 and done < 4 and has_adapters(self.w):
                 x = self.adapter(done - 1, x, slow, grid)
         fusion = "model.vision_tower.align_stages.0."
-        x = self.linear(fusion + "fast_proj", x) + self.linear(fusion + "slow_proj", resample(slow, grid))
-        x = F.gelu(self.linear("model.mm_projector.0", x[0]))
-        return self.linear("model.mm_projector.2", x)
+        return self.linear(fusion + "fast_proj", x) + self.linear(fusion + "slow_proj", resample(slow, grid))
 
     # Language model: Llama.
 

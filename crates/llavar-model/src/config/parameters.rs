@@ -43,26 +43,33 @@ pub fn parameters(config: &ModelConfig, adapters: bool) -> Vec<Parameter> {
     language_model(&mut list, &config.llm);
     if let Some(vision) = &config.vision {
         match &vision.tower {
-            VisionTower::Multipath { convnext, .. } => {
+            VisionTower::Multipath {
+                clip: fast,
+                convnext,
+                ..
+            } => {
                 clip(
                     &mut list,
                     "model.vision_tower.fast_vision_tower.vision_tower.",
-                    &vision.clip,
+                    fast,
                 );
                 convnext_tower(
                     &mut list,
                     "model.vision_tower.slow_vision_tower.vision_tower.",
                     convnext,
                 );
-                fusion(&mut list, vision.clip.hidden_size, convnext.out_dim());
+                fusion(&mut list, fast.hidden_size, convnext.out_dim());
                 if adapters {
                     for n in 0..3 {
-                        adapter(&mut list, n, vision.clip.hidden_size, convnext.out_dim());
+                        adapter(&mut list, n, fast.hidden_size, convnext.out_dim());
                     }
                 }
             }
-            VisionTower::Single(_) => {
-                clip(&mut list, "model.vision_tower.vision_tower.", &vision.clip)
+            VisionTower::Clip(config, _) => {
+                clip(&mut list, "model.vision_tower.vision_tower.", config)
+            }
+            VisionTower::ConvNext(config) => {
+                convnext_tower(&mut list, "model.vision_tower.vision_tower.", config)
             }
         }
     }

@@ -65,8 +65,8 @@ fn grids_follow_the_published_table() {
             .unwrap();
         let vision = config.vision.as_ref().unwrap();
         assert_eq!(VisionConfig::slow_grid(size), slow);
-        assert_eq!(vision.fast_image_size(), fast_px);
-        assert_eq!(vision.fast_grid(), fast);
+        assert_eq!(vision.fast_image_size(), Some(fast_px));
+        assert_eq!(vision.grid(), fast);
         assert_eq!(config.image_tokens(), Some(tokens));
     }
 }
@@ -253,14 +253,15 @@ fn plain_language_models_and_single_towers_read() {
     }))
     .unwrap();
     let vision = single.vision.unwrap();
-    assert_eq!((vision.clip.image_size, vision.image_tokens()), (336, 576));
     assert_eq!(
-        vision.tower,
-        VisionTower::Single(FeatureSelect {
-            layers: vec![23],
-            keep_class_token: false
-        })
+        (vision.clip().unwrap().image_size, vision.image_tokens()),
+        (336, 576)
     );
+    let layers = |vision: &VisionConfig| match &vision.tower {
+        VisionTower::Clip(_, select) => (select.layers.clone(), select.keep_class_token),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(layers(&vision), (vec![23], false));
     let error =
         check(json!({"is_multipath_encoder": false, "mm_vision_select_layer": 25})).unwrap_err();
     assert!(error.contains("mm_vision_select_layer = 25"), "{error}");
@@ -272,13 +273,100 @@ fn plain_language_models_and_single_towers_read() {
     .unwrap();
     let vision = several.vision.unwrap();
     assert_eq!(vision.feature_size(), 4096);
-    assert_eq!(
-        vision.tower,
-        VisionTower::Single(FeatureSelect {
-            layers: vec![6, 12, 18, 24],
-            keep_class_token: false
-        })
-    );
+    assert_eq!(layers(&vision), (vec![6, 12, 18, 24], false));
+}
+
+#[test]
+fn a_convnext_by_name_sees_alone() {
+    let lone = |changes: Value| {
+        let mut keys = json!({
+            "is_multipath_encoder": false, "mm_vision_tower": "convnext_large_mlp.clip_laion2b_ft_320",
+            "clip_vision_config": null, "convnext_config": null, "mm_hidden_size": 1536
+        });
+        let map = keys.as_object_mut().unwrap();
+        map.extend(changes.as_object().unwrap().clone());
+        check(keys)
+    };
+    for (size, grid) in [(json!(768), 24), (json!(1024), 32), (json!(null), 8)] {
+        let vision = lone(json!({ "input_image_size": size })).unwrap().vision;
+        let vision = vision.unwrap();
+        assert_eq!((vision.grid(), vision.image_tokens()), (grid, grid * grid));
+        assert_eq!(vision.feature_size(), 1536);
+        assert!(vision.clip().is_none() && vision.fast_image_size().is_none());
+        assert!(matches!(&vision.tower, VisionTower::ConvNext(c) if c.depths == [3, 3, 27, 3]));
+    }
+    let large =
+        json!({"mm_vision_tower": "laion/CLIP-convnext_xxlarge-laion2B", "mm_hidden_size": 3072});
+    assert!(lone(large).is_ok());
+    // A folder above the tower may be called anything.
+    let clip = json!({"mm_vision_tower": "convnext-study/clip-vit-large-patch14-336", "mm_hidden_size": 1024, "input_image_size": 336});
+    assert!(lone(clip).unwrap().vision.unwrap().clip().is_some());
+    for (changes, wrong) in [
+        (
+            json!({"mm_hidden_size": 1024}),
+            "mm_hidden_size = 1024: must be 1536",
+        ),
+        (json!({"input_image_size": 336}), "input_image_size = 336"),
+        (
+            json!({"mm_vision_select_layer": 400}),
+            "of a ConvNeXt alone the last stage is used",
+        ),
+        (
+            json!({"mm_vision_select_feature": "cls_patch"}),
+            "a ConvNeXt has no class token",
+        ),
+        (
+            json!({"is_multipath_encoder": true}),
+            "vision_tower_slow, and a ConvNeXt alone has",
+        ),
+    ] {
+        let error = lone(changes).unwrap_err();
+        assert!(error.contains(wrong), "{error}");
+    }
+}
+
+#[test]
+fn every_preset_has_three_choices_of_pathways() {
+    for preset in PRESETS {
+        let both = preset.config(None).unwrap();
+        let tower = both.vision.as_ref().unwrap();
+        let (clip, convnext) = (tower.clip().unwrap(), tower.convnext().unwrap());
+        assert_eq!(both.with_pathways(Pathways::Both).unwrap(), both);
+        let fast = both.with_pathways(Pathways::Fast).unwrap();
+        let slow = both.with_pathways(Pathways::Slow).unwrap();
+        // The grids are the same, so each has as many image tokens.
+        for config in [&both, &fast, &slow] {
+            assert_eq!(
+                config.image_tokens(),
+                both.image_tokens(),
+                "{}",
+                preset.name()
+            );
+        }
+        let of = |config: &ModelConfig| config.vision.clone().unwrap();
+        assert_eq!(of(&fast).clip(), Some(clip));
+        assert_eq!(of(&slow).convnext(), Some(convnext));
+        assert_eq!(of(&fast).input_image_size, clip.image_size);
+        assert_eq!(of(&slow).input_image_size, tower.input_image_size);
+        // What is gone is not spoken of, and what is left is all of its tower.
+        assert!(!fast.as_json().contains_key("vision_tower_slow"));
+        assert!(!slow.as_json().contains_key("clip_vision_config"));
+        let weights = |config: &ModelConfig, part: &str| -> usize {
+            let all = parameters(config, true);
+            let fits = all.iter().filter(|p| p.name.starts_with(part));
+            fits.map(Parameter::numel).sum()
+        };
+        let tower = "model.vision_tower.";
+        for (config, path) in [(&fast, "fast"), (&slow, "slow")] {
+            let of_both = weights(&both, &format!("{tower}{path}_vision_tower."));
+            assert_eq!(weights(config, &format!("{tower}vision_tower.")), of_both);
+            assert_eq!(weights(config, tower), of_both);
+        }
+        let error = fast.with_pathways(Pathways::Slow).unwrap_err();
+        assert!(error.to_string().contains("a tower of two"), "{error}");
+    }
+    assert_eq!(Pathways::by_name("slow"), Some(Pathways::Slow));
+    assert_eq!(Pathways::by_name("none"), None);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Parts cut out of whole models make those models again.
 
+use llavar_tensor::{Tape, Tensor, Var};
+
 use super::*;
 use crate::{
     config::VisionTower,
@@ -237,7 +239,7 @@ fn parts_of_every_parity_model_make_it_again() {
             let got = parts.config();
             assert_eq!(got.llm, config.llm);
             let tower = got.vision.as_ref().unwrap();
-            assert_eq!(tower.clip, vision.clip);
+            assert_eq!(tower.clip(), vision.clip());
             assert!(
                 matches!(&tower.tower, VisionTower::Multipath { convnext: c, .. } if c == convnext)
             );
@@ -285,7 +287,44 @@ fn parts_of_every_parity_model_make_it_again() {
         let first = dir.path().join(format!("{seen}-0"));
         let alone = Parts::open(&first.join("llm"), &first.join("clip-tiny"), None, None).unwrap();
         let model = alone.load(false, 1).unwrap();
-        assert_eq!(model.image_size(), Some(vision.clip.image_size));
+        assert_eq!(
+            model.image_size(),
+            vision.clip().map(|clip| clip.image_size)
+        );
+        // The ConvNeXt alone: its features are those of the slow path of the whole.
+        let (file, size) = (
+            first.join("convnext_tiny.safetensors"),
+            vision.input_image_size,
+        );
+        let alone = Parts::open(&first.join("llm"), &file, None, Some(size)).unwrap();
+        let out = first.join("convnext-alone");
+        alone.write(&out, false, None, 1).unwrap();
+        let config = ModelConfig::read(&out).unwrap();
+        assert!(matches!(&config.vision.unwrap().tower, VisionTower::ConvNext(c) if c == convnext));
+        let stages = |folder: &Path| {
+            let model = LlavaModel::load(folder).unwrap();
+            let pixels = (0..size * size * 3).map(|i| (i as f32 * 0.37).sin());
+            let pixels = Tensor::from_vec(pixels.collect(), &[1, size, size, 3]).unwrap();
+            let mut seen = BTreeMap::new();
+            let mut note = |name: &str, value: &Var| {
+                seen.insert(name.to_owned(), value.value().to_f32_vec().unwrap());
+            };
+            let tape = Tape::inference();
+            model
+                .encode_images_observed(&tape, &pixels, false, &mut note)
+                .unwrap();
+            seen
+        };
+        let (alone, whole) = (stages(&out), stages(&source));
+        assert!(alone["vision_tower"] == whole["slow.stage3"]);
+        assert!(alone["slow.stem"] == whole["slow.stem"]);
+        let error = Parts::open(&first.join("llm"), &file, Some(&file), None);
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .contains("takes no other beside it")
+        );
         seen += 1;
     }
     assert!(seen > 0);
@@ -353,8 +392,8 @@ fn what_is_no_such_part_is_named() {
     assert!(parts.notes()[0].contains("1 heads"), "{:?}", parts.notes());
     let vision = parts.config().vision.as_ref().unwrap();
     assert_eq!(
-        (vision.clip.num_hidden_layers, vision.clip.image_size),
-        (4, 16)
+        vision.clip().map(|c| (c.num_hidden_layers, c.image_size)),
+        Some((4, 16))
     );
     // Tensors that are not there are all named when the weights are wanted.
     let error = parts.load(false, 0).unwrap_err().to_string();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use llavar_tensor::{Result as TensorResult, Tape, Var, ops::Resample};
 
+use super::places_as_rows;
 use crate::{
     Result,
     layers::{Linear, Scope},
@@ -36,9 +37,7 @@ impl Fusion {
             Some(plan) => tape.resample(slow, plan)?,
             None => slow.clone(),
         };
-        let batch = fast.shape().first().copied().unwrap_or(0);
-        let tokens = fast.value().rows() / batch.max(1);
-        let slow = tape.reshape(&slow, &[batch, tokens, slow.value().last_dim()])?;
+        let slow = places_as_rows(tape, &slow)?;
         let fast = self.fast_proj.forward(tape, fast)?;
         self.slow_proj.forward_residual(tape, &slow, &fast)
     }

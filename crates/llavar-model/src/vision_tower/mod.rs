@@ -2,7 +2,8 @@
 //!
 //! Two paths (LLaVA-HR, LLaVAR-2): the ConvNeXt sees the picture at full size, CLIP sees it resized to
 //! `max(S / 32 * 14, 336)`; between CLIP's layer groups the adapters add what the ConvNeXt found, and a
-//! fusion layer joins both. One path (LLaVA): CLIP alone, with a choice of layers.
+//! fusion layer joins both. One path: CLIP alone (LLaVA), with a choice of layers, or the ConvNeXt alone, whose last
+//! stage goes to the projector as it is.
 
 mod adapter;
 mod clip;
@@ -15,7 +16,7 @@ use llavar_tensor::{Result as TensorResult, Tape, Tensor, Var, ops::Resample};
 
 use crate::{
     Checkpointing, Result,
-    config::{self, FeatureSelect, SLOW_STRIDE, VisionConfig},
+    config::{self, FeatureSelect, VisionConfig},
     layers::{ParamSet, run_block},
 };
 use adapter::Adapter;
@@ -40,7 +41,8 @@ pub struct VisionTower {
 #[derive(Debug)]
 enum Kind {
     Multipath(Multipath),
-    Single(Clip, FeatureSelect),
+    Clip(Clip, FeatureSelect),
+    ConvNext(ConvNext),
 }
 
 #[derive(Debug)]
@@ -57,17 +59,17 @@ struct Multipath {
 /// What the tower makes of pictures before its fusion: all that is needed of it where it is frozen.
 ///
 /// # Shapes
-/// Fast path `[B, N, C]`; with two paths the slow one too, `[B, s, s, Cs]`.
+/// Fast path, or the one that there is, `[B, N, C]`; with two paths the slow one too, `[B, s, s, Cs]`.
 #[derive(Debug, Clone)]
 pub struct TowerFeatures {
-    fast: Tensor,
+    rows: Tensor,
     slow: Option<Tensor>,
 }
 
 impl TowerFeatures {
-    /// The fast path, then the slow one.
+    /// The fast path or the only one, then the slow one.
     pub fn parts(&self) -> Vec<Tensor> {
-        std::iter::once(&self.fast)
+        std::iter::once(&self.rows)
             .chain(&self.slow)
             .cloned()
             .collect()
@@ -77,7 +79,7 @@ impl TowerFeatures {
     pub fn from_parts(parts: Vec<Tensor>) -> Self {
         let mut parts = parts.into_iter();
         Self {
-            fast: parts.next().unwrap_or_else(|| Tensor::zeros(&[0])),
+            rows: parts.next().unwrap_or_else(|| Tensor::zeros(&[0])),
             slow: parts.next(),
         }
     }
@@ -86,15 +88,19 @@ impl TowerFeatures {
 impl VisionTower {
     pub(crate) fn new(set: &ParamSet, config: &VisionConfig) -> Result<Self> {
         let scope = set.scope(PREFIX);
-        let grid = config.fast_grid();
+        let grid = config.grid();
         let kind = match &config.tower {
-            config::VisionTower::Single(select) => Kind::Single(
-                Clip::new(&scope.at("vision_tower"), &config.clip, grid)?,
+            config::VisionTower::Clip(clip, select) => Kind::Clip(
+                Clip::new(&scope.at("vision_tower"), clip, grid)?,
                 select.clone(),
             ),
-            config::VisionTower::Multipath { convnext, .. } => {
-                let (side, fast_side) = (config.input_image_size, config.fast_image_size());
-                let slow_grid = side / SLOW_STRIDE;
+            config::VisionTower::ConvNext(convnext) => {
+                Kind::ConvNext(ConvNext::new(&scope.at("vision_tower"), convnext)?)
+            }
+            config::VisionTower::Multipath { clip, convnext, .. } => {
+                let side = config.input_image_size;
+                let fast_side = grid * clip.patch_size;
+                let slow_grid = VisionConfig::slow_grid(side);
                 let resample = slow_to_fast(slow_grid, grid);
                 let has_adapters =
                     set.contains(&format!("{PREFIX}.align_stages_latent.0.gate.0.weight"));
@@ -105,11 +111,7 @@ impl VisionTower {
                     })
                     .collect::<Result<_>>()?;
                 Kind::Multipath(Multipath {
-                    clip: Clip::new(
-                        &scope.at("fast_vision_tower.vision_tower"),
-                        &config.clip,
-                        grid,
-                    )?,
+                    clip: Clip::new(&scope.at("fast_vision_tower.vision_tower"), clip, grid)?,
                     convnext: ConvNext::new(&scope.at("slow_vision_tower.vision_tower"), convnext)?,
                     adapters,
                     fusion: Fusion::new(&scope.at("align_stages").at(0), resample)?,
@@ -141,19 +143,12 @@ impl VisionTower {
 
     /// Shapes of [`TowerFeatures::parts`] of one picture.
     pub fn feature_shapes(&self) -> Vec<Vec<usize>> {
-        let tokens = self.config.fast_grid() * self.config.fast_grid();
-        match &self.config.tower {
-            config::VisionTower::Single(_) => {
-                vec![vec![self.tokens_per_image(), self.config.feature_size()]]
-            }
-            config::VisionTower::Multipath { convnext, .. } => {
-                let side = self.config.input_image_size / SLOW_STRIDE;
-                vec![
-                    vec![tokens, self.config.clip.hidden_size],
-                    vec![side, side, convnext.out_dim()],
-                ]
-            }
+        let mut shapes = vec![vec![self.tokens_per_image(), self.config.feature_size()]];
+        if let config::VisionTower::Multipath { convnext, .. } = &self.config.tower {
+            let side = VisionConfig::slow_grid(self.config.input_image_size);
+            shapes.push(vec![side, side, convnext.out_dim()]);
         }
+        shapes
     }
 
     /// Normalised pictures to what stands before the fusion, without a gradient.
@@ -162,31 +157,28 @@ impl VisionTower {
     /// As [`VisionTower::forward`].
     pub(crate) fn features(&self, pixels: &Var) -> TensorResult<TowerFeatures> {
         let (tape, whole) = (Tape::inference(), Checkpointing::NONE);
-        let (fast, slow) = match &self.kind {
+        let (rows, slow) = match &self.kind {
             Kind::Multipath(tower) => {
                 let (fast, slow) = tower.paths(&tape, pixels, whole, &mut |_, _| {})?;
                 (fast, Some(slow))
             }
-            Kind::Single(clip, select) => {
-                let fast = single(clip, select, &tape, pixels, whole, &mut |_, _| {})?;
-                (fast, None)
-            }
+            _ => (self.forward(&tape, pixels, whole, &mut |_, _| {})?, None),
         };
         Ok(TowerFeatures {
-            fast: fast.value().clone(),
+            rows: rows.value().clone(),
             slow: slow.map(|s| s.value().clone()),
         })
     }
 
     /// What [`VisionTower::forward`] does behind [`VisionTower::features`].
     pub(crate) fn join(&self, tape: &Tape, features: &TowerFeatures) -> TensorResult<Var> {
-        let fast = Var::constant(features.fast.clone());
+        let rows = Var::constant(features.rows.clone());
         match (&self.kind, &features.slow) {
             (Kind::Multipath(tower), Some(slow)) => {
                 let slow = Var::constant(slow.clone());
-                tower.fusion.forward(tape, &fast, &slow)
+                tower.fusion.forward(tape, &rows, &slow)
             }
-            _ => Ok(fast),
+            _ => Ok(rows),
         }
     }
 
@@ -194,7 +186,8 @@ impl VisionTower {
     pub(crate) fn blocks(&self) -> usize {
         match &self.kind {
             Kind::Multipath(m) => m.convnext.blocks() + m.clip.depth() + m.adapters.len(),
-            Kind::Single(_, select) => last_layer(select),
+            Kind::Clip(_, select) => last_layer(select),
+            Kind::ConvNext(convnext) => convnext.blocks(),
         }
     }
 
@@ -228,7 +221,13 @@ impl VisionTower {
         let checkpoint = checkpoint.into();
         let features = match &self.kind {
             Kind::Multipath(tower) => tower.forward(tape, pixels, checkpoint, observe)?,
-            Kind::Single(clip, select) => single(clip, select, tape, pixels, checkpoint, observe)?,
+            Kind::Clip(clip, select) => {
+                clip_alone(clip, select, tape, pixels, checkpoint, observe)?
+            }
+            Kind::ConvNext(convnext) => {
+                let map = convnext.forward(tape, pixels, checkpoint, observe)?;
+                places_as_rows(tape, &map)?
+            }
         };
         observe("vision_tower", &features);
         Ok(features)
@@ -296,7 +295,7 @@ impl Multipath {
 }
 
 /// CLIP alone: the outputs of the chosen layers side by side.
-fn single(
+fn clip_alone(
     clip: &Clip,
     select: &FeatureSelect,
     tape: &Tape,
@@ -346,6 +345,13 @@ fn last_layer(select: &FeatureSelect) -> usize {
 fn drop_class_token(tape: &Tape, x: &Var) -> TensorResult<Var> {
     let tokens = x.shape().get(1).copied().unwrap_or(0);
     tape.narrow_tokens(x, 1, tokens.saturating_sub(1))
+}
+
+/// `[B, s, s, C]` -> `[B, s * s, C]`: the places of a map, row by row.
+fn places_as_rows(tape: &Tape, map: &Var) -> TensorResult<Var> {
+    let batch = map.shape().first().copied().unwrap_or(0);
+    let places = map.value().rows() / batch.max(1);
+    tape.reshape(map, &[batch, places, map.value().last_dim()])
 }
 
 /// Slow grid to fast grid: bilinear up, average pool down, nothing where they are equal.

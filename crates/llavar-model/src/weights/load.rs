@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{Dtype, WeightFiles, WeightsError, int8, names};
+use super::{Dtype, WeightFiles, WeightsError, int8, names, names::TowerPrefixes};
 use crate::config::Parameter;
 
 /// What a source of weights holds, which decides how its names are read.
@@ -19,7 +19,7 @@ pub enum Role {
     /// A CLIP of transformers; its text tower and projections are passed over.
     Clip,
     /// A ConvNeXt of timm or open_clip; what is not ConvNeXt is passed over.
-    SlowTower,
+    ConvNext,
     /// PEFT's file of adapters: weights that were trained whole, the adapters themselves passed over.
     Adapter,
     /// A stage-1 file: strict for the projector, fusion tensors where given, the rest passed over.
@@ -174,7 +174,7 @@ pub fn match_parameters<'a>(
         .enumerate()
         .map(|(i, p)| (p.name.as_str(), i))
         .collect();
-    let clip_prefix = names::clip_prefix(parameters);
+    let prefixes = TowerPrefixes::of(parameters);
     let mut wrong = Mismatches::default();
     let mut matched = Matched {
         found: vec![None; parameters.len()],
@@ -186,7 +186,7 @@ pub fn match_parameters<'a>(
         let mut seen: HashMap<String, &str> = HashMap::new();
         for entry in source.files.entries() {
             let stored = entry.name.as_str();
-            let Some(name) = canonical(source.role, stored, clip_prefix, &index) else {
+            let Some(name) = canonical(source.role, stored, prefixes, &index) else {
                 continue;
             };
             if tied && name == names::LM_HEAD {
@@ -272,7 +272,7 @@ pub fn match_parameters<'a>(
 fn canonical(
     role: Role,
     stored: &str,
-    clip_prefix: &str,
+    prefixes: TowerPrefixes,
     index: &HashMap<&str, usize>,
 ) -> Option<String> {
     match role {
@@ -280,8 +280,8 @@ fn canonical(
         _ if index.contains_key(stored) => Some(stored.to_owned()),
         Role::Model => Some(names::of_model(stored)),
         Role::Adapter => (!stored.contains(".lora_")).then(|| names::of_model(stored)),
-        Role::Clip => names::of_clip(stored, clip_prefix),
-        Role::SlowTower => names::of_slow_tower(stored),
+        Role::Clip => names::of_clip(stored, prefixes.clip),
+        Role::ConvNext => names::of_convnext(stored, prefixes.convnext),
         Role::Projector => names::of_projector(stored),
     }
 }

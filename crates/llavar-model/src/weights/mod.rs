@@ -30,7 +30,7 @@ pub use error::{IndexError, WeightsError};
 pub use files::WeightFiles;
 pub use int8::Int8Error;
 pub use load::{Located, Matched, Mismatches, Role, Source, adapters_present, match_parameters};
-pub(crate) use names::{of_clip, of_model, of_slow_tower};
+pub(crate) use names::{of_clip, of_convnext, of_model};
 pub use pickle::PickleError;
 pub(crate) use rewrite::{Piece, write_pieces};
 pub use safetensors::SafetensorsError;

@@ -7,12 +7,29 @@ const SLOW: &str = "model.vision_tower.slow_vision_tower.vision_tower.";
 const FAST: &str = "model.vision_tower.fast_vision_tower.vision_tower.";
 const SINGLE: &str = "model.vision_tower.vision_tower.";
 
-/// Where the CLIP of these parameters lives: alone or beside a ConvNeXt.
-pub(crate) fn clip_prefix(parameters: &[Parameter]) -> &'static str {
-    if parameters.iter().any(|p| p.name.starts_with(SINGLE)) {
-        SINGLE
-    } else {
-        FAST
+/// What stands before the names of the towers' tensors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TowerPrefixes {
+    /// Those of CLIP.
+    pub(crate) clip: &'static str,
+    /// Those of the ConvNeXt.
+    pub(crate) convnext: &'static str,
+}
+
+impl TowerPrefixes {
+    /// Of a model with these parameters: its towers stand side by side, or one of them alone.
+    pub(crate) fn of(parameters: &[Parameter]) -> Self {
+        if parameters.iter().any(|p| p.name.starts_with(SINGLE)) {
+            Self {
+                clip: SINGLE,
+                convnext: SINGLE,
+            }
+        } else {
+            Self {
+                clip: FAST,
+                convnext: SLOW,
+            }
+        }
     }
 }
 
@@ -33,13 +50,13 @@ pub(crate) fn of_model(name: &str) -> String {
 
 /// The published name of a tensor of a ConvNeXt file: timm's names, or open_clip's with
 /// `visual.trunk.`. `None` for what belongs to other parts (the text tower, open_clip's own head).
-pub(crate) fn of_slow_tower(name: &str) -> Option<String> {
+pub(crate) fn of_convnext(name: &str, prefix: &str) -> Option<String> {
     let rest = name.strip_prefix("module.").unwrap_or(name);
     let rest = rest.strip_prefix("visual.trunk.").unwrap_or(rest);
     let ours = ["stem.", "stages.", "head.", "norm_pre."]
         .iter()
         .any(|part| rest.starts_with(part));
-    ours.then(|| layer_scale(format!("{SLOW}{rest}")))
+    ours.then(|| layer_scale(format!("{prefix}{rest}")))
 }
 
 /// The published name of a tensor of a CLIP file of transformers. `None` for the text tower and the

@@ -12,7 +12,7 @@
 
 use llavar_model::{
     LlavaModel, VisionTower as VisionTowerModule,
-    config::{LlmConfig, ModelConfig, VisionConfig, VisionTower},
+    config::{ClipConfig, ConvNextConfig, LlmConfig, ModelConfig, VisionConfig, VisionTower},
 };
 use llavar_tensor::Param;
 
@@ -43,10 +43,14 @@ impl Trained {
             names.any(|name| parts.iter().any(|part| name.starts_with(part)))
         };
         Self {
-            slow: trains(&["model.vision_tower.slow_vision_tower"]),
+            slow: trains(&[
+                "model.vision_tower.slow_vision_tower",
+                "model.vision_tower.vision_tower.stem",
+                "model.vision_tower.vision_tower.stages",
+            ]),
             fast: trains(&[
                 "model.vision_tower.fast_vision_tower",
-                "model.vision_tower.vision_tower",
+                "model.vision_tower.vision_tower.vision_model",
                 "model.vision_tower.align_stages_latent",
             ]),
             // A gradient passes through it on its way to the projector.
@@ -123,9 +127,8 @@ impl Activations {
         if let Some(vision) = &config.vision {
             tower(vision, adapters, trained, batch.images, &mut add);
             let rows = batch.images * vision.image_tokens();
-            let clip = vision.clip.hidden_size;
-            if let VisionTower::Multipath { convnext, .. } = &vision.tower {
-                fixed += rows * (2 * clip + convnext.out_dim());
+            if let VisionTower::Multipath { clip, convnext, .. } = &vision.tower {
+                fixed += rows * (2 * clip.hidden_size + convnext.out_dim());
             }
             fixed += rows * (vision.feature_size() + 3 * d);
         }
@@ -210,61 +213,39 @@ fn tower(
     images: usize,
     add: &mut impl FnMut(Block, bool),
 ) {
-    let (c, f) = (vision.clip.hidden_size, vision.clip.intermediate_size);
-    let layer = |rows: usize| Block {
-        input: rows * c,
-        kept: rows * (8 * c + 2 * f),
-        backward: rows * (2 * f + 2 * c),
-    };
     match &vision.tower {
-        VisionTower::Single(select) => {
-            let rows = images * (vision.fast_grid().pow(2) + 1);
+        VisionTower::Clip(clip, select) => {
+            let rows = images * (vision.grid().pow(2) + 1);
             for _ in 0..select.layers.iter().copied().max().unwrap_or(0) {
-                add(layer(rows), trained.fast);
+                add(clip_layer(clip, rows), trained.fast);
             }
         }
-        VisionTower::Multipath { convnext, .. } => {
-            let mut side = vision.input_image_size / 4;
-            for (i, (&dim, &depth)) in convnext.dims.iter().zip(&convnext.depths).enumerate() {
-                if i > 0 {
-                    side /= 2;
-                }
-                let map = images * side * side * dim;
-                // Stem: patches and their product; between stages: norm, patches and their product.
-                let input = match i {
-                    0 => images * vision.input_image_size.pow(2) * 3,
-                    _ => images * (2 * side).pow(2) * convnext.dims[i - 1],
-                };
-                add(
-                    Block {
-                        input,
-                        kept: 2 * input + map,
-                        backward: input + map,
-                    },
-                    trained.slow,
-                );
-                for _ in 0..depth {
-                    add(
-                        Block {
-                            input: map,
-                            kept: 11 * map,
-                            backward: 10 * map,
-                        },
-                        trained.slow,
-                    );
-                }
-            }
-            let rows = images * vision.fast_grid().pow(2);
-            let slow = images * (vision.input_image_size / 32).pow(2) * convnext.out_dim();
-            let group = (vision.clip.num_hidden_layers / 4).max(1);
-            for n in 1..=vision.clip.num_hidden_layers {
-                add(layer(rows), trained.fast);
+        VisionTower::ConvNext(config) => {
+            convnext(config, vision.input_image_size, images, |block| {
+                add(block, trained.slow);
+            });
+        }
+        VisionTower::Multipath {
+            clip,
+            convnext: slow,
+            ..
+        } => {
+            convnext(slow, vision.input_image_size, images, |block| {
+                add(block, trained.slow);
+            });
+            let c = clip.hidden_size;
+            let rows = images * vision.grid().pow(2);
+            let places = VisionConfig::slow_grid(vision.input_image_size).pow(2);
+            let map = images * places * slow.out_dim();
+            let group = (clip.num_hidden_layers / 4).max(1);
+            for n in 1..=clip.num_hidden_layers {
+                add(clip_layer(clip, rows), trained.fast);
                 if adapters && n % group == 0 && n / group < 4 {
                     add(
                         Block {
                             input: rows * c,
-                            kept: 4 * slow + 7 * rows * c,
-                            backward: 2 * slow + 3 * rows * c,
+                            kept: 4 * map + 7 * rows * c,
+                            backward: 2 * map + 3 * rows * c,
                         },
                         trained.fast,
                     );
@@ -274,8 +255,51 @@ fn tower(
     }
 }
 
+fn clip_layer(clip: &ClipConfig, rows: usize) -> Block {
+    let (c, f) = (clip.hidden_size, clip.intermediate_size);
+    Block {
+        input: rows * c,
+        kept: rows * (8 * c + 2 * f),
+        backward: rows * (2 * f + 2 * c),
+    }
+}
+
+fn convnext(
+    convnext: &ConvNextConfig,
+    image_size: usize,
+    images: usize,
+    mut add: impl FnMut(Block),
+) {
+    let mut side = image_size / 4;
+    for (i, (&dim, &depth)) in convnext.dims.iter().zip(&convnext.depths).enumerate() {
+        if i > 0 {
+            side /= 2;
+        }
+        let map = images * side * side * dim;
+        // Stem: patches and their product; between stages: norm, patches and their product.
+        let input = match i {
+            0 => images * image_size.pow(2) * 3,
+            _ => images * (2 * side).pow(2) * convnext.dims[i - 1],
+        };
+        add(Block {
+            input,
+            kept: 2 * input + map,
+            backward: input + map,
+        });
+        for _ in 0..depth {
+            add(Block {
+                input: map,
+                kept: 11 * map,
+                backward: 10 * map,
+            });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use llavar_model::config::Pathways;
+
     use super::*;
 
     #[test]
@@ -299,6 +323,16 @@ mod tests {
         )
         .unwrap();
         assert_eq!(all.blocks(), model.blocks());
+        for pathways in Pathways::ALL {
+            let config = model.config.with_pathways(pathways).unwrap();
+            let model = llavar_model::LlavaModel::init(config, 0).unwrap();
+            let params = model.params();
+            // Every weight trains, so every block counts.
+            params.iter().for_each(|p| p.set_requires_grad(true));
+            let counted = Activations::of(&model, batch);
+            assert_eq!(counted.blocks(), model.blocks(), "{}", pathways.name());
+            assert!(counted.blocks.iter().all(|block| block.kept > 0));
+        }
         let peaks: Vec<usize> = (0..=all.blocks()).map(|keep| all.peak(keep)).collect();
         assert!(peaks[all.blocks()] > 2 * peaks[0], "{peaks:?}");
         for (keep, peak) in peaks.iter().enumerate() {

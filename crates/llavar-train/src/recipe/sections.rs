@@ -26,7 +26,8 @@ pub struct ModelSection {
     /// Folder of the model to start from.
     pub model_name_or_path: Option<String>,
     /// For a plain language model in `model_name_or_path`: the CLIP beside it, a folder or weight file of
-    /// transformers. Projector and fusion are then new. A folder that has its towers takes none.
+    /// transformers, or a ConvNeXt that sees alone. Projector and fusion are then new. A folder that has its
+    /// towers takes none.
     pub vision_tower: Option<String>,
     /// The same for the ConvNeXt of the slow path, a folder or weight file of timm or open_clip.
     pub vision_tower_slow: Option<String>,

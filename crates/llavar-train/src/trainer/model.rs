@@ -4,7 +4,7 @@ use std::path::Path;
 
 use llavar_model::{
     LlavaModel, Parts,
-    config::{ModelConfig, VisionTower},
+    config::{ModelConfig, VisionConfig},
     weights::{Role, Source, WeightFiles, adapters_present},
 };
 
@@ -73,12 +73,16 @@ pub(super) fn load(recipe: &Recipe, folder: &Path) -> Result<LlavaModel, TrainEr
 
 /// A language model with the towers that the recipe names beside it.
 fn parts(recipe: &Recipe, folder: &Path) -> Result<Option<Parts>, TrainError> {
-    let Some(clip) = &recipe.model.vision_tower else {
+    let Some(tower) = &recipe.model.vision_tower else {
         return Ok(None);
     };
     let slow = recipe.model.vision_tower_slow.as_ref().map(Path::new);
-    let size = recipe.model.input_image_size.filter(|_| slow.is_some());
-    let opened = Parts::open(folder, Path::new(clip), slow, size);
+    let opened = Parts::open(
+        folder,
+        Path::new(tower),
+        slow,
+        recipe.model.input_image_size,
+    );
     // The error names the part itself.
     opened.map(Some).map_err(|e| TrainError::model(None, e))
 }
@@ -115,10 +119,8 @@ pub(super) fn with_run_settings(
 /// Whether the recipe's stage trains with adapters, as the reference builds them: `freeze_vision False`
 /// on the tower of two paths.
 pub(crate) fn makes_adapters(recipe: &Recipe, config: &ModelConfig) -> bool {
-    let multipath = config
-        .vision
-        .as_ref()
-        .is_some_and(|v| matches!(v.tower, VisionTower::Multipath { .. }));
+    let vision = config.vision.as_ref();
+    let multipath = vision.is_some_and(VisionConfig::is_multipath);
     multipath && recipe.train.stage == Stage::Sft && !recipe.model.freeze_vision
 }
 

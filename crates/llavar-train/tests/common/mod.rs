@@ -8,7 +8,10 @@ use std::{
 };
 
 use llavar_image::{RgbImage, encode_png};
-use llavar_model::{LlavaModel, config::Preset};
+use llavar_model::{
+    LlavaModel,
+    config::{ModelConfig, Pathways, Preset},
+};
 use llavar_train::Recipe;
 
 /// Folder with `model/`, `data.json`, `images/`.
@@ -24,6 +27,16 @@ impl World {
     /// `samples` pictures of one colour, every third sample without picture.
     pub(crate) fn new(samples: usize) -> Self {
         Self::make(samples, false, 16)
+    }
+
+    /// With these pathways of the vision tower.
+    pub(crate) fn of_pathways(samples: usize, pathways: Pathways) -> Self {
+        let world = Self::new(samples);
+        let folder = world.path("model");
+        let config = ModelConfig::read(&folder).unwrap();
+        let model = LlavaModel::init(config.with_pathways(pathways).unwrap(), 5).unwrap();
+        model.save(&folder, Some(&folder)).unwrap();
+        world
     }
 
     /// With a language model of which most weights have 4,096 elements or more.

@@ -9,7 +9,11 @@ use llavar_data::{
     Dataset, Message, Template, TemplateName,
     tokenizer::{BpeOptions, train_bpe},
 };
-use llavar_model::{LlavaModel, Parts, config::Preset, weights::Dtype};
+use llavar_model::{
+    LlavaModel, Parts,
+    config::{Pathways, Preset},
+    weights::Dtype,
+};
 
 use super::{no_pipe, no_pipe_in_model, print, write_file};
 use crate::failure::{Class, Failure, Outcome};
@@ -26,6 +30,9 @@ pub(crate) struct Args {
     /// Shape: nano, nano-768, phi3.5-3.8b, llama3.1-8b or vicuna1.5-13b.
     #[arg(long, default_value = "nano")]
     preset: String,
+    /// Pathways of the preset's vision tower: both, fast (CLIP alone) or slow (ConvNeXt alone).
+    #[arg(long, default_value = "both", value_parser = pathways)]
+    pathways: Pathways,
     #[command(flatten)]
     parts: PartsArgs,
     /// Folder to make; it must not exist yet.
@@ -53,16 +60,16 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 struct PartsArgs {
     /// Folder of a language model of transformers (Llama, Vicuna, Phi-3) to take with its tokenizer.
-    #[arg(long, value_name = "DIR", requires = "vision_tower", conflicts_with_all = ["preset", "text", "tokenizer", "vocab_size"])]
+    #[arg(long, value_name = "DIR", requires = "vision_tower", conflicts_with_all = ["preset", "pathways", "text", "tokenizer", "vocab_size"])]
     from_llm: Option<PathBuf>,
-    /// Its CLIP: a folder or weight file of transformers.
+    /// Its CLIP, a folder or weight file of transformers; or a ConvNeXt, which then sees alone.
     #[arg(long, value_name = "DIR|FILE", requires = "from_llm")]
     vision_tower: Option<PathBuf>,
     /// The ConvNeXt of the slow path: a folder or weight file of timm or open_clip; left out, CLIP sees alone.
     #[arg(long, value_name = "DIR|FILE", requires = "from_llm")]
     vision_tower_slow: Option<PathBuf>,
-    /// Side of the picture, px; 768 by default.
-    #[arg(long, value_name = "PX", requires = "vision_tower_slow")]
+    /// Side of the picture that a ConvNeXt sees, px; 768 by default. A CLIP alone has its own.
+    #[arg(long, value_name = "PX", requires = "vision_tower")]
     input_image_size: Option<usize>,
     /// Put the adapters between the towers too, which change nothing until they are trained; stage 2 adds them itself.
     #[arg(long, requires = "vision_tower_slow")]
@@ -94,7 +101,12 @@ pub(crate) fn run(args: Args) -> Outcome {
             trained_tokenizer(&args.text, args.vocab_size, template)?
         }
     };
-    let model = build(preset, &tokenizer, &config, args.seed, Vec::new())?;
+    let shape = Shape {
+        preset,
+        pathways: args.pathways,
+        changes: Vec::new(),
+    };
+    let model = build(shape, &tokenizer, &config, args.seed)?;
     save(&model, &tokenizer, &config, &args.out)?;
     let parameters: usize = model.params().iter().map(llavar_tensor::Param::numel).sum();
     print(format!(
@@ -126,11 +138,11 @@ fn from_parts(llm: &Path, args: &Args) -> Outcome {
         no_pipe_in_model(path)?;
     }
     // Asked for by the argument parser.
-    let Some(clip) = &own.vision_tower else {
+    let Some(tower) = &own.vision_tower else {
         return Err(Failure::usage("--from-llm needs --vision-tower"));
     };
     let (slow, size) = (own.vision_tower_slow.as_deref(), own.input_image_size);
-    let parts = Parts::open(llm, clip, slow, size)?;
+    let parts = Parts::open(llm, tower, slow, size)?;
     let rows = parts.config().llm.vocab_size;
     let tokenizer = llavar_data::Tokenizer::from_folder(llm)?;
     if tokenizer.vocab_len() > rows {
@@ -160,14 +172,26 @@ fn from_parts(llm: &Path, args: &Args) -> Outcome {
     ))
 }
 
-/// A model of `preset` with the tokenizer's vocabulary; `changes` replaces keys of the configuration.
+fn pathways(name: &str) -> Result<Pathways, String> {
+    Pathways::by_name(name).ok_or_else(|| "there are both, fast and slow".to_owned())
+}
+
+/// What an untrained model is to look like.
+pub(crate) struct Shape {
+    pub(crate) preset: Preset,
+    pub(crate) pathways: Pathways,
+    /// Other values for keys of the configuration.
+    pub(crate) changes: Vec<(String, serde_json::Value)>,
+}
+
+/// A model of this shape with the tokenizer's vocabulary.
 pub(crate) fn build(
-    preset: Preset,
+    shape: Shape,
     tokenizer: &str,
     tokenizer_config: &str,
     seed: u64,
-    changes: Vec<(String, serde_json::Value)>,
 ) -> Outcome<LlavaModel> {
+    let preset = shape.preset;
     let settings = serde_json::from_str(tokenizer_config).unwrap_or(serde_json::Value::Null);
     let parsed = llavar_data::Tokenizer::from_json(tokenizer, &settings).map_err(|reason| {
         Failure::new(
@@ -182,7 +206,7 @@ pub(crate) fn build(
     } else {
         parsed.vocab_len().max(base.llm.vocab_size)
     };
-    let mut keys = changes;
+    let mut keys = shape.changes;
     for (key, id) in [
         ("bos_token_id", parsed.bos_id()),
         ("eos_token_id", parsed.eos_id()),
@@ -193,6 +217,7 @@ pub(crate) fn build(
         }
     }
     let config = preset.config(Some(rows))?.with(keys)?;
+    let config = config.with_pathways(shape.pathways)?;
     LlavaModel::init(config, seed).map_err(Failure::from)
 }
 

@@ -246,7 +246,7 @@ fn a_model_is_built_from_its_base_parts() {
         },
         Source {
             files: &convnext,
-            role: Role::SlowTower,
+            role: Role::ConvNext,
         },
     ];
     let fresh = |n: &str| n.contains("mm_projector") || n.contains("align_stages");

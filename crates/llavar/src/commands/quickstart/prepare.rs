@@ -6,7 +6,10 @@ use std::{
 };
 
 use llavar_data::{Dataset, Role, Sample, TemplateName, write::write_llava_json};
-use llavar_model::{LlavaModel, config::Preset};
+use llavar_model::{
+    LlavaModel,
+    config::{Pathways, Preset},
+};
 use llavar_synth::{FactRecord, FontSet, ImageKind, Split, SynthConfig, WriteOptions, read_facts};
 use serde_json::{Value, json};
 
@@ -224,7 +227,12 @@ fn first_round(sample: &Sample) -> Option<Sample> {
 pub(super) fn model(set: &Prepared, seed: u64, out: &Path) -> Outcome<(LlavaModel, PathBuf)> {
     let files = [set.train.clone(), set.pretrain.clone()];
     let (tokenizer, config) = init::trained_tokenizer(&files, 640, TemplateName::Phi3Instruct)?;
-    let model = init::build(Preset::Nano, &tokenizer, &config, seed, tiny())?;
+    let shape = init::Shape {
+        preset: Preset::Nano,
+        pathways: Pathways::Both,
+        changes: tiny(),
+    };
+    let model = init::build(shape, &tokenizer, &config, seed)?;
     let folder = out.join("untrained");
     init::save(&model, &tokenizer, &config, &folder)?;
     Ok((model, folder))
