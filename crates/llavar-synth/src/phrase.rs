@@ -187,6 +187,9 @@ fn fill(template: &str, slots: &Slots<'_>, name: &str) -> String {
         rest = &rest[open + length + 1..];
     }
     text.push_str(rest);
+    if template.ends_with('}') {
+        return text; // What stands on the page, not a sentence.
+    }
     // A value that ends a sentence may end with a full stop itself.
     crate::words::capital(&text.replace("..", "."))
 }
