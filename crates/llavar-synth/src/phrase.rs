@@ -168,6 +168,8 @@ pub(crate) fn duo(slots: &Slots<'_>, limit: u32, rng: &mut Rng) -> [String; 4] {
 fn fill(template: &str, slots: &Slots<'_>, name: &str) -> String {
     let mut text = String::with_capacity(template.len() + 48);
     let mut rest = template;
+    // What stands on the page, not a sentence.
+    let told = template.ends_with('}');
     while let Some(open) = rest.find('{') {
         text.push_str(&rest[..open]);
         let Some(length) = rest[open..].find('}') else {
@@ -175,6 +177,7 @@ fn fill(template: &str, slots: &Slots<'_>, name: &str) -> String {
         };
         match &rest[open + 1..open + length] {
             "v" => text.push_str(slots.value),
+            "s" if told => text.push_str(slots.subject.trim_end_matches(':')),
             "s" => text.push_str(slots.subject),
             "k" => text.push_str(slots.kind),
             "n" => text.push_str(name),
@@ -187,8 +190,8 @@ fn fill(template: &str, slots: &Slots<'_>, name: &str) -> String {
         rest = &rest[open + length + 1..];
     }
     text.push_str(rest);
-    if template.ends_with('}') {
-        return text; // What stands on the page, not a sentence.
+    if told {
+        return text;
     }
     // A value that ends a sentence may end with a full stop itself.
     crate::words::capital(&text.replace("..", "."))
