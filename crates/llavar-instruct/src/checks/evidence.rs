@@ -162,10 +162,7 @@ impl Evidence {
         if inside || self.words.contains(word) {
             return true;
         }
-        let stem: String = word.chars().take(5).collect();
-        word.chars().count() >= 5
-            && !word.contains(|c: char| c.is_ascii_digit())
-            && self.words.iter().any(|known| known.starts_with(&stem))
+        self.words.iter().any(|known| alike(known, word))
     }
 
     /// Edit distance of a span to the part of the text that is nearest to it.
@@ -204,6 +201,17 @@ pub(super) fn normal(text: &str) -> String {
     }
     out.truncate(out.trim_end().len());
     out
+}
+
+/// Whether two words are the same or begin alike: inflected forms count, other numbers do not.
+pub(super) fn alike(known: &str, word: &str) -> bool {
+    let stem = word
+        .char_indices()
+        .nth(4)
+        .map(|(at, c)| &word[..at + c.len_utf8()]);
+    let inflected =
+        |stem: &str| !word.contains(|c: char| c.is_ascii_digit()) && known.starts_with(stem);
+    known == word || stem.is_some_and(inflected)
 }
 
 /// The words of a text, [`normal`].

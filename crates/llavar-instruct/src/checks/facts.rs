@@ -2,7 +2,7 @@
 
 use super::{
     Broken, Evidence, Reason, broken,
-    evidence::{normal, words},
+    evidence::{alike, normal, words},
     language::is_common,
     numbers,
     quotes::quoted_spans,
@@ -112,8 +112,25 @@ pub(super) fn names_a_fact(duo: &Duo, evidence: &Evidence) -> Result<(), Broken>
     Ok(())
 }
 
-/// The explanation quotes something, and what it quotes, or the line of which that is a part, holds a word
-/// of the fact, or a number of it where it has numbers.
+/// The words of the fact that a quote can show: neither a single letter nor another form of a word of the
+/// question, as "recipients" is of "recipient". Where the fact is a number, the words around it do not show it.
+fn telling<'a>(fact: &'a [String], duo: &Duo) -> Vec<&'a String> {
+    let question = words(&duo.extractive_question);
+    let number = |word: &&&String| word.contains(|c: char| c.is_ascii_digit());
+    let numbers: Vec<&String> = fact.iter().filter(|word| number(&word)).collect();
+    if !numbers.is_empty() {
+        return numbers;
+    }
+    let new = |word: &&String| says(word) && !question.iter().any(|told| alike(told, word));
+    let telling: Vec<&String> = fact.iter().filter(new).collect();
+    match telling.is_empty() {
+        true => fact.iter().collect(),
+        false => telling,
+    }
+}
+
+/// The explanation quotes something, and what it quotes, or the line of which that is a part, holds a telling
+/// word of the fact, or every number of it where it has numbers.
 pub(super) fn quotes_support(duo: &Duo, evidence: &Evidence, least: f64) -> Result<(), Broken> {
     let spans = quoted_spans(&duo.self_explain_answer);
     if spans.is_empty() {
@@ -126,19 +143,28 @@ pub(super) fn quotes_support(duo: &Duo, evidence: &Evidence, least: f64) -> Resu
     let lines: Vec<&str> = lines.map(|line| line.text.as_str()).collect();
     let quoted = Evidence::new(spans.iter().copied().chain(lines));
     let fact = fact(duo, evidence);
-    let held = |word: &String| quoted.has_word(word) || numbers::is_known(word, &quoted);
-    // Where the fact is a number, the words around it do not show it.
-    let number = |word: &&String| word.contains(|c: char| c.is_ascii_digit());
-    let says_number = fact.iter().any(|word| number(&word));
-    let telling = |word: &&String| !says_number || number(word);
-    if fact.iter().filter(telling).any(held) {
+    let held = |word: &&String| quoted.has_word(word) || numbers::is_known(word, &quoted);
+    let telling = telling(&fact, duo);
+    let is_number = telling
+        .iter()
+        .any(|word| word.contains(|c: char| c.is_ascii_digit()));
+    let missing: Vec<&str> = match is_number {
+        false if telling.iter().any(held) => Vec::new(),
+        false => fact.iter().map(String::as_str).collect(),
+        true => telling
+            .iter()
+            .filter(|word| !held(word))
+            .map(|word| word.as_str())
+            .collect(),
+    };
+    if missing.is_empty() {
         return Ok(());
     }
     broken(
         Reason::Unsupported,
         format!(
             "the text that the self explain answer quotes does not hold \"{}\": quote the text that does",
-            fact.join(" ")
+            missing.join(" ")
         ),
     )
 }
@@ -209,6 +235,24 @@ mod tests {
             let found = quotes_support(&duo(answer, explanation), &evidence, 0.8);
             assert_eq!(found.is_ok(), right, "{answer} {explanation}");
         }
+        let all = "The amount is 9.90, of which 23 % go to the market.";
+        for (explanation, right) in [
+            ("The line \"TOTAL 9.90\" shows it.", false),
+            ("The lines \"TOTAL 9.90\" and \"23 %\" show it.", true),
+        ] {
+            let found = quotes_support(&duo(all, explanation), &evidence, 0.8);
+            assert_eq!(found.is_ok(), right, "{explanation}");
+        }
+        let list = page(&["Recipient(s):", "Mr. Arthur Golden"]);
+        let mut duo_of_list = duo(
+            "The recipient(s) are Arthur Golden.",
+            "The text \"Recipient(s):\" lists them.",
+        );
+        duo_of_list.extractive_question = "Who is the recipient?".into();
+        let broken = quotes_support(&duo_of_list, &list, 0.8).unwrap_err();
+        assert_eq!(broken.reason, Reason::Unsupported);
+        duo_of_list.self_explain_answer = "The text \"Mr. Arthur Golden\" names him.".into();
+        assert_eq!(quotes_support(&duo_of_list, &list, 0.8), Ok(()));
         let nothing = duo(
             "The total is not written in the image.",
             "\"TOTAL\" shows it.",

@@ -28,7 +28,7 @@ enum Across {
 
 /// What a place can be of for it to be one in the whole picture; "the top of the table" is none.
 const WHOLE: &str = "image picture photo page poster receipt form chart graph document sign screen screenshot invoice \
-    letter cover flyer label card bill ticket map diagram";
+    letter cover flyer label card bill ticket map diagram report notice sheet memo slide menu text";
 
 const DETAILS: &str = "hand side corner part half edge third most area section portion end";
 
@@ -111,8 +111,28 @@ fn claims(text: &str, spans: &[&str]) -> Vec<Claim> {
         if !ends && ["at", "near", "in", "on", "towards", "toward", "by"].contains(word) {
             claims.extend(claim(&words[i..]));
         }
+        claims.extend(line_claim(&words[i..]));
     }
     claims
+}
+
+/// The claim of "the first line of the page": its half, as what counts as a line is seen in many ways.
+fn line_claim(words: &[(&str, bool)]) -> Option<Claim> {
+    let [(which, false), ("line", false), ("of", _), rest @ ..] = words else {
+        return None;
+    };
+    let down = match *which {
+        "first" | "top" => Down::Top,
+        "last" | "bottom" => Down::Bottom,
+        _ => return None,
+    };
+    let what = rest.iter().find(|(word, _)| *word != "the")?.0;
+    let is_whole = WHOLE.split(' ').any(|whole| whole == what);
+    is_whole.then(|| Claim {
+        words: format!("in the {which} line"),
+        down: Some(down),
+        across: None,
+    })
 }
 
 /// The claim that begins with a preposition.
@@ -173,6 +193,9 @@ mod tests {
             "\"TOTAL\" at the left and \"9.90\" on the right side, both at the bottom of the receipt.",
             "\"ACME STORE\" stands at the bottom of the logo.",
             "\"ACME STORE\" is in the bottom line of the header.",
+            "The first line of the receipt, \"ACME STORE\", names it.",
+            "\"TOTAL\" stands in the last line of text.",
+            "\"ACME STORE\" is the last line of the address.",
             "\"Table 5\" stands near the bottom.",
             "\"Table 5\" stands in the middle of the image.",
             "The sign \"at the bottom of the image\" hangs at the bottom.",
@@ -185,6 +208,8 @@ mod tests {
             "In the top-left corner of the image is \"9.90\".",
             "The line \"TOTAL\" near the very top of the page shows it.",
             "\"ACME STORE\" stands on the right.",
+            "The last line of the notice, \"ACME STORE\", shows it.",
+            "\"9.90\" is the first line of text.",
         ] {
             assert_eq!(check(wrong), Err(Reason::WrongPlace), "{wrong}");
         }
