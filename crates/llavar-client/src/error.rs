@@ -137,7 +137,7 @@ pub enum ClientError {
     #[error("stopped")]
     Cancelled,
     /// All attempts failed.
-    #[error("gave up after {attempts} attempts in {:.0} s", elapsed.as_secs_f64())]
+    #[error("gave up after {attempts} attempts in {:.0} s: {source}", elapsed.as_secs_f64())]
     GaveUp {
         /// Requests that were sent.
         attempts: u32,

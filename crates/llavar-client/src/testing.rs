@@ -74,7 +74,9 @@ pub enum Reply {
     Json(Value),
     /// A status with headers and a body.
     Status(u16, Vec<(&'static str, String)>, String),
-    /// Bytes as they are, the status line included.
+    /// Bytes as they are, the status line included; then the connection ends. A whole answer says
+    /// `Connection: close`, or the client may send its next request into the closing connection: an attempt
+    /// that fails without having arrived here.
     Raw(Vec<u8>),
     /// Nothing for this long (or until the server stops), then the connection ends.
     Hang(Duration),

@@ -53,7 +53,10 @@ fn passing_faults_are_tried_again() {
         ("cut_body", Reply::Raw(vec![])),
         (
             "malformed",
-            Reply::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n<html>no!".to_vec()),
+            Reply::Raw(
+                b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9\r\n\r\n<html>no!"
+                    .to_vec(),
+            ),
         ),
         ("malformed", Reply::Json(json!({"wrong": "form"}))),
         (

@@ -83,6 +83,15 @@ fn webdataset_round_trip() {
         std::fs::read(&same[0]).unwrap(),
         std::fs::read(&shards[0]).unwrap()
     );
+    // A set that has become smaller leaves none of its old shards, and nothing else is touched.
+    for foreign in ["train-x.tar", "train-more-000001.tar", "trained-000001.tar"] {
+        std::fs::write(dir.path().join(foreign), "").unwrap();
+    }
+    let fewer = write_webdataset(dir.path(), "train", 40_000, given(&rows[..3])).unwrap();
+    assert_eq!(fewer, shards[..1]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
+    write_webdataset(dir.path(), "train", 40_000, given(&[])).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
 }
 
 #[test]

@@ -20,7 +20,8 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// All files below `folder` that begin like a picture; hidden ones and linked folders are passed over.
+    /// All files below `folder` that begin like a picture or are named like one; hidden ones and linked folders
+    /// are passed over.
     ///
     /// # Errors
     /// [`InstructError::Io`], [`InstructError::NoPictures`].
@@ -41,7 +42,7 @@ impl Pictures {
                 // A linked folder may lead back here.
                 if kind.is_dir() {
                     folders.push((entry.path(), name + "/"));
-                } else if is_picture(&entry.path()) {
+                } else if is_named_so(&name) || is_picture(&entry.path()) {
                     names.push(name);
                 }
             }
@@ -57,6 +58,13 @@ impl Pictures {
             names,
         })
     }
+}
+
+/// What is named like a picture and is none is told, not passed over.
+fn is_named_so(name: &str) -> bool {
+    let end = name.rsplit_once('.').map_or("", |(_, end)| end);
+    let end = end.to_ascii_lowercase();
+    ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"].contains(&end.as_str())
 }
 
 fn is_picture(path: &Path) -> bool {
@@ -107,6 +115,8 @@ impl Picture {
         let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let info = probe_bytes(&bytes, &path).map_err(|error| error.to_string())?;
         let page = Page::from_bytes(&path, bytes.clone());
+        // One that is cut off must not get into a data set, whoever reads its text.
+        page.image().map_err(|error| error.to_string())?;
         let lines = reader.read(&page).map_err(|error| error.to_string())?;
         Ok(Self {
             name: name.to_owned(),

@@ -52,8 +52,15 @@ pub(crate) fn write(picture: &Picture, settings: &Settings, result: &mut Picture
 
 fn is_text(line: &Line) -> bool {
     line.score >= SURE
+        && !is_turned(line)
         && line.text.chars().filter(|c| c.is_alphanumeric()).count() >= 2
         && !line.text.contains(['"', '“', '”', '{', '}', '<', '[', '`'])
+}
+
+/// A text that runs up or down the picture, as the name of an axis: nothing stands beside it.
+fn is_turned(line: &Line) -> bool {
+    let [x1, y1, x2, y2] = line.bounds();
+    line.text.chars().count() > 3 && y2 - y1 > 1.5 * (x2 - x1)
 }
 
 fn height(line: &Line) -> f64 {
@@ -125,10 +132,11 @@ fn caption(picture: &Picture, lines: &[&Line]) -> String {
 
 /// Duos in order of how much they say.
 fn facts(picture: &Picture, lines: &[&Line]) -> Vec<Duo> {
-    let mut duos = Vec::new();
+    let mut labels: Vec<(&str, &str, Duo)> = Vec::new();
     for line in lines {
         if let Some((label, value)) = labelled(&line.text) {
-            duos.push(of_label(picture, line, None, label, value));
+            let duo = of_label(picture, line, None, label, value);
+            labels.push((label, value, duo));
         }
     }
     // A label on the left with its value beside it.
@@ -139,9 +147,19 @@ fn facts(picture: &Picture, lines: &[&Line]) -> Vec<Duo> {
             && labelled(&left.text).is_none()
             && right.text.contains(|c: char| c.is_ascii_digit())
         {
-            duos.push(of_label(picture, left, Some(right), label, &right.text));
+            let duo = of_label(picture, left, Some(right), label, &right.text);
+            labels.push((label, &right.text, duo));
         }
     }
+    // A label with several values, as the total of each table, would be a question with several answers.
+    let is_clear = |label: &str, value: &str| {
+        let mut same = labels
+            .iter()
+            .filter(|one| one.0.eq_ignore_ascii_case(label));
+        same.all(|one| one.1.eq_ignore_ascii_case(value))
+    };
+    let clear = labels.iter().filter(|one| is_clear(one.0, one.1));
+    let mut duos: Vec<Duo> = clear.map(|one| one.2.clone()).collect();
     if let Some(line) = title(lines) {
         duos.push(of_place(
             picture,
@@ -244,15 +262,22 @@ fn labelled(text: &str) -> Option<(&str, &str)> {
     let value = value.trim();
     let label = as_label(label)?;
     let says = value.chars().filter(|c| c.is_alphanumeric()).count() >= 1;
-    (says && value.chars().count() <= 80).then_some((label, value))
+    (says && value.chars().count() <= 80 && is_closed(value)).then_some((label, value))
 }
 
 /// A text that can be the name of something: a few words, mostly letters.
 fn as_label(text: &str) -> Option<&str> {
     let text = text.trim().trim_end_matches([':', '.', '-']).trim();
+    let text = text.trim_start_matches(['-', '–', '—', '•', '*', ' ']);
     let letters = text.chars().filter(|c| c.is_alphabetic()).count();
     let n = text.chars().count();
-    (letters >= 2 && letters * 10 >= n * 7 && text.split_whitespace().count() <= 5).then_some(text)
+    let is_name = letters >= 2 && letters * 10 >= n * 7 && text.split_whitespace().count() <= 5;
+    (is_name && is_closed(text)).then_some(text)
+}
+
+/// Whether brackets come in pairs: a part of "(No: 5)" is neither a name nor a value.
+fn is_closed(text: &str) -> bool {
+    text.matches('(').count() == text.matches(')').count()
 }
 
 fn beside(left: &Line, right: &Line) -> bool {
@@ -387,6 +412,40 @@ mod tests {
                 "The image shows 5 lines of text. The largest text reads \"ACME STORE\""
             ),
             "{caption}"
+        );
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_not_asked() {
+        let mut picture = page();
+        let mut lines = picture.lines.to_vec();
+        let line = |y: f64, text: &str| Line::in_box([100.0, y, 400.0, y + 20.0], text, 0.98);
+        lines.extend([
+            line(200.0, "Tax: 0.45"),
+            line(230.0, "TAX: 0.50"),
+            line(260.0, "(Reg No: 17)"),
+            line(290.0, "- Cashier: Ann"),
+        ]);
+        lines.insert(
+            0,
+            Line::in_box([10.0, 100.0, 30.0, 500.0], "Operating", 0.99),
+        );
+        lines.insert(1, Line::in_box([50.0, 290.0, 90.0, 310.0], "400", 0.99));
+        picture.lines = lines.into();
+        let lines: Vec<&Line> = picture.lines.iter().filter(|line| is_text(line)).collect();
+        let answers: Vec<String> = facts(&picture, &lines)
+            .into_iter()
+            .map(|duo| duo.extractive_answer)
+            .collect();
+        let told = |text: &str| answers.iter().any(|answer| answer.contains(text));
+        assert!(
+            told("For \"Cashier\" the image gives \"Ann\"."),
+            "{answers:?}"
+        );
+        assert!(!told("\"Tax\"") && !told("\"TAX\""), "{answers:?}");
+        assert!(
+            !told("Reg No\"") && !told("\"Operating\" the"),
+            "{answers:?}"
         );
     }
 

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use crate::{
     Line, OcrError, Page,
-    ppocr::{ModelSet, PpOcr, Settings},
+    ppocr::{ModelSet, PpOcr, Settings, models::SETS},
 };
 
 /// Reads text off pictures.
@@ -59,6 +59,14 @@ impl EngineChoice {
     /// How engines are written.
     pub const KNOWN: &'static str =
         "ppocr, ppocr-v4, tesseract, sidecar, sidecar:FILE-OR-FOLDER, none";
+
+    /// The best engine that can be used here as it is: PP-OCR if its models have been fetched, else Tesseract
+    /// if it is installed.
+    pub fn ready() -> Option<(Self, Box<dyn Engine>)> {
+        let sets = SETS.iter().map(Self::PpOcr);
+        let mut known = sets.chain([Self::Tesseract]);
+        known.find_map(|choice| choice.open().ok().map(|engine| (choice, engine)))
+    }
 
     /// Makes the engine ready.
     ///

@@ -272,6 +272,42 @@ fn without_a_model() {
 }
 
 #[test]
+fn text_is_read_by_what_is_there_and_a_broken_picture_is_told() {
+    let world = world("instruct_auto", 3);
+    let args = [
+        "instruct",
+        "run",
+        "--images",
+        "images",
+        "--out",
+        "run",
+        "--endpoint",
+        "template",
+        "--json",
+    ];
+    let first = world.run(&args, &[]);
+    assert!(
+        first.err.contains("text is read by: sidecar"),
+        "{}",
+        first.err
+    );
+    let first = first.json();
+    assert_eq!(first["card"]["run"]["ocr"], "sidecar");
+    // The run goes on with its engine, though one picture has nothing beside it.
+    fs::write(world.path("images/broken.jpg"), "no picture").unwrap();
+    let png = fs::read(world.path("images/0.png")).unwrap();
+    fs::write(world.path("images/cut.png"), &png[..png.len() / 2]).unwrap();
+    let again = world.run(&args, &[]);
+    for told in ["not used: broken.jpg: ", "not used: cut.png: "] {
+        assert!(again.err.contains(told), "{}", again.err);
+    }
+    let again = again.json();
+    assert_eq!(again["card"]["run"]["ocr"], "sidecar");
+    assert_eq!(again["card"]["pictures"], json!({"done": 3, "unusable": 2}));
+    assert_eq!(again["card"]["splits"], first["card"]["splits"]);
+}
+
+#[test]
 fn selection_is_the_last_filter() {
     let world = with_pictures(World::new("instruct_select"), 6);
     let args = [
@@ -337,7 +373,19 @@ fn wrong_command_lines_are_told() {
     ])
     .fails(2, &["http://"]);
     run(&["--endpoint", "http://localhost:1", "--ocr", "sidecar"]).fails(2, &["--model"]);
-    run(&["--endpoint", "http://localhost:1", "--model", "m"]).fails(2, &["--ocr"]);
+    let none = [
+        "--endpoint",
+        "http://localhost:1",
+        "--model",
+        "m",
+        "--ocr",
+        "none",
+    ];
+    run(&none).fails(2, &["--ocr"]);
+    let nan = ["--endpoint", "template", "--temperature", "nan"];
+    run(&nan).fails(2, &["--temperature NaN"]);
+    run(&["--endpoint", "template", "--dry-run"]).fails(2, &["--dry-run"]);
+    assert!(!world.path("run").exists(), "nothing was written");
     run(&["--endpoint", "template", "--ocr", "sidecar:none.json"]).fails(3, &["none.json"]);
     fs::write(world.path("bad.csv"), "a,b\n1,2\n").unwrap();
     run(&[

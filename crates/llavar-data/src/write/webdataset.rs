@@ -10,7 +10,7 @@ use super::aside;
 use crate::{Error, Sample};
 
 /// Writes samples, each with the bytes of its picture, as `PREFIX-000000.tar`, `PREFIX-000001.tar`, ... of
-/// about `shard_bytes` each. Returns the shards.
+/// about `shard_bytes` each. Returns the shards; others of that prefix, of an earlier state of the set, go.
 ///
 /// Keys are the number of the sample and the name of its picture, so they are unique and sorted. Times and
 /// owners are zero: the same samples give the same bytes.
@@ -46,7 +46,29 @@ pub fn write_webdataset(
     if let Some(last) = open {
         shards.push(last.finish()?);
     }
+    remove_others(folder, prefix, shards.len()).map_err(|source| Error::Io {
+        path: folder.to_owned(),
+        source,
+    })?;
     Ok(shards)
+}
+
+/// Removes the shards from number `from` on: who reads `PREFIX-*.tar` must not find samples that are out.
+fn remove_others(folder: &Path, prefix: &str, from: usize) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| {
+            let number = name.strip_prefix(prefix)?.strip_prefix('-')?;
+            let number = number.strip_suffix(".tar")?;
+            let is_ours = number.len() >= 6 && number.bytes().all(|b| b.is_ascii_digit());
+            number.parse::<usize>().ok().filter(|_| is_ours)
+        });
+        if number.is_some_and(|number| number >= from) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 struct Shard {

@@ -156,7 +156,7 @@ impl Captions {
     }
 
     /// Finds the picture of each caption: by its whole path, by the last parts of it, by its file name, by
-    /// its file name without extension.
+    /// its file name without extension. A picture of exactly that name goes before others that end like it.
     pub fn matched(&self, pictures: &Pictures) -> Matched {
         let mut by_key: HashMap<String, Vec<&str>> = HashMap::new();
         for name in &pictures.names {
@@ -170,15 +170,22 @@ impl Captions {
                 .flatten()
                 .chain(std::iter::once(name.replace('\\', "/")));
             let candidates: Vec<String> = candidates.flat_map(|name| keys(&name)).collect();
-            match candidates.iter().find_map(|key| by_key.get(key)) {
-                Some(found) if found.len() == 1 => {
-                    let entry = matched.by_picture.entry(found[0].to_owned()).or_default();
+            let found = candidates
+                .iter()
+                .find_map(|key| Some((key, by_key.get(key)?)));
+            let one = found.and_then(|(key, found)| match found[..] {
+                [one] => Some(one),
+                _ => found.iter().copied().find(|name| name == key),
+            });
+            match one {
+                Some(one) => {
+                    let entry = matched.by_picture.entry(one.to_owned()).or_default();
                     if !entry.is_empty() {
                         entry.push('\n');
                     }
                     entry.push_str(text);
                 }
-                Some(_) => matched.ambiguous.push(name.clone()),
+                None if found.is_some() => matched.ambiguous.push(name.clone()),
                 None => matched.unmatched.push(name.clone()),
             }
         }
@@ -274,16 +281,29 @@ mod tests {
     fn captions_find_their_pictures() {
         let pictures = Pictures {
             folder: "f".into(),
-            names: ["x/a.png", "x/b.jpg", "y/b.jpg", "y/c d.png"]
-                .map(str::to_owned)
-                .to_vec(),
+            names: [
+                "e.png",
+                "x/a.png",
+                "x/b.jpg",
+                "y/b.jpg",
+                "y/c d.png",
+                "y/e.png",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
         };
         let text = r#"{"/data/upload/3/1a2b3c4d-a.png": "1", "/home/me/x/b.jpg": "2", "b.jpg": "3",
-            "/data/local-files/?d=sets/c%20d.png": "4", "z.png": "5"}"#;
+            "/data/local-files/?d=sets/c%20d.png": "4", "z.png": "5",
+            "./e.png": "6"}"#;
         let matched = Captions::parse(text).unwrap().matched(&pictures);
         let mut found: Vec<_> = matched.by_picture.into_iter().collect();
         found.sort();
-        let expected = [("x/a.png", "1"), ("x/b.jpg", "2"), ("y/c d.png", "4")];
+        let expected = [
+            ("e.png", "6"),
+            ("x/a.png", "1"),
+            ("x/b.jpg", "2"),
+            ("y/c d.png", "4"),
+        ];
         assert_eq!(found, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert_eq!(matched.ambiguous, ["b.jpg"]);
         assert_eq!(matched.unmatched, ["z.png"]);

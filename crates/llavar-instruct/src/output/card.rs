@@ -106,14 +106,15 @@ impl Card {
             }
         }
         let mut splits: BTreeMap<String, Counts> = BTreeMap::new();
-        for picture in kept {
+        let used = |picture: &&PictureResult| picture.caption.is_some() || !picture.duos.is_empty();
+        for picture in kept.iter().filter(used) {
             let test = is_test(&picture.hash, run.test_fraction);
             let counts = splits
                 .entry(if test { "test" } else { "train" }.to_owned())
                 .or_default();
             counts.captions += usize::from(picture.caption.is_some());
             counts.duos += picture.duos.len();
-            counts.pictures += usize::from(picture.caption.is_some() || !picture.duos.is_empty());
+            counts.pictures += 1;
         }
         let duos = || kept.iter().flat_map(|picture| &picture.duos);
         let captions = kept.iter().filter_map(|picture| picture.caption.as_deref());

@@ -104,7 +104,8 @@ pub fn write(
                 // Of an earlier state of the run, when there were records for it.
                 std::fs::remove_file(&parquet).map_err(InstructError::io(&parquet))?;
             }
-            if formats.webdataset && !samples.is_empty() {
+            // An empty part too: shards of an earlier state go.
+            if formats.webdataset && (!samples.is_empty() || run.join("webdataset").exists()) {
                 write_webdataset(&folder("webdataset")?, &name, SHARD_BYTES, with_pictures())?;
             }
         }

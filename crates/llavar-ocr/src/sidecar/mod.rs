@@ -67,6 +67,17 @@ impl Sidecar {
         })
     }
 
+    /// Whether a file named as a result of OCR (`.ocr.json`) lies beside a picture.
+    pub fn is_beside(image: &Path) -> bool {
+        let beside = Self {
+            place: None,
+            many: None,
+        };
+        let files = beside.candidates(image).into_iter();
+        let mut named = files.filter(|file| file.to_string_lossy().ends_with(".ocr.json"));
+        named.any(|file| file.is_file())
+    }
+
     /// Files that may hold the lines of one picture, the best first.
     fn candidates(&self, image: &Path) -> Vec<PathBuf> {
         let name = image.file_name().unwrap_or_default().to_string_lossy();

@@ -6,6 +6,7 @@ mod prompts;
 mod review;
 mod run;
 mod select;
+mod text;
 
 use crate::failure::Outcome;
 

@@ -18,7 +18,7 @@ use llavar_instruct::{
 use llavar_ocr::{EngineChoice, Reader};
 use serde::Serialize;
 
-use super::{export, select::SelectFlags};
+use super::{export, select::SelectFlags, text};
 use crate::{
     commands::{no_pipe, print, print_json},
     failure::{Class, Failure, Outcome},
@@ -30,9 +30,9 @@ use crate::{
 /// Turn pictures, human captions and OCR into detail-enriched captions and duos of questions.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n\
-  llavar instruct run --images posters --captions captions.csv --ocr tesseract \\\n\
-    --endpoint http://localhost:8000 --model my-model --out runs/posters\n\
-  llavar instruct run --images posters --ocr tesseract --endpoint template --out runs/posters\n\
+  llavar instruct run --images posters --captions captions.csv --endpoint http://localhost:8000 \\\n\
+    --model my-model --out runs/posters\n\
+  llavar instruct run --images posters --ocr ppocr --endpoint template --out runs/posters\n\
 \n\
 Captions: Label Studio's JSON export, CSV or TSV with columns image and caption, JSON, JSONL, LLaVA JSON.\n\
 Every answer goes to journal.jsonl before it is used; the same command again goes on where it was and asks\n\
@@ -47,8 +47,10 @@ pub(crate) struct Args {
     /// What people wrote about the pictures.
     #[arg(long)]
     captions: Option<PathBuf>,
-    /// OCR engine: none, tesseract, sidecar, sidecar:FILE-OR-FOLDER, ... (see `llavar ocr --help`).
-    #[arg(long, default_value = "none")]
+    /// OCR engine: ppocr, ppocr-v4, tesseract, sidecar, sidecar:FILE-OR-FOLDER, none; or auto: that of the run
+    /// that goes on, else results beside all pictures, else the first engine that is ready (`llavar ocr
+    /// pull` makes ppocr ready).
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
     ocr: String,
     /// Address of an OpenAI-compatible server, or `template`.
     #[arg(long)]
@@ -166,34 +168,36 @@ struct Report<'a> {
     card: &'a llavar_instruct::output::Card,
 }
 
+impl Args {
+    /// Numbers that make no sense are told before anything is read.
+    fn check(&self) -> Outcome {
+        let temperature = f64::from(self.asking.temperature);
+        for (name, value, most) in [
+            ("--grounding", self.grounding, 1.0),
+            ("--test-fraction", self.test_fraction, 1.0),
+            ("--temperature", temperature, f64::from(f32::MAX)),
+            ("--budget", self.budget.unwrap_or(0.0), f64::MAX),
+        ] {
+            if !(0.0..=most).contains(&value) {
+                let message = match most {
+                    1.0 => format!("{name} {value} is not between 0 and 1"),
+                    _ => format!("{name} {value} is no number from 0 on"),
+                };
+                return Err(Failure::usage(message));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     let begun = Instant::now();
-    for (name, value) in [
-        ("--grounding", args.grounding),
-        ("--test-fraction", args.test_fraction),
-    ] {
-        if !(0.0..=1.0).contains(&value) {
-            return Err(Failure::usage(format!(
-                "{name} {value} is not between 0 and 1"
-            )));
-        }
-    }
-    let ocr: EngineChoice = args
-        .ocr
-        .parse()
-        .map_err(|error: llavar_ocr::OcrError| Failure::new(Class::Usage, error))?;
+    args.check()?;
     let template = args.endpoint == "template";
     if !template && args.model.is_none() {
         return Err(Failure::usage("--model is missing")
             .hint("name the model as the server does (/v1/models), or use --endpoint template"));
-    }
-    if ocr == EngineChoice::None && (template || (args.captions.is_none() && !args.send_images)) {
-        let message = "there is nothing to write from: no OCR, no captions, and no pictures sent";
-        return Err(Failure::usage(message).hint(format!(
-            "give --ocr ({}), or --captions, or --send-images for a model that sees",
-            EngineChoice::KNOWN
-        )));
     }
     let pictures = {
         let mut pictures = Pictures::list(&args.images)?;
@@ -203,9 +207,14 @@ pub(crate) fn run(args: Args) -> Outcome {
         pictures
     };
     let captions = captions(args.captions.as_deref(), &pictures)?;
-    let engine = ocr
-        .open()
-        .map_err(|error| Failure::new(Class::Data, error))?;
+    let (ocr, engine) = text::engine(&args.ocr, &args.out, &pictures)?;
+    if ocr == EngineChoice::None && (template || (args.captions.is_none() && !args.send_images)) {
+        let message = "there is nothing to write from: no OCR, no captions, and no pictures sent";
+        return Err(Failure::usage(message).hint(format!(
+            "give --ocr ({}), or --captions, or --send-images for a model that sees",
+            EngineChoice::KNOWN
+        )));
+    }
     let reader = Reader::of_user(engine);
     let settings = Settings {
         duos: usize::from(args.duos),
@@ -231,7 +240,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         images: args.images.clone(),
         captions: args.captions.clone(),
-        ocr: args.ocr.clone(),
+        ocr: ocr.to_string(),
         endpoint: args.endpoint.clone(),
         sampling: sampling.clone(),
         prompts: match template {
@@ -252,9 +261,14 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     let generated = match &sampling {
         Some(sampling) if args.dry_run => return work.estimate(sampling, &prompts),
+        None if args.dry_run => {
+            return Err(Failure::usage("--dry-run: templates send no requests")
+                .hint("leave --dry-run out; without a model nothing costs anything"));
+        }
         Some(sampling) => work.with_model(sampling, &prompts, &file)?,
         None => work.go(None),
     };
+    unusable(&generated);
     // What was done is written in any case.
     file.write(&args.out)?;
     write_pictures(&args.out, &generated.pictures)?;
@@ -297,6 +311,21 @@ pub(crate) fn run(args: Args) -> Outcome {
             card: &card,
         }),
         false => print(export::summary(&args.out, &card)),
+    }
+}
+
+/// Tells of the first pictures that cannot be used, and why.
+fn unusable(generated: &Generated) {
+    for picture in generated
+        .pictures
+        .iter()
+        .filter_map(|picture| match &picture.state {
+            State::Unusable { reason } => Some(format!("{}: {reason}", picture.name)),
+            _ => None,
+        })
+        .take(3)
+    {
+        note(format!("not used: {picture}"));
     }
 }
 
@@ -442,6 +471,8 @@ impl Work<'_> {
                 model: sampling.model.clone(),
                 prompts: file.prompts.clone(),
             })?;
+            // A run that is killed goes on with the same engine.
+            file.write(&args.out)?;
         }
         let caller = Caller {
             client: client.as_ref(),
