@@ -120,11 +120,10 @@ fn caption(picture: &Picture, lines: &[&Line]) -> String {
         });
         let quotes: Vec<String> = here.take(4).map(|line| quote(line)).collect();
         if let Some((last, before)) = quotes.split_last() {
-            let list = match before.is_empty() {
-                true => last.clone(),
-                false => format!("{} and {last}", before.join(", ")),
-            };
-            parts.push(format!("{name} stands {list}."));
+            parts.push(match before.is_empty() {
+                true => format!("{name} stands {last}."),
+                false => format!("{name} stand {} and {last}.", before.join(", ")),
+            });
         }
     }
     parts.join(" ")

@@ -385,6 +385,7 @@ fn wrong_command_lines_are_told() {
     let nan = ["--endpoint", "template", "--temperature", "nan"];
     run(&nan).fails(2, &["--temperature NaN"]);
     run(&["--endpoint", "template", "--dry-run"]).fails(2, &["--dry-run"]);
+    run(&["--endpoint", "template", "--language", "de"]).fails(2, &["English"]);
     assert!(!world.path("run").exists(), "nothing was written");
     run(&["--endpoint", "template", "--ocr", "sidecar:none.json"]).fails(3, &["none.json"]);
     fs::write(world.path("bad.csv"), "a,b\n1,2\n").unwrap();

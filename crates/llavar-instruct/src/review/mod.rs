@@ -43,6 +43,9 @@ impl ReviewServer {
         let file = RunFile::read(run)?;
         let mut pictures = read_pictures(run)?;
         pictures.retain(|picture| !picture.duos.is_empty());
+        // Told now and not by a page without pictures.
+        let folder = &file.images;
+        std::fs::read_dir(folder).map_err(InstructError::io(folder))?;
         let journal = Journal::open(run)?;
         let io = |source| InstructError::Io {
             path: format!("port {port}").into(),

@@ -4,7 +4,7 @@ const token = document.querySelector("meta[name=token]").content;
 const $ = (id) => document.getElementById(id);
 const fields = ["t0", "t1", "t2", "t3"].map($);
 const names = ["extractive_question", "extractive_answer", "self_explain_question", "self_explain_answer"];
-const state = { list: [], flat: [], at: 0, picture: null, duo: null, editing: false, view: { x: 0, y: 0, s: 1 } };
+const state = { list: [], flat: [], at: 0, trail: [], picture: null, duo: null, editing: false, view: { x: 0, y: 0, s: 1 } };
 
 const get = async (path, query = "") => {
   const answer = await fetch(`${path}?token=${token}${query}`);
@@ -85,10 +85,22 @@ async function decide(verdict, edited = null) {
   });
   if (!answer.ok) return say(await answer.text());
   const { warning } = await answer.json();
+  if (verdict !== "undo") state.trail.push(state.at);
   await refresh();
   const last = state.at === state.flat.length - 1;
   await show(verdict === "undo" || last ? state.at : state.at + 1);
   say(warning ? `Saved, but: ${warning}` : verdict === "undo" ? "Taken back." : "Saved.");
+}
+
+// After a decision the next duo is shown: what is taken back there is the decision before it.
+async function undo() {
+  if (!state.duo.said[reviewer()]) {
+    const before = state.trail.pop();
+    if (before === undefined) return say("Nothing is decided about this duo.");
+    await show(before);
+    if (!state.duo.said[reviewer()]) return say("Nothing is decided about this duo.");
+  }
+  await decide("undo");
 }
 
 function edit(on) {
@@ -125,12 +137,14 @@ function zoom(factor, at) {
 }
 
 const actions = {
-  a: () => decide("accept"), r: () => decide("reject"), u: () => decide("undo"), e: () => edit(true),
+  a: () => decide("accept"), r: () => decide("reject"), u: undo, e: () => edit(true),
   j: () => show(state.at + 1), k: () => show(state.at - 1), ArrowRight: () => show(state.at + 1), ArrowLeft: () => show(state.at - 1),
   n: nextOpen, b: () => $("boxes").classList.toggle("off"), "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: fit,
   "?": () => $("help").showModal(),
 };
-const safely = (action) => Promise.resolve().then(action).catch((error) => say(error.message));
+// One after the other: a key that is pressed while a decision is being saved is about the duo that follows.
+let queue = Promise.resolve();
+const safely = (action) => { queue = queue.then(action).catch((error) => say(error.message)); };
 document.addEventListener("keydown", (event) => {
   if (state.editing) {
     if (event.key === "Escape") { event.preventDefault(); safely(() => show(state.at)); }

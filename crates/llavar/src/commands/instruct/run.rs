@@ -199,6 +199,10 @@ pub(crate) fn run(args: Args) -> Outcome {
         return Err(Failure::usage("--model is missing")
             .hint("name the model as the server does (/v1/models), or use --endpoint template"));
     }
+    if template && !matches!(args.language, Language::English | Language::Any) {
+        return Err(Failure::usage("--endpoint template writes English alone")
+            .hint("leave --language out, or name a model that writes the language"));
+    }
     let pictures = {
         let mut pictures = Pictures::list(&args.images)?;
         pictures
