@@ -13,6 +13,10 @@ RECEIPT = [  # What a question has, the sentence; the first that fits.
     (("company", "shop", "seller", "who", "store"), "The company that issued this invoice is {}."),
     (("total", "much", "come to", "bill", "amount"), "The total amount of this invoice is {}."),
 ]
+# What OCRBench adds to its questions; the answers stay as they are.
+WISH = " Answer this question using the text in the image directly."
+# How it asks for entries of forms.
+VALUE_FOR = "what is the value for '{}'?"
 FORM = [
     r'what is "(.*)" information in the image\?', r'what is the "(.*)" in this form\?', r'What is filled in for "(.*)"\?',
     r'What does the form say for "(.*)"\?', r'Which entry belongs to "(.*)"\?', r'What is the value of "(.*)"\?',
@@ -22,7 +26,7 @@ ASKED_ALONE = [r'What is written next to "(.*)"\?', r"What is the (.*)\?", r"(.*
 
 def receipt(question, answer):
     """The sentence for a question about one of the four fields, or None for any other question."""
-    question = question.lower()
+    question = question.removesuffix(WISH).lower()
     for words, sentence in RECEIPT:
         if '"' not in question and any(word in question for word in words):
             return sentence.format(answer.removesuffix("."))
@@ -36,6 +40,16 @@ def form(question, answer, alone=False):
         if found and found[1].strip(" :"):
             return entry(found[1], answer)
     return None
+
+
+def asked_otherwise(image, question, rng):
+    """Now and then the question as OCRBench asks it."""
+    found = re.fullmatch(FORM[0], question)
+    if found and rng.random() < 0.3:
+        return VALUE_FOR.format(found[1]) + WISH
+    if "ChartQA" not in image and rng.random() < 0.3:
+        return question + WISH
+    return question
 
 
 def entry(label, value):

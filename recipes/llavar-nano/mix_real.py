@@ -9,11 +9,12 @@ evaluation adds.
 """
 
 import json
+import random
 import re
 import sys
 from pathlib import Path
 
-from answers import entry, sentence
+from answers import asked_otherwise, entry, sentence
 
 SENTENCE = re.compile(r'The "(.*)" information in the image is (.*)\.', re.DOTALL)
 WISH = "\nAnswer the question with a single word."
@@ -33,11 +34,16 @@ def with_text(sample):
 
 def spoken(samples, alone):
     """The samples with every field of a receipt or form answered in its way."""
+    rng = random.Random(len(samples))
     for sample in samples:
         turns = sample["conversations"]
         for asked, answered in zip(turns[::2], turns[1::2]):
-            question = asked["value"].split("\n")[-1]
-            answered["value"] = sentence(sample["image"], question, answered["value"], alone)
+            before, question = asked["value"].rsplit("\n", 1) if "\n" in asked["value"] else ("", asked["value"])
+            said = sentence(sample["image"], question, answered["value"], alone)
+            if said != answered["value"]:
+                question = asked_otherwise(sample["image"], question, rng)
+            asked["value"] = f"{before}\n{question}" if before else question
+            answered["value"] = said
     return samples
 
 

@@ -8,7 +8,8 @@ lines and words have boxes, in which letters are taken to be of equal width: nea
 grid lies over the pictures as `llavar data fit` places them.
 
 With --crops, N parts of each page are written beside OUT.json and stand in it instead of the pages: some lines in a
-row, a little turned, lighter or blurred. A few hundred pages are soon known by heart, their parts less so.
+row, a little turned, lighter or blurred; questions for the entries of forms that are whole in a part stand in
+OUT-asked.json. A few hundred pages are soon known by heart, their parts less so.
 Needs Pillow.
 """
 
@@ -16,34 +17,60 @@ import argparse
 import concurrent.futures
 import json
 import random
+import re
 from pathlib import Path
 
 from PIL import Image, ImageFilter
 
+from answers import FORM, asked_otherwise, entry
+from copy_pages import write
 from shrink import placed
 
 
 def sroie(path):
-    """Left, top, right, bottom and text of each line."""
-    for line in path.read_text("utf-8", "replace").splitlines():
+    """Left, top, right, bottom and text of each line, and its number."""
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines()):
         parts = line.split(",", 8)
         if len(parts) == 9:
             x, y = [int(v) for v in parts[0:8:2]], [int(v) for v in parts[1:8:2]]
-            yield min(x), min(y), max(x), max(y), parts[8]
+            yield min(x), min(y), max(x), max(y), parts[8], number
 
 
 def funsd(path):
+    """Left, top, right, bottom and text of each word, and the number of its entry."""
     for entry in json.loads(path.read_text("utf-8"))["form"]:
         for word in entry["words"]:
-            yield *word["box"], word["text"]
+            yield *word["box"], word["text"], entry["id"]
+
+
+def pairs(path, known):
+    """Labels of a form and their values, for the labels whose value is known: numbers of the entries, label, value."""
+    form = json.loads(path.read_text("utf-8"))["form"]
+    text = {entry["id"]: entry["text"].strip() for entry in form}
+    for entry in form:
+        values = [value for label, value in entry["linking"] if label == entry["id"]]
+        label = text[entry["id"]]
+        if values and known.get(label) == " ".join(text.get(value, "") for value in values):
+            yield {entry["id"], *values}, label, known[label]
+
+
+def known(real):
+    """The values that questions about forms have, by picture and label."""
+    out = {}
+    for sample in json.loads((real / "funsd-ask.json").read_text("utf-8")):
+        found = re.fullmatch(FORM[0], sample["conversations"][0]["value"].split("\n")[-1])
+        if found:
+            out.setdefault(sample["image"], {})[found[1]] = sample["conversations"][1]["value"]
+    return out
 
 
 def stored(boxes, part, size):
     """Boxes on the stored picture of `size`, which is the `part` of the page that they are given on."""
     across, down = size[0] / part[2], size[1] / part[3]
-    for x0, y0, x1, y1, text in boxes:
+    for x0, y0, x1, y1, text, entry in boxes:
         if text.strip():
-            yield (x0 - part[0]) * across, (y0 - part[1]) * down, (x1 - part[0]) * across, (y1 - part[1]) * down, text.strip()
+            corners = (x0 - part[0]) * across, (y0 - part[1]) * down, (x1 - part[0]) * across, (y1 - part[1]) * down
+            yield *corners, text.strip(), entry
 
 
 def cells(boxes, place, side):
@@ -55,7 +82,7 @@ def cells(boxes, place, side):
         return ((value - source[axis]) * target[axis + 2] / source[axis + 2] + target[axis]) / step
 
     grid = [" "] * (side * side)
-    for x0, y0, x1, y1, text in boxes:
+    for x0, y0, x1, y1, text, _ in boxes:
         left, right, top, bottom = mapped(x0, 0), mapped(x1, 0), mapped(y0, 1), mapped(y1, 1)
         if right <= left:
             continue
@@ -112,8 +139,8 @@ def crop(job):
             low, high = rng.randint(0, 70), rng.randint(200, 255)
             part = part.point([round(low + level * (high - low) / 255) for level in range(256)])
         part.save(target, "JPEG", quality=rng.randint(60, 90))
-        moved = [(x0 - area[0], y0 - area[1], x1 - area[0], y1 - area[1], text) for x0, y0, x1, y1, text in inside]
-        return [(x0, y0 + rise * x0, x1, y1 + rise * x1, text) for x0, y0, x1, y1, text in moved]
+        moved = [(x0 - area[0], y0 - area[1], x1 - area[0], y1 - area[1], *more) for x0, y0, x1, y1, *more in inside]
+        return [(x0, y0 + rise * x0, x1, y1 + rise * x1, *more) for x0, y0, x1, y1, *more in moved]
     return None
 
 
@@ -122,17 +149,33 @@ def crops(pages, real, out, number, seed):
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     jobs, samples = [], []
-    for index, (sample, boxes) in enumerate(pages):
+    for index, (sample, boxes, _) in enumerate(pages):
         for part in range(number):
             name = f"{index}_{part}.jpg"
             jobs.append((real / "images" / sample["image"], folder / name, boxes, f"{seed}/{name}"))
             samples.append({**sample, "id": f"{sample['id']}_part{part}", "image": f"{folder.name}/{name}"})
+    asked = [entries for _, _, entries in pages for _ in range(number)]
     with concurrent.futures.ProcessPoolExecutor() as pool:
-        for sample, boxes in zip(samples, pool.map(crop, jobs, chunksize=8)):
+        for sample, entries, boxes in zip(samples, asked, pool.map(crop, jobs, chunksize=8)):
             if boxes:
                 text = "\n".join(" ".join(box[4] for box in row) for row in rows(boxes))
                 turns = [sample["conversations"][0], {"from": "gpt", "value": text}]
-                yield {**sample, "conversations": turns}, boxes
+                yield {**sample, "conversations": turns}, boxes, entries
+
+
+def questions(pages, seed):
+    """Samples that ask for entries of forms of which the picture has every word."""
+    rng = random.Random(seed)
+    for sample, boxes, entries in pages:
+        there = {box[5] for box in boxes}
+        inside = [(label, value) for numbers, label, value in entries if numbers <= there]
+        turns = []
+        for label, value in rng.sample(inside, min(len(inside), rng.choice([1, 1, 2, 4]))):
+            question = asked_otherwise(sample["image"], f'what is "{label}" information in the image?', rng)
+            asked = question if turns else f"<image>\n{question}"
+            turns += [{"from": "human", "value": asked}, {"from": "gpt", "value": entry(label, value)}]
+        if turns:
+            yield {"id": f"{sample['id']}_asked", "image": sample["image"], "conversations": turns}
 
 
 def main():
@@ -145,7 +188,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     kinds = [("sroie", sroie, "train/box", "txt"), ("funsd", funsd, "training_data/annotations", "json")]
-    pages, below = [], args.real / "images"
+    pages, below, values = [], args.real / "images", known(args.real)
     for name, read, folder, ending in kinds:
         samples = json.loads((args.real / f"{name}-read.json").read_text("utf-8"))
         parts = json.loads((args.real / f"{samples[0]['image'].split('/')[0]}-parts.json").read_text("utf-8"))
@@ -153,16 +196,17 @@ def main():
             image = Path(sample["image"])
             labels = args.data / image.parts[0] / folder / f"{image.stem}.{ending}"
             with Image.open(below / image) as picture:
-                pages.append((sample, list(stored(read(labels), parts[str(image)], picture.size))))
+                boxes = list(stored(read(labels), parts[str(image)], picture.size))
+            entries = list(pairs(labels, values.get(str(image), {}))) if name == "funsd" else []
+            pages.append((sample, boxes, entries))
     if args.crops:
         pages, below = list(crops(pages, args.real, args.out, args.crops, args.seed)), args.out.parent
-    places = dict(placed(below / sample["image"] for sample, _ in pages))
-    for sample, boxes in pages:
+        write(args.out.with_name(f"{args.out.stem}-asked.json"), questions(pages, args.seed))
+    places = dict(placed(below / sample["image"] for sample, _, _ in pages))
+    for sample, boxes, _ in pages:
         sample["cells"] = cells(boxes, places[below / sample["image"]], args.grid)
-    samples = [sample for sample, _ in pages]
-    aside = args.out.with_suffix(".part")
-    aside.write_text("[\n" + ",\n".join(json.dumps(s, ensure_ascii=False) for s in samples) + "\n]\n", "utf-8")
-    aside.rename(args.out)
+    samples = [sample for sample, _, _ in pages]
+    write(args.out, samples)
     print(f"{args.out}: {len(samples)} pictures, {sum(c != ' ' for s in samples for c in s['cells']) / len(samples):.0f} letters each")
 
 

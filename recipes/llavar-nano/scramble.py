@@ -8,7 +8,8 @@ look it up. So every run of letters and of digits of a page is exchanged for ano
 in the text, the question and the answer: figures always, words of which answers are made nearly always, other words in a
 share S of the pages (default 0.5). What a question says outside quotation marks stays, so TOTAL does where the total
 is asked for. Samples have no picture, since it would not show what the text says. Answers of which the text does not
-have every run are left out. Fields are answered in one way each (answers.py).
+have every run are left out. Half of the pages lose lines that nobody asks for, have a few of another page put between,
+and other gaps, so that there are more layouts than pages. Fields are answered in one way each (answers.py).
 """
 
 import argparse
@@ -18,10 +19,11 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from answers import sentence
+from answers import asked_otherwise, sentence
 from copy_pages import PREFIX, conversation, read_corpus, spread, write
 
 RUN = re.compile(r"[A-Za-z]+|[0-9]+")
+GAP = re.compile(r" {2,}")
 QUOTED = re.compile(r'"[^"]*"')
 # How people ask for the four fields of a receipt; evaluation asks the first way.
 ASKED = {
@@ -97,7 +99,7 @@ class Scrambler:
         def changed(text):
             return RUN.sub(change, text)
 
-        text = changed(page.text)
+        text = changed(self.relaid(rng, page, rounds) if rng.random() < 0.5 else page.text)
         turns, seen = [], set()
         for question, answer in rounds:
             published = question = QUOTED.sub(lambda quoted: changed(quoted[0]), question)
@@ -105,8 +107,25 @@ class Scrambler:
                 question = rng.choice(ASKED[question])
             if question not in seen:
                 seen.add(question)
-                turns.append((question, sentence(page.image, published, changed(answer), alone=True)))
+                asked = asked_otherwise(page.image, question, rng)
+                turns.append((asked, sentence(page.image, published, changed(answer), alone=True)))
         return conversation(f"scrambled_{seed}_{index}", text, turns)
+
+    def relaid(self, rng, page, rounds):
+        """The text of a page in another layout: all lines stay that have a run of a question or an answer in them."""
+        asked = {run.lower() for pair in rounds for part in pair for run in RUN.findall(part)}
+        lose, out = rng.uniform(0, 0.6), []
+        for line in page.text.split("\n"):
+            runs = {run.lower() for run in RUN.findall(line)}
+            if runs & asked or rng.random() >= lose:
+                out.append(line)
+        if rng.random() < 0.3:
+            other = rng.choice(self.pages).text.split("\n")
+            first, at = rng.randrange(len(other)), rng.choice([0, len(out)])
+            lines = [line for line in other[first : first + rng.randint(1, 8)]]
+            out[at:at] = [line for line in lines if not {run.lower() for run in RUN.findall(line)} & asked]
+        scale = rng.uniform(0.5, 1.6)
+        return "\n".join(GAP.sub(lambda gap: " " * max(2, round(len(gap[0]) * scale)), line) for line in out)
 
     def other(self, rng, run, answered, others):
         """What stands for a run on this page, or None where it stays."""

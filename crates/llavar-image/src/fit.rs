@@ -1,7 +1,9 @@
 //! Where a picture goes in the square that the vision tower sees, when nothing of the square shall be wasted.
 //!
 //! Half of a padded till receipt is padding, and a receipt scanned on a sheet of A4 is a stamp on white. So the empty
-//! border is cut off, and what is left is stretched along its shorter side, at most [`STRETCH`] times.
+//! border is cut off, and what is left is stretched along its shorter side, at most [`STRETCH`] times. A small picture,
+//! such as a word cut out of a photograph, is enlarged at most [`ENLARGE`] times: letters as high as the square are like
+//! no others.
 //!
 //! What the border is: on the picture shrunk to [`SIDE`] px, edges of more than [`CONTRAST`] grey levels are joined
 //! along rows over gaps of [`GAP`] px, and pieces of at least [`SMALL`] px on a side are content; specks are not, nor
@@ -28,6 +30,8 @@ const EDGE: f64 = 0.03;
 const MARGIN: f64 = 0.012;
 /// How much more one side may be enlarged than the other.
 pub const STRETCH: f64 = 2.0;
+/// How much a picture may be enlarged.
+pub const ENLARGE: f64 = 4.0;
 
 /// A rectangle of whole px.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +63,8 @@ impl Placement {
     pub fn fit(image: &RgbImage, size: usize) -> Self {
         let source = content(image);
         let size = size.max(1);
-        let (across, down) = (
-            size as f64 / source.width as f64,
-            size as f64 / source.height as f64,
-        );
+        let scale = |length: usize| (size as f64 / length as f64).min(ENLARGE);
+        let (across, down) = (scale(source.width), scale(source.height));
         let (across, down) = (across.min(STRETCH * down), down.min(STRETCH * across));
         let side =
             |length: usize, scale: f64| ((length as f64 * scale).round() as usize).clamp(1, size);
@@ -387,6 +389,13 @@ mod tests {
         let down = tall.target.height as f64 / tall.source.height as f64;
         assert!((across / down - STRETCH).abs() < 0.05, "{tall:?}");
         assert_eq!(tall.target.left, (512 - tall.target.width) / 2);
+        // A small picture is enlarged, and not to any size.
+        let word = Placement::fit(&page(90, 30, &[[5, 5, 80, 20]]), 512);
+        let Rect { width, height, .. } = word.target;
+        assert_eq!(
+            (width, height),
+            (word.source.width * 4, word.source.height * 4)
+        );
         // Less than that fills the square.
         let form = Placement::fit(&page(750, 1000, &[[10, 10, 730, 980]]), 512);
         assert_eq!((form.target.width, form.target.height), (512, 512));

@@ -51,7 +51,7 @@ mod wire;
 pub use decode::{decode_bytes, decode_file};
 pub use encode::{encode_jpeg, encode_png};
 pub use error::ImageError;
-pub use fit::{Placement, Rect, STRETCH};
+pub use fit::{ENLARGE, Placement, Rect, STRETCH};
 pub use format::ImageFormat;
 pub use limits::DecodeLimits;
 pub use probe::{ImageInfo, probe_bytes, probe_file};

@@ -18,7 +18,8 @@ pub enum Aspect {
     /// `pad`: centred on a square of the mean colour; nothing is lost. Fine-tuning and inference.
     Pad,
     /// `fit`: the empty border is cut off and the rest stretched at most [`STRETCH`](crate::STRETCH) times along its
-    /// shorter side, then padded as `pad` does: small print gets all the pixels that there are. Not of the reference.
+    /// shorter side, then padded as `pad` does: small print gets all the pixels that there are. Small pictures are
+    /// enlarged at most [`ENLARGE`](crate::ENLARGE) times. Not of the reference.
     Fit,
     /// `square`: the shortest edge becomes the size and the centre is cut out; what lies at the
     /// ends of the long edge is lost. The reference's first stage.

@@ -151,6 +151,12 @@ pub(crate) fn duo(slots: &Slots<'_>, limit: u32, rng: &mut Rng) -> [String; 4] {
         fill(all.get(rng.below(n)).copied().unwrap_or(""), slots, &name)
     };
     let (questions, answers) = own.map_or((&[][..], &[][..]), |p| (p.questions, p.answers));
+    // A field with one answer always gets it.
+    let common = if answers.len() == 1 {
+        &[]
+    } else {
+        COMMON_ANSWERS
+    };
     let explain = if slots.label.is_some() {
         SELF_ANSWERS_LABEL
     } else {
@@ -158,7 +164,7 @@ pub(crate) fn duo(slots: &Slots<'_>, limit: u32, rng: &mut Rng) -> [String; 4] {
     };
     [
         choose(questions, COMMON_QUESTIONS),
-        choose(answers, COMMON_ANSWERS),
+        choose(answers, common),
         choose(SELF_QUESTIONS, &[]),
         choose(explain, &[]),
     ]
