@@ -2,10 +2,11 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, BufWriter, Write},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
 };
 
+use llavar_data::write::write_whole;
 use serde::{Deserialize, Serialize};
 
 use crate::{InstructError, PictureResult, Prompt, Sampling, Settings};
@@ -116,23 +117,5 @@ pub(crate) fn write_aside(
     path: &Path,
     body: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<(), InstructError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let file = tempfile::NamedTempFile::new_in(folder)?;
-        let mut out = BufWriter::new(file);
-        body(&mut out)?;
-        let file = out.into_inner().map_err(|error| error.into_error())?;
-        #[cfg(unix)]
-        {
-            // Temporary files are private; a result is readable like any other file.
-            use std::os::unix::fs::PermissionsExt;
-            let open = std::fs::Permissions::from_mode(0o644);
-            file.as_file().set_permissions(open)?;
-        }
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(InstructError::io(path))
+    write_whole(path, body).map_err(InstructError::io(path))
 }

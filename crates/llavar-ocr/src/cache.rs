@@ -7,10 +7,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use llavar_data::write::write_whole;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{ContentHash, Engine, Line, OcrError, Page, atomic};
+use crate::{ContentHash, Engine, Line, OcrError, Page};
 
 /// Results kept in memory before the oldest way of forgetting is used: all at once.
 const IN_MEMORY: usize = 4096;
@@ -130,7 +131,7 @@ impl Reader {
         };
         if let Some((file, bytes)) = self.file(page).zip(serde_json::to_vec(&stored).ok()) {
             // The cache is a convenience: where it cannot be written, the next run reads the picture again.
-            let _ = atomic::write(&file, &bytes);
+            let _ = write_whole(&file, |out| out.write_all(&bytes));
         }
     }
 }

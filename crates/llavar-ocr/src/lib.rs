@@ -26,7 +26,6 @@
 
 #![forbid(unsafe_code)]
 
-mod atomic;
 pub mod bench;
 mod cache;
 mod engine;

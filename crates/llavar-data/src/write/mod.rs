@@ -2,9 +2,11 @@
 //!
 //! Files are written aside and renamed, so an interrupted run leaves the old file or none.
 
+mod atomic;
 mod parquet;
 mod webdataset;
 
+pub use atomic::write_whole;
 pub use parquet::write_parquet;
 pub use webdataset::write_webdataset;
 

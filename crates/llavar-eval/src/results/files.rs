@@ -1,6 +1,7 @@
 //! Reading and writing the files of a run folder.
 
 use super::{RunResult, SAMPLES_FILE, SCORED_FILE, ScoredRow};
+use llavar_data::write::write_whole;
 use serde::{Serialize, de::DeserializeOwned};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -116,28 +117,9 @@ fn write(
     path: &Path,
     body: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<(), ResultsError> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    // Several processes may finish a run at the same time.
-    name.push(format!(".{}.partial", std::process::id()));
-    let aside = path.with_file_name(name);
-    let done = || -> std::io::Result<()> {
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            std::fs::create_dir_all(parent)?;
-        }
-        let mut out = std::io::BufWriter::new(std::fs::File::create(&aside)?);
-        body(&mut out)?;
-        out.into_inner()
-            .map_err(|error| error.into_error())?
-            .sync_all()?;
-        std::fs::rename(&aside, path)
-    };
-    done().map_err(|source| {
-        // Best effort: the fault itself is what the caller must hear of.
-        let _ = std::fs::remove_file(&aside);
-        ResultsError::Write {
-            path: path.to_path_buf(),
-            source,
-        }
+    write_whole(path, body).map_err(|source| ResultsError::Write {
+        path: path.to_path_buf(),
+        source,
     })
 }
 

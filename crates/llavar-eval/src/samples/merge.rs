@@ -3,8 +3,8 @@
 use super::error::SampleError;
 use super::lines::{self, Recovery};
 use super::row::{SampleKey, SampleRow};
+use llavar_data::write::write_whole;
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What a merge found.
@@ -89,32 +89,15 @@ pub fn merge(
         .filter(|key| found.contains_key(key))
         .collect();
     merged.rows = rows.len();
-    write(&rows, out).map_err(|source| SampleError::Io {
+    write_whole(out, |file| {
+        rows.iter().try_for_each(|row| {
+            serde_json::to_writer(&mut *file, row)?;
+            file.write_all(b"\n")
+        })
+    })
+    .map_err(|source| SampleError::Io {
         path: out.to_path_buf(),
         source,
     })?;
     Ok(merged)
-}
-
-fn write(rows: &[SampleRow], out: &Path) -> std::io::Result<()> {
-    let mut name = out.file_name().unwrap_or_default().to_os_string();
-    name.push(".partial");
-    let aside = out.with_file_name(name);
-    let body = || {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(&aside)?);
-        for row in rows {
-            serde_json::to_writer(&mut file, row)?;
-            file.write_all(b"\n")?;
-        }
-        file.into_inner()
-            .map_err(|error| error.into_error())?
-            .sync_all()?;
-        std::fs::rename(&aside, out)
-    };
-    let done = body();
-    if done.is_err() {
-        // Best effort: the fault itself is what the caller must hear of.
-        let _ = std::fs::remove_file(&aside);
-    }
-    done
 }

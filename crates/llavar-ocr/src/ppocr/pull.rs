@@ -7,8 +7,10 @@ use std::{
     process::Command,
 };
 
+use llavar_data::write::write_whole;
+
 use super::models::{ModelFile, ModelSet, sha256};
-use crate::{OcrError, atomic, wheel};
+use crate::{OcrError, wheel};
 
 /// Files larger than this are no model of a set, bytes.
 const MOST_BYTES: u64 = 256 << 20;
@@ -69,7 +71,7 @@ pub fn from_path(set: &ModelSet, from: &Path, folder: &Path) -> Result<Vec<PathB
     for file in set.files {
         let path = folder.join(file.name);
         let bytes = found.get(file.name).map_or(&[][..], Vec::as_slice);
-        atomic::write(&path, bytes).map_err(|source| OcrError::Io {
+        write_whole(&path, |out| out.write_all(bytes)).map_err(|source| OcrError::Io {
             verb: "write",
             path: path.clone(),
             source,

@@ -23,6 +23,7 @@ pub(crate) mod train;
 
 use std::{fs, io::Write, path::Path};
 
+use llavar_data::write::write_whole;
 use llavar_model::weights::Dtype;
 use serde::Serialize;
 
@@ -85,24 +86,5 @@ fn print(text: impl AsRef<str>) -> Outcome {
 
 /// Writes a file aside and renames it, so that a reader never sees half of it.
 fn write_file(path: &Path, bytes: &[u8]) -> Outcome {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        #[cfg(unix)]
-        {
-            // Temporary files are private; a result is readable like any other file.
-            use std::os::unix::fs::PermissionsExt;
-            file.as_file()
-                .set_permissions(fs::Permissions::from_mode(0o644))?;
-        }
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|error| Failure::write(path, &error))
+    write_whole(path, |out| out.write_all(bytes)).map_err(|error| Failure::write(path, &error))
 }
