@@ -49,6 +49,8 @@ pub struct DeviceInfo {
     pub capability: (i32, i32),
     /// Multiprocessors.
     pub multiprocessors: usize,
+    /// Shared memory of a multiprocessor, bytes.
+    pub shared_memory: usize,
     /// Memory of the card, bytes.
     pub memory: usize,
     /// Driver interface, for example 13000 for CUDA 13.0.
@@ -279,6 +281,8 @@ impl DeviceInfo {
                 attribute(At::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
             ),
             multiprocessors: attribute(At::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+            shared_memory: attribute(At::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?
+                as usize,
             memory,
             driver,
             cublaslt,

@@ -243,6 +243,17 @@ impl Cuda {
                     kernel.name,
                 )?;
             }
+            // More than one such block is to fit on a multiprocessor.
+            if grid.shared > 32 << 10 {
+                check(
+                    cu::cuFuncSetAttribute(
+                        function,
+                        cu::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+                        100,
+                    ),
+                    kernel.name,
+                )?;
+            }
             check(
                 cu::cuLaunchKernelEx(
                     &config,

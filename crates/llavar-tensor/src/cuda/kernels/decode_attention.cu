@@ -1,12 +1,14 @@
 // One query a sequence over its cached keys and values: rotation, append to the cache, attention, merge.
 //
-// A block takes one key head, up to GQ of the query heads that share it, and a run of keys of one sequence. Runs
-// are made of chunks of 64 keys counted from the sequence's start, so that sums have the same order whatever else
-// is in the batch and however large the cache is. The block that ends last for its heads merges the runs, in order.
+// A block takes one key head, up to GQ of the query heads that share it, and a run of units of one sequence. A unit
+// is a chunk of 64 keys, counted from the sequence's start, or several in long texts; it is summed up by itself and
+// then joined to those before it, one after the other, by the block that has them all, or else by the one that ends
+// last for its heads. So sums have the same order whatever else is in the batch, however large the cache is and
+// however long the runs are.
 
 #define CHUNK 64
 #define THREADS 128
-#define MAX_PARTS 128
+#define MAX_UNITS 128
 
 struct Step {
     const T *q, *k, *v;              // rows of the projections, not rotated
@@ -18,23 +20,76 @@ struct Step {
     const int *positions, *slots;    // of each row; position -1: out of use
     int heads, kv_heads, dim, capacity, window;
     float scale;
-    float* part_out;                 // [rows, heads, gridDim.y, dim]
-    float2* part_stats;              // [rows, heads, gridDim.y]: largest score, sum of exponentials
+    int run, most_units;             // units of a block; of a sequence
+    float* part_out;                 // [rows, heads, most_units, dim]
+    float2* part_stats;              // [rows, heads, most_units]: largest score, sum of exponentials
     int* counters;                   // [rows, gridDim.x], zero between kernels
     T* out;                          // [rows, heads, dim]
 };
 
+// Vectors of eight that a thread has asked for and not used: keys, then values of a chunk. They wait in registers.
+template <int KEYS, int VALUES, bool STAGED> struct Ahead {
+    Eight keys[KEYS], values[VALUES];
+    DEVICE Ahead(uint4*, int, int) {}
+    DEVICE void turn() {}
+    DEVICE void ask_key(int i, const T* from, bool inside) { keys[i] = inside ? stream8(from) : eight_zeros(); }
+    DEVICE void ask_value(int i, const T* from, bool inside) { values[i] = inside ? stream8(from) : eight_zeros(); }
+    DEVICE void end_group() {}
+    DEVICE void await_keys() {}
+    DEVICE void await_values() {}
+    DEVICE const Eight& key(int i) const { return keys[i]; }
+    DEVICE const Eight& value(int i) const { return values[i]; }
+};
+#if T_IS_BF16
+// The same for two chunks in shared memory, one of them under way while the other is used. Only the thread that
+// asks for a vector reads it, so no barrier is needed.
+template <int KEYS, int VALUES> struct Ahead<KEYS, VALUES, true> {
+    uint4* slots;
+    int stage, own_values, line_size, now;
+    DEVICE Ahead(uint4* shared, int vectors, int lines)
+        : slots(shared + threadIdx.x), stage(KEYS * THREADS + CHUNK * vectors), own_values(KEYS * THREADS),
+          line_size(lines * vectors), now(0) {}
+    // What is asked for from here on goes to the other half; what is read comes from this one.
+    DEVICE void turn() { now ^= 1; }
+    DEVICE void ask_key(int i, const T* from, bool inside) {
+        start_copy16(slots + (now ^ 1) * stage + i * THREADS, from, inside);
+    }
+    DEVICE void ask_value(int i, const T* from, bool inside) {
+        start_copy16(slots + (now ^ 1) * stage + own_values + i * line_size, from, inside);
+    }
+    DEVICE void end_group() { end_copies(); }
+    // Behind the keys come their values and the next chunk's two groups.
+    DEVICE void await_keys() { await_copies_but<3>(); }
+    DEVICE void await_values() { await_copies_but<2>(); }
+    DEVICE Eight key(int i) const { return Eight{{slots[now * stage + i * THREADS]}}; }
+    DEVICE Eight value(int i) const { return Eight{{slots[now * stage + own_values + i * line_size]}}; }
+};
+#endif
+
+// How sums up to here fade and those of a unit count when the two are joined.
+struct Joint { float top, fade, gain; };
+DEVICE Joint join(float top_before, float top) {
+    const float now = fmaxf(top_before, top);
+    return {now, expf(top_before - now), expf(top - now)};
+}
+DEVICE float joined(float before, float fade, float x, float gain) { return __fmaf_rn(before, fade, __fmul_rn(x, gain)); }
+
 // Compiled for one WIDTH, which is the NV here. NV: vectors of eight of a head that each of four threads has, dim <= 32 NV.
-template <int NV, int GQ> DEVICE void attend(const Step& a) {
+template <int NV, int GQ, bool STAGED> DEVICE void attend(const Step& a) {
     constexpr int DIM = 32 * NV;
     // Value vectors of a thread in a chunk: THREADS / (dim / 8) keys are read at a time.
     constexpr int VALUES = NV == 1 ? 2 : NV == 2 ? 4 : NV == 3 ? 7 : NV == 4 ? 8 : 16;
-    __shared__ float sq[GQ][DIM], new_k[DIM], new_v[DIM], score[GQ][CHUNK];
+    // Outputs of a thread.
+    constexpr int OWN = (GQ * DIM + THREADS - 1) / THREADS;
+    extern __shared__ uint4 shared[];
+    __shared__ __align__(16) float sq[GQ][DIM], rows_of[GQ][THREADS * 8];
+    __shared__ float new_k[DIM], new_v[DIM], score[GQ][CHUNK];
     __shared__ float largest[GQ], total[GQ], factor[GQ];
-    __shared__ float rows_of[GQ][THREADS * 8];
-    __shared__ float weight[GQ][MAX_PARTS];
+    // Of the units up to here, joined: largest score, sum of exponentials; and how the last one was joined.
+    __shared__ float top[GQ], mass[GQ], fade[GQ], gain[GQ];
+    __shared__ float fades[GQ][MAX_UNITS], gains[GQ][MAX_UNITS], masses[GQ][MAX_UNITS];
     __shared__ int is_last;
-    const int t = threadIdx.x, lane = t & 31, warp = t >> 5, b = blockIdx.z, part = blockIdx.y;
+    const int t = threadIdx.x, lane = t & 31, warp = t >> 5, b = blockIdx.z;
     const int dim = a.dim, half = dim / 2, group = a.heads / a.kv_heads, subs = gridDim.x / a.kv_heads;
     const int kv = blockIdx.x / subs, first_q = blockIdx.x % subs * GQ, count = min(GQ, group - first_q);
     const int head0 = kv * group + first_q;
@@ -44,44 +99,50 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
     const int pos = a.positions[b];
     if (pos < 0 || pos >= a.capacity) {
         await_previous();
-        if (part == 0)
+        if (blockIdx.y == 0)
             for (int i = t; i < count * dim; i += THREADS) store(out + i, 0.f);
         return;
     }
     const int first = a.window >= 0 && pos > a.window ? pos - a.window : 0;
     const int chunk0 = first / CHUNK, chunks = pos / CHUNK - chunk0 + 1;
-    const int each = (chunks + MAX_PARTS - 1) / MAX_PARTS, parts = (chunks + each - 1) / each;
-    if (part >= parts) {
+    const int each = (chunks + MAX_UNITS - 1) / MAX_UNITS, units = (chunks + each - 1) / each;
+    int unit = blockIdx.y * a.run;
+    if (unit >= units) {
         await_previous();
         return;
     }
-    int chunk = chunk0 + part * each;
-    const int chunk_end = min(chunk + each, chunk0 + chunks);
+    const bool is_whole = units <= a.run;
+    int chunk = chunk0 + unit * each;
+    const int chunk_end = chunk0 + min((unit + a.run) * each, chunks);
 
     const i64 token = (i64)a.kv_heads * dim, start = (i64)a.slots[b] * a.capacity * token + kv * dim;
     const T *keys = a.k_cache + start, *values = a.v_cache + start;
     const int vectors = dim / 8, quarter = t & 3, key_of = t >> 2;
     const int column = t % vectors, line = t / vectors, lines = THREADS / vectors;
-    Eight ks[2][NV], vs[VALUES];
+    Ahead<2 * NV, VALUES, STAGED> ahead(shared, vectors, lines);
     // The newest key and value are not in the cache yet.
-    auto load = [&]() {
+    auto ask = [&](int chunk) {
         #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int j = chunk * CHUNK + key_of + 32 * i;
             #pragma unroll
             for (int n = 0; n < NV; n++) {
                 const int c = quarter + 4 * n;
-                ks[i][n] = j >= first && j < pos && c < vectors ? stream8(keys + j * token + c * 8) : eight_zeros();
+                const bool inside = j >= first && j < pos && c < vectors;
+                ahead.ask_key(i * NV + n, inside ? keys + j * token + c * 8 : keys, inside);
             }
         }
+        ahead.end_group();
         #pragma unroll
         for (int i = 0; i < VALUES; i++) {
             const int key = line + i * lines, j = chunk * CHUNK + key;
             const bool inside = line < lines && key < CHUNK && j >= first && j < pos;
-            vs[i] = inside ? stream8(values + j * token + column * 8) : eight_zeros();
+            if (!STAGED || (line < lines && key < CHUNK))
+                ahead.ask_value(i, inside ? values + j * token + column * 8 : values, inside);
         }
+        ahead.end_group();
     };
-    load();
+    ask(chunk);
     const bool is_long = pos + 1 > a.switch_at;
     const float* cosine = (is_long ? a.cos1 : a.cos0) + (i64)pos * half;
     const float* sine = (is_long ? a.sin1 : a.sin0) + (i64)pos * half;
@@ -117,17 +178,31 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
         }
     }
     if (t < GQ) {
-        largest[t] = -INFINITY;
-        total[t] = 0;
+        total[t] = mass[t] = 0;
+        top[t] = -INFINITY;
     }
-    float acc[GQ][8];
+    float acc[GQ][8], own[OWN];
     #pragma unroll
     for (int h = 0; h < GQ; h++)
         #pragma unroll
         for (int e = 0; e < 8; e++) acc[h][e] = 0;
+    #pragma unroll
+    for (int n = 0; n < OWN; n++) own[n] = 0;
+    const i64 first_unit = ((i64)b * a.heads + head0) * a.most_units;
     __syncthreads();
 
-    while (true) {
+    for (int in_unit = 0;; in_unit++) {
+        if (in_unit == each) in_unit = 0;
+        const bool is_first = in_unit == 0, is_end = in_unit + 1 == each || chunk + 1 == chunk_end;
+        ahead.turn();
+        if (STAGED) {
+            if (chunk + 1 < chunk_end) ask(chunk + 1);
+            else {
+                ahead.end_group();
+                ahead.end_group();
+            }
+        }
+        ahead.await_keys();
         #pragma unroll
         for (int i = 0; i < 2; i++) {
             const int key = key_of + 32 * i, j = chunk * CHUNK + key;
@@ -139,7 +214,7 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
                 const int c = quarter + 4 * n;
                 if (c < vectors) {
                     float v[8];
-                    widen(ks[i][n], v);
+                    widen(ahead.key(i * NV + n), v);
                     if (j == pos)
                         #pragma unroll
                         for (int e = 0; e < 8; e++) v[e] = new_k[c * 8 + e];
@@ -157,31 +232,39 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
             }
         }
         __syncthreads();
-        // Every chunk of a run has a key that is seen, so that the largest score is a number.
+        // Every chunk has a key that is seen, so that the largest score is a number.
         for (int h = warp; h < GQ; h += THREADS / 32) {
-            const float x = score[h][lane], y = score[h][lane + 32], before = largest[h];
-            const float top = fmaxf(before, warp_max(fmaxf(x, y)));
-            const float ex = expf(x - top), ey = expf(y - top), sum = warp_sum(ex + ey);
+            const float x = score[h][lane], y = score[h][lane + 32], before = is_first ? -INFINITY : largest[h];
+            const float most = fmaxf(before, warp_max(fmaxf(x, y)));
+            const float ex = expf(x - most), ey = expf(y - most), sum = warp_sum(ex + ey);
             score[h][lane] = ex;
             score[h][lane + 32] = ey;
             if (lane == 0) {
-                const float f = expf(before - top);
+                const float f = expf(before - most), all = __fmaf_rn(total[h], f, sum);
                 factor[h] = f;
-                total[h] = total[h] * f + sum;
-                largest[h] = top;
+                total[h] = all;
+                largest[h] = most;
+                if (is_end && is_whole) {
+                    const Joint joint = join(top[h], most);
+                    mass[h] = joined(mass[h], joint.fade, all, joint.gain);
+                    top[h] = joint.top;
+                    fade[h] = joint.fade;
+                    gain[h] = joint.gain;
+                }
             }
         }
         __syncthreads();
         #pragma unroll
         for (int h = 0; h < GQ; h++)
             #pragma unroll
-            for (int e = 0; e < 8; e++) acc[h][e] *= factor[h];
+            for (int e = 0; e < 8; e++) acc[h][e] = is_first ? 0.f : acc[h][e] * factor[h];
+        ahead.await_values();
         #pragma unroll
         for (int i = 0; i < VALUES; i++) {
             const int key = line + i * lines;
             if (line < lines && key < CHUNK) {
                 float v[8];
-                widen(vs[i], v);
+                widen(ahead.value(i), v);
                 if (chunk * CHUNK + key == pos)
                     #pragma unroll
                     for (int e = 0; e < 8; e++) v[e] = new_v[column * 8 + e];
@@ -193,67 +276,103 @@ template <int NV, int GQ> DEVICE void attend(const Step& a) {
                 }
             }
         }
-        if (++chunk == chunk_end) break;
-        load();
-        __syncthreads();
-    }
-    if (line < lines)
-        #pragma unroll
-        for (int h = 0; h < GQ; h++)
+        if (is_end) {
+            if (line < lines)
+                #pragma unroll
+                for (int h = 0; h < GQ; h++) {
+                    float4* to = (float4*)&rows_of[h][line * dim + column * 8];
+                    to[0] = make_float4(acc[h][0], acc[h][1], acc[h][2], acc[h][3]);
+                    to[1] = make_float4(acc[h][4], acc[h][5], acc[h][6], acc[h][7]);
+                }
+            __syncthreads();
             #pragma unroll
-            for (int e = 0; e < 8; e++) rows_of[h][line * dim + column * 8 + e] = acc[h][e];
-    __syncthreads();
-
-    const i64 first_part = ((i64)b * a.heads + head0) * gridDim.y;
-    for (int i = t; i < count * dim; i += THREADS) {
-        const int h = i / dim, d = i % dim;
-        float sum = 0;
-        for (int r = 0; r < lines; r++) sum += rows_of[h][r * dim + d];
-        if (parts == 1) store(out + i, sum / total[h]);
-        else a.part_out[(first_part + h * gridDim.y + part) * dim + d] = sum;
+            for (int n = 0; n < OWN; n++) {
+                const int i = t + n * THREADS, h = GQ == 1 ? 0 : i / dim, d = GQ == 1 ? i : i % dim;
+                if (i < count * dim) {
+                    float sum = 0;
+                    for (int r = 0; r < lines; r++) sum += rows_of[h][r * dim + d];
+                    if (is_whole) own[n] = joined(own[n], fade[h], sum, gain[h]);
+                    else a.part_out[(first_unit + h * a.most_units + unit) * dim + d] = sum;
+                }
+            }
+            if (!is_whole && t < count)
+                a.part_stats[first_unit + t * a.most_units + unit] = make_float2(largest[t], total[t]);
+            unit++;
+        }
+        if (++chunk == chunk_end) break;
+        if (!STAGED) ask(chunk);
+        // Scores and sums are read no more.
+        if (!is_end) __syncthreads();
     }
-    if (parts == 1) return;
-    if (t < count) a.part_stats[first_part + t * gridDim.y + part] = make_float2(largest[t], total[t]);
+    if (is_whole) {
+        #pragma unroll
+        for (int n = 0; n < OWN; n++) {
+            const int i = t + n * THREADS;
+            if (i < count * dim) store(out + i, own[n] / mass[GQ == 1 ? 0 : i / dim]);
+        }
+        return;
+    }
     __threadfence();
     __syncthreads();
     int* counter = a.counters + b * gridDim.x + blockIdx.x;
-    if (t == 0) is_last = atomicAdd(counter, 1) == parts - 1;
+    if (t == 0) is_last = atomicAdd(counter, 1) == (units + a.run - 1) / a.run - 1;
     __syncthreads();
     if (!is_last) return;
     __threadfence();
     for (int h = warp; h < count; h += THREADS / 32) {
-        const float* stats = (const float*)(a.part_stats + first_part + h * gridDim.y);
-        float top = -INFINITY, sum = 0;
-        for (int p = lane; p < parts; p += 32) top = fmaxf(top, fresh(stats + 2 * p));
-        top = warp_max(top);
-        for (int p = lane; p < parts; p += 32) {
-            const float w = expf(fresh(stats + 2 * p) - top);
-            weight[h][p] = w;
-            sum += w * fresh(stats + 2 * p + 1);
+        const float* stats = (const float*)(a.part_stats + first_unit + h * a.most_units);
+        float before = -INFINITY;
+        for (int u0 = 0; u0 < units; u0 += 32) {
+            const int u = u0 + lane;
+            const float most = u < units ? fresh(stats + 2 * u) : -INFINITY;
+            // The largest score up to each unit.
+            float upto = fmaxf(before, most);
+            #pragma unroll
+            for (int step = 1; step < 32; step *= 2) {
+                const float other = __shfl_up_sync(FULL, upto, step);
+                if (lane >= step) upto = fmaxf(upto, other);
+            }
+            const float left = __shfl_up_sync(FULL, upto, 1);
+            if (u < units) {
+                const Joint joint = join(lane ? left : before, most);
+                fades[h][u] = joint.fade;
+                gains[h][u] = joint.gain;
+                masses[h][u] = fresh(stats + 2 * u + 1);
+            }
+            before = __shfl_sync(FULL, upto, 31);
         }
-        sum = warp_sum(sum);
-        for (int p = lane; p < parts; p += 32) weight[h][p] /= sum;
     }
     __syncthreads();
     for (int i = t; i < count * dim; i += THREADS) {
         const int h = i / dim, d = i % dim;
-        const float* from = a.part_out + (first_part + h * gridDim.y) * dim + d;
-        float sum = 0;
+        const float* from = a.part_out + (first_unit + h * a.most_units) * dim + d;
+        float sum = 0, all = 0;
         #pragma unroll 4
-        for (int p = 0; p < parts; p++) sum += weight[h][p] * fresh(from + (i64)p * dim);
-        store(out + i, sum);
+        for (int u = 0; u < units; u++) {
+            const float fade = fades[h][u], gain = gains[h][u];
+            all = joined(all, fade, masses[h][u], gain);
+            sum = joined(sum, fade, fresh(from + (i64)u * dim), gain);
+        }
+        store(out + i, sum / all);
     }
     if (t == 0) *counter = 0;
 }
 
-#define ATTEND(GQ) \
-    KERNEL __launch_bounds__(THREADS) attend_##GQ(const T* q, const T* k, const T* v, int q_stride, \
+#define ATTEND(name, GQ, staged) \
+    KERNEL __launch_bounds__(THREADS) name(const T* q, const T* k, const T* v, int q_stride, \
         int kv_stride, T* k_cache, T* v_cache, const float* cos0, const float* sin0, const float* cos1, \
         const float* sin1, int switch_at, const int* positions, const int* slots, int heads, int kv_heads, int dim, \
-        int capacity, int window, float scale, float* part_out, float2* part_stats, int* counters, T* out) { \
-        attend<WIDTH, GQ>(Step{q, k, v, q_stride, kv_stride, k_cache, v_cache, cos0, sin0, cos1, sin1, switch_at, \
-            positions, slots, heads, kv_heads, dim, capacity, window, scale, part_out, part_stats, counters, out}); \
+        int capacity, int window, float scale, int run, int most_units, float* part_out, float2* part_stats, \
+        int* counters, T* out) { \
+        attend<WIDTH, GQ, staged>(Step{q, k, v, q_stride, kv_stride, k_cache, v_cache, cos0, sin0, cos1, sin1, \
+            switch_at, positions, slots, heads, kv_heads, dim, capacity, window, scale, run, most_units, part_out, \
+            part_stats, counters, out}); \
     }
-ATTEND(1)
-ATTEND(2)
-ATTEND(4)
+ATTEND(attend_1, 1, false)
+ATTEND(attend_2, 2, false)
+ATTEND(attend_4, 4, false)
+#if T_IS_BF16
+ATTEND(attend_runs_1, 1, true)
+ATTEND(attend_runs_2, 2, true)
+ATTEND(attend_runs_4, 4, true)
+#endif

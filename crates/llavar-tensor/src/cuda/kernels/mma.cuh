@@ -32,6 +32,9 @@ DEVICE void start_copy16(void* to, const void* from, bool inside) {
 }
 // Until the copies that this thread has started are done; others see them behind a barrier.
 DEVICE void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+// Ends a group of copies; waits for all groups but the last ones.
+DEVICE void end_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LAST> DEVICE void await_copies_but() { asm volatile("cp.async.wait_group %0;" ::"n"(LAST) : "memory"); }
 
 DEVICE float exp2_fast(float x) {
     float y;
