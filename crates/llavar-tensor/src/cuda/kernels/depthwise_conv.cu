@@ -45,11 +45,11 @@ DEVICE void wait_for_tiles() {
     __syncthreads();
 }
 
-// y = bias + correlation of x with w; w [49, C] in f32, bias may be null. Grid: tiles, groups of 64 channels,
-// images. A warp makes two rows of the tile, eight pixels of both at a time: every input row that it reads
-// serves both.
+// y = bias + correlation of x with w [C, 49], turned by 180 degrees for the gradient of the input; bias may be
+// null. Grid: tiles, groups of 64 channels, images. A warp makes two rows of the tile, eight pixels of both at a
+// time: every input row that it reads serves both.
 KERNEL __launch_bounds__(32 * CONV_WARPS, 2)
-conv7(const T* x, const float* w, const T* bias, T* y, int H, int W, int C) {
+conv7(const T* x, const T* w, const T* bias, T* y, int H, int W, int C, int turned) {
     extern __shared__ uint4 memory[];
     Pair* tile = (Pair*)memory;
     float2* filter = (float2*)(tile + (CONV_ROWS + 6) * SPAN * 32);
@@ -58,11 +58,25 @@ conv7(const T* x, const float* w, const T* bias, T* y, int H, int W, int C) {
     bool inside = c < C;
     i64 n = blockIdx.z;
     load_tile<CONV_ROWS + 6, SPAN>(tile, x, n, h0 - 3, w0 - 3, H, W, C, c0);
-    for (int tap = warp; tap < 49; tap += CONV_WARPS)
-        filter[tap * 32 + lane] = inside ? *(const float2*)(w + tap * C + c) : make_float2(0, 0);
+    // The filters of the channels lie one behind the other: they are read as they lie, and laid down as pairs of
+    // channels once all have taken theirs.
+    T* raw = (T*)filter;
+    for (int i = threadIdx.x; i < min(64, C - c0) * 49; i += 32 * CONV_WARPS) raw[i] = w[c0 * 49 + i];
     float2 start = make_float2(0, 0);
     if (bias && inside) start = make_float2(to_float(bias[c]), to_float(bias[c + 1]));
     wait_for_tiles();
+    constexpr int MINE = (49 + CONV_WARPS - 1) / CONV_WARPS;
+    float2 mine[MINE];
+    #pragma unroll
+    for (int i = 0; i < MINE; i++) {
+        int tap = min(warp + i * CONV_WARPS, 48), from = lane * 98 + (turned ? 48 - tap : tap);
+        mine[i] = inside ? make_float2(to_float(raw[from]), to_float(raw[from + 49])) : make_float2(0, 0);
+    }
+    __syncthreads();
+    #pragma unroll
+    for (int i = 0; i < MINE; i++)
+        if (warp + i * CONV_WARPS < 49) filter[(warp + i * CONV_WARPS) * 32 + lane] = mine[i];
+    __syncthreads();
     int row = warp * 2;
     #pragma unroll 1
     for (int left = 0; left < WIDTH; left += 8) {
@@ -165,7 +179,7 @@ conv7_weight_grad(const T* x, const T* dy, float* part, int N, int H, int W, int
     for (int t = warp; t < 50; t += GRAD_WARPS) *(float2*)(part + (blockIdx.x * 50ll + t) * C + c) = sums[t * 32 + lane];
 }
 
-// Filters [C, taps] as f32 [taps, C]; turned by 180 degrees for the gradient of the input.
+// Filters [C, taps] as f32 [taps, C] for filters of any size; turned as above.
 KERNEL pack_filter(const T* w, float* packed, int taps, int C, int turned) {
     EACH(i, (i64)taps * C) {
         int t = i / C;

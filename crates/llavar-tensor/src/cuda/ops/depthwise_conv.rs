@@ -136,23 +136,18 @@ impl Conv {
             dtype,
         } = self;
         let taps = k * k;
-        let mut packed = cuda.empty(&[taps, c], DType::F32)?;
-        cuda.launch(
-            &PACK_FILTER,
-            dtype,
-            Grid::items(taps * c),
-            args![
-                filters,
-                &mut packed,
-                taps as i32,
-                c as i32,
-                i32::from(turned)
-            ],
-        )?;
+        let turned = i32::from(turned);
         let mut out = cuda.empty(&[batch, h, w, c], dtype)?;
         let sizes = [h as i32, w as i32, c as i32];
         if !self.is_fast(&[x])? {
             let n = out.numel();
+            let mut packed = cuda.empty(&[taps, c], DType::F32)?;
+            cuda.launch(
+                &PACK_FILTER,
+                dtype,
+                Grid::items(taps * c),
+                args![filters, &mut packed, taps as i32, c as i32, turned],
+            )?;
             cuda.launch(
                 &CONV_ANY,
                 dtype,
@@ -171,7 +166,9 @@ impl Conv {
             &CONV7,
             dtype,
             Grid::cube([tiles, c.div_ceil(CHANNELS), batch], 32 * warps).shared(bytes),
-            args![x, &packed, bias, &mut out, sizes[0], sizes[1], sizes[2]],
+            args![
+                x, filters, bias, &mut out, sizes[0], sizes[1], sizes[2], turned
+            ],
         )?;
         Ok(out)
     }
