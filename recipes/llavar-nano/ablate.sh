@@ -15,8 +15,8 @@
 #             `llavar select` keeps (at most half), or on as many of chance
 #
 # A finished row is OUT/rows/ROW.json with its answers beside it, and is not made again. `ablation.py table OUT/rows`
-# prints the tables. LLAVAR names the program, DEVICE is cuda or cpu, WORKERS decode pictures, PAGES scales the synthetic sets,
-# BATCH is the samples of a step, LIMIT asks only the first questions of the real test parts.
+# prints the tables. LLAVAR names the program, DEVICE is cuda or cpu, WORKERS decode pictures, PAGES scales the
+# synthetic sets, BATCH is the samples of a step, LIMIT asks only the first questions of the real test parts.
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n '2,24s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,6 +25,7 @@ shift 3
 llavar=${LLAVAR:-llavar} device=${DEVICE:-cuda} workers=${WORKERS:-12} pages=${PAGES:-1} batch=${BATCH:-32}
 read_s=${READ:-60} ask_s=${ASK:-40} steps=${STEPS:-400} few=${FEW:-150}
 llavar=$(realpath "$(command -v "$llavar" || echo "$llavar")")
+[ -x "$llavar" ] || { echo "there is no program $llavar (LLAVAR names it)" >&2; exit 1; }
 mkdir -p "$out/rows" "$out/logs"; cd "$out"
 begin=$(date +%s)
 say() { echo "[$(($(date +%s) - begin)) s] $*"; }
@@ -43,12 +44,12 @@ for row in "${@:-all}"; do
   esac
 done
 
-# --- sets: drawn once, in the background while earlier rows train
+# --- sets: drawn once, in the background
 
 # name, pictures, seed, settings
 pages_of() {
   local name=$1 number seed=$3; number=$(awk "BEGIN { n = int($2 * $pages + 0.5); print n < 8 ? 8 : n }"); shift 3
-  [ -e "$name/card.json" ] || "$llavar" data synth --profile reading --out "$name" -n "$number" --seed "$seed" \
+  [ -e "$name/card.json" ] || nice -n 10 "$llavar" data synth --profile reading --out "$name" -n "$number" --seed "$seed" \
     --fonts "$data/fonts" --set corpus="$data/corpus.txt" --set grid=24 --jpeg 85 --force "$@" >"logs/$name.log" 2>&1
   touch "logs/$name.made"
 }
@@ -56,7 +57,11 @@ wait_for() {
   local name
   for name in "$@"; do
     until [ -e "logs/$name.made" ]; do
-      kill -0 "$drawing" 2>/dev/null || [ -e "logs/$name.made" ] || { cat "logs/$name.log" >&2; exit 1; }
+      kill -0 "$drawing" 2>/dev/null || [ -e "logs/$name.made" ] || {
+        tail -5 "logs/$name.log" >&2 || true
+        echo "the set $name could not be made" >&2
+        exit 1
+      }
       sleep 0.2
     done
   done
@@ -73,7 +78,7 @@ draw() {
     pages_of strings 8000 102 --split train "${words[@]}" --set 'letters=[1,7]'
     pages_of big_lines 16000 103 --split train --set "$lines" "${size[@]}" --set 'font_px=[44.0,140.0]'
     held_out
-    pages_of lines 20000 104 --split train --set "$asked" "${size[@]}" --set 'font_px=[20.0,90.0]' \
+    pages_of lines 16000 104 --split train --set "$asked" "${size[@]}" --set 'font_px=[20.0,90.0]' \
       --set self_explain=0.3
   else
     held_out
@@ -103,6 +108,7 @@ held_out() {
   touch logs/held_out.made
 }
 draw & drawing=$!
+trap 'kill "$drawing" 2>/dev/null || true' EXIT
 
 # --- training and its measure
 
@@ -180,10 +186,10 @@ tower() {
     python3 "$here/ablation.py" graft "$base" "$start.part"
     mv "$start.part" "$start"
   fi
-  wait_for words strings big_lines
+  # All of them, so that no row shares the processor with the drawing.
+  wait_for words strings big_lines lines held_out
   mixture $(read_of words 0.7) $(read_of strings 0.7) $(read_of big_lines 1)
   timed "$row-read" "$start" "$read_s" 1e-3 "${mix[@]}" "${set[@]}"
-  wait_for lines held_out
   mixture lines/data.json lines 1 $(read_of lines 0.7) $(read_of big_lines 0.2) $(read_of words 0.2)
   timed "$row" "$(newest "$row-read")" "$ask_s" 5e-4 "${mix[@]}" "${set[@]}"
   measure "$row" "$(newest "$row")"
