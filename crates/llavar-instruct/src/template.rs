@@ -60,7 +60,7 @@ fn is_text(line: &Line) -> bool {
 /// A text that runs up or down the picture, as the name of an axis: nothing stands beside it.
 fn is_turned(line: &Line) -> bool {
     let [x1, y1, x2, y2] = line.bounds();
-    line.text.chars().count() > 3 && y2 - y1 > 1.5 * (x2 - x1)
+    line.text.chars().count() >= 3 && y2 - y1 > 1.5 * (x2 - x1)
 }
 
 fn height(line: &Line) -> f64 {

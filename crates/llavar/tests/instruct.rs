@@ -308,6 +308,27 @@ fn text_is_read_by_what_is_there_and_a_broken_picture_is_told() {
 }
 
 #[test]
+fn tokens_that_the_server_does_not_count_are_told_as_estimates() {
+    let world = world("instruct_uncounted", 2);
+    let server = StubServer::start(|request| {
+        let message = json!({"role": "assistant", "content": answer(request)});
+        Reply::Json(json!({"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}))
+    })
+    .unwrap();
+    let told = world.run(&RUN, &["--endpoint", &server.url()]).ok();
+    assert_eq!(
+        told.matches("; the tokens of 2 are estimated").count(),
+        2,
+        "{told}"
+    );
+    let card = fs::read_to_string(world.path("run/README.md")).unwrap();
+    assert!(
+        card.contains("the tokens of 4 answers: they are estimated"),
+        "{card}"
+    );
+}
+
+#[test]
 fn selection_is_the_last_filter() {
     let world = with_pictures(World::new("instruct_select"), 6);
     let args = [

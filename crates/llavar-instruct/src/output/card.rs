@@ -291,6 +291,17 @@ impl Card {
         if self.ledger.rows.is_empty() {
             out += "| none | | | | | | | |\n";
         }
+        let estimated: u64 = self
+            .ledger
+            .rows
+            .iter()
+            .map(|row| row.estimated_answers)
+            .sum();
+        if estimated > 0 {
+            out += &format!(
+                "\nThe server did not count the tokens of {estimated} answers: they are estimated from the length.\n"
+            );
+        }
         out
     }
 }

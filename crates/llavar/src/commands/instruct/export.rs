@@ -112,7 +112,7 @@ pub(super) fn summary(run: &Path, card: &Card) -> String {
     }
     for row in &card.ledger.rows {
         text += &format!(
-            "  {:>7} answers of {} for {}: {} + {} tokens{}{}\n",
+            "  {:>7} answers of {} for {}: {} + {} tokens{}{}{}\n",
             row.answers,
             row.model,
             row.step,
@@ -120,6 +120,10 @@ pub(super) fn summary(run: &Path, card: &Card) -> String {
             row.completion_tokens,
             row.usd
                 .map_or(String::new(), |usd| format!(", {usd:.4} USD")),
+            match row.estimated_answers {
+                0 => String::new(),
+                n => format!("; the tokens of {n} are estimated"),
+            },
             match row.in_doubt {
                 0 => String::new(),
                 n => format!("; {n} requests in doubt may have been charged too"),
