@@ -116,8 +116,7 @@ pub(super) fn names_a_fact(duo: &Duo, evidence: &Evidence) -> Result<(), Broken>
 /// question, as "recipients" is of "recipient". Where the fact is a number, the words around it do not show it.
 fn telling<'a>(fact: &'a [String], duo: &Duo) -> Vec<&'a String> {
     let question = words(&duo.extractive_question);
-    let number = |word: &&&String| word.contains(|c: char| c.is_ascii_digit());
-    let numbers: Vec<&String> = fact.iter().filter(|word| number(&word)).collect();
+    let numbers: Vec<&String> = fact.iter().filter(|word| is_number(word)).collect();
     if !numbers.is_empty() {
         return numbers;
     }
@@ -127,6 +126,12 @@ fn telling<'a>(fact: &'a [String], duo: &Duo) -> Vec<&'a String> {
         true => fact.iter().collect(),
         false => telling,
     }
+}
+
+/// Whether a word is an amount, a date or another number: at least half digits. "MP3" is a name.
+fn is_number(word: &str) -> bool {
+    let digits = word.chars().filter(char::is_ascii_digit).count();
+    digits > 0 && digits >= word.chars().filter(|c| c.is_alphabetic()).count()
 }
 
 /// The explanation quotes something, and what it quotes, or the line of which that is a part, holds a telling
@@ -145,17 +150,13 @@ pub(super) fn quotes_support(duo: &Duo, evidence: &Evidence, least: f64) -> Resu
     let fact = fact(duo, evidence);
     let held = |word: &&String| quoted.has_word(word) || numbers::is_known(word, &quoted);
     let telling = telling(&fact, duo);
-    let is_number = telling
-        .iter()
-        .any(|word| word.contains(|c: char| c.is_ascii_digit()));
-    let missing: Vec<&str> = match is_number {
+    let missing: Vec<&str> = match telling.iter().any(|word| is_number(word)) {
         false if telling.iter().any(held) => Vec::new(),
         false => fact.iter().map(String::as_str).collect(),
-        true => telling
-            .iter()
-            .filter(|word| !held(word))
-            .map(|word| word.as_str())
-            .collect(),
+        true => {
+            let lost = telling.iter().filter(|word| !held(word));
+            lost.map(|word| word.as_str()).collect()
+        }
     };
     if missing.is_empty() {
         return Ok(());
@@ -242,6 +243,14 @@ mod tests {
         ] {
             let found = quotes_support(&duo(all, explanation), &evidence, 0.8);
             assert_eq!(found.is_ok(), right, "{explanation}");
+        }
+        let shop = page(&["MP3 Player", "RM40.00"]);
+        for (quote, right) in [("RM40.00", true), ("MP3 Player", false)] {
+            let told = duo(
+                "The MP3 player costs RM40.00.",
+                &format!("\"{quote}\" says it."),
+            );
+            assert_eq!(quotes_support(&told, &shop, 0.8).is_ok(), right, "{quote}");
         }
         let list = page(&["Recipient(s):", "Mr. Arthur Golden"]);
         let mut duo_of_list = duo(
