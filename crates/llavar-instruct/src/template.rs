@@ -291,6 +291,22 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
         .map(move |word| word.trim_matches(marks).trim_end_matches('.'))
 }
 
+/// Day, month and a year of four digits, in any usual order; a telephone number is none.
+fn is_date(word: &str, mark: char) -> bool {
+    let part = |text: &str| {
+        let is_number = text.len() <= 4 && text.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| text.parse::<u32>().ok()).flatten()
+    };
+    let parts: Option<Vec<u32>> = word.split(mark).map(part).collect();
+    let (year, others) = match parts.as_deref() {
+        Some(&[year, a, b]) if year > 31 => (year, [a, b]),
+        Some(&[a, b, year]) => (year, [a, b]),
+        _ => return false,
+    };
+    let days = others.iter().all(|n| (1..=31).contains(n));
+    (1900..2100).contains(&year) && days && others.iter().any(|n| *n <= 12)
+}
+
 struct Form {
     name: &'static str,
     is: fn(&str) -> bool,
@@ -314,13 +330,7 @@ const FORMS: [Form; 5] = [
     },
     Form {
         name: "date",
-        is: |word| {
-            let parts: Vec<&str> = word.split(['/', '-', '.']).collect();
-            let numbers = parts
-                .iter()
-                .all(|p| (1..=4).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()));
-            parts.len() == 3 && numbers && parts.iter().any(|p| p.len() == 4)
-        },
+        is: |word| ['/', '-', '.'].iter().any(|mark| is_date(word, *mark)),
     },
     Form {
         name: "time",
@@ -412,6 +422,24 @@ mod tests {
             ),
             "{caption}"
         );
+    }
+
+    #[test]
+    fn dates() {
+        let date = FORMS.iter().find(|form| form.name == "date").unwrap();
+        for (word, is_one) in [
+            ("12/03/2018", true),
+            ("2018-03-31", true),
+            ("31.12.1999", true),
+            ("415/986-5566", false),
+            ("555-019-2018", false),
+            ("31/31/2018", false),
+            ("1/2/3", false),
+            ("10.0.0.1", false),
+            ("//2018", false),
+        ] {
+            assert_eq!((date.is)(word), is_one, "{word}");
+        }
     }
 
     #[test]
