@@ -13,6 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 data=$(realpath "$1") out=$2
 llavar=${LLAVAR:-llavar} ranks=${RANKS:-1} workers=${WORKERS:-12} pages=${PAGES:-1}
 llavar=$(realpath "$(command -v "$llavar" || echo "$llavar")")
+export LLAVAR=$llavar
 mkdir -p "$out"; cd "$out"
 real=$data/real
 
@@ -124,4 +125,48 @@ phase answer3 answer2/model 4520 8e-4 cosine 32 "${mix[@]}"
 answers reading3 0.35 0.5 0.5 0.25 0.01 6 2.5 2.5 0.15 0.3
 phase answer4 answer3/model 3510 7e-4 cosine 32 "${mix[@]}"
 [ -e averaged ] || python3 "$here/average.py" answer3/model answer4/model averaged
-echo "the model is $out/averaged; llavar model quantize makes it the folder that is shipped"
+
+# 768 px again, with pictures that fit (their border cut off, the rest stretched), and one way of answering each field.
+[ -e fitted ] || { cp -r averaged fitted.part
+  sed -i 's/"input_image_size": 1024/"input_image_size": 768/' fitted.part/config.json; mv fitted.part fitted; }
+[ -e "$real/cells24.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "$real/cells24.json" --grid 24
+fit=(--set grid_fit=true --set short_answers=0 --set self_explain=0.25)
+# number of a draw: its sets
+draw() {
+  local n=$1
+  [ -e "crops$n.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "crops$n.json" --grid 24 --crops 12 --seed "$n"
+  [ -e "forms$n.json" ] || python3 "$here/scramble.py" "$corpus" "forms$n.json" "$real/funsd-ask-ocr.json" \
+    -n "$(count 60000)" --seed "$n"
+  [ -e "scrambled$n.json" ] || python3 "$here/scramble.py" "$corpus" "scrambled$n.json" \
+    "$real"/{sroie,funsd,chartqa}-ask-ocr.json -n "$(count 50000)" --seed "1$n"
+  [ -e "copy$n.json" ] || python3 "$here/copy_pages.py" "$corpus" "copy$n.json" -n "$(count 30000)" --seed "$n"
+  pages_of "photos$n" 30000 "3$n" "$corpus" 24 "${fit[@]}" --set 'kinds=["word"]' --set 'width=[96,384]' \
+    --set 'height=[96,160]' "${rough[@]}"
+  [ -e "photos$n/small.json" ] || python3 "$here/small_words.py" "photos$n" --seed "$n"
+  [ -e "photos$n/prefix.json" ] || "$llavar" data prefix "photos$n/small.json" --ocr "sidecar:photos$n/words.jsonl" \
+    --errors 0.06 --out "photos$n/prefix.json"
+  pages_of "fit$n" 50000 "4$n" "$corpus" 24 "${fit[@]}"; with_text "fit$n"
+  pages_of "random$n" 20000 "5$n" "$letters" 24 "${fit[@]}" --set "$random" "${large[@]}" --set 'font_px=[10.0,60.0]'
+  pages_of "fine$n" 24000 "6$n" "$corpus" 24 "${fit[@]}" "${large[@]}" --set 'font_px=[10.0,50.0]' \
+    --set 'kinds=["text","entries","entries","slip","slip","slip","form","receipt","table","note"]'
+}
+# number of a draw, weights of the real questions without and with text: its mixture
+fitting() {
+  local n=$1
+  mixture "scrambled$n.json" . 0.3 "forms$n.json" . 0.7 "crops$n.json" . 1 "crops$n-asked.json" . 3 \
+    "$real/cells24.json" "$photos" 3 "$real/plain.json" "$photos" "$2" "$real/prefix.json" "$photos" "$3" \
+    "photos$n/small.json" "photos$n" 0.8 "photos$n/prefix.json" "photos$n" 0.2 "copy$n.json" . 0.15 \
+    $(read_of "fit$n") 0.2 "fit$n/data.json" "fit$n" 0.4 "fit$n/prefix.json" "fit$n" 0.4 $(read_of "random$n") 0.6 \
+    $(read_of "fine$n") 0.8
+  mix+=(--set image_aspect_ratio=fit)
+}
+draw 5; fitting 5 1 1
+phase answer5 fitted 12790 8e-4 constant_with_warmup 32 "${mix[@]}"
+fitting 5 2 2
+phase answer6 answer5/model 8910 8e-4 cosine 32 "${mix[@]}"
+draw 7; fitting 7 1.5 1.5
+phase answer7 answer6/model 14270 8e-4 constant_with_warmup 32 "${mix[@]}"
+fitting 7 2 2
+phase answer8 answer7/model 10880 8e-4 cosine 32 "${mix[@]}"
+[ -e final ] || python3 "$here/average.py" answer6/model answer8/model final
+echo "the model is $out/final; llavar model quantize makes it the folder that is shipped"
