@@ -6,13 +6,13 @@ use crate::{document::Picture, page::Item};
 
 /// What stands for a cell without a letter.
 const BLANK: char = ' ';
-/// Side of the square in which cells are found, px; any grid of a model divides it finely.
-const SIDE: usize = 4096;
+/// Side of a cell, px: the stride of the slow path. How far a small picture is enlarged depends on the square's side.
+const CELL: usize = 32;
 
-/// Where the picture lies in the square that a model sees, fitted or padded on both sides.
-pub(crate) fn placement(picture: &Picture, fit: bool) -> Placement {
+/// Where the picture lies in the square of `side * side` cells that a model sees, fitted or padded on both sides.
+pub(crate) fn placement(picture: &Picture, fit: bool, side: u32) -> Placement {
     if fit {
-        return Placement::fit(&picture.to_rgb(), SIDE);
+        return Placement::fit(&picture.to_rgb(), CELL * side as usize);
     }
     let (width, height) = (picture.width as usize, picture.height as usize);
     let side = width.max(height);
@@ -83,7 +83,7 @@ mod tests {
 
     /// Cells over a padded white picture.
     fn padded(items: &[Item], width: u32, height: u32, side: u32) -> String {
-        cells(items, &placement(&white(width, height), false), side)
+        cells(items, &placement(&white(width, height), false, side), side)
     }
 
     fn white(width: u32, height: u32) -> Picture {
@@ -110,11 +110,11 @@ mod tests {
             letter('b', 200.0, 100.0, 360.0, 180.0),
         ];
         assert_eq!(
-            cells(&items, &placement(&page, false), 4),
+            cells(&items, &placement(&page, false, 4), 4),
             "    AAbb        "
         );
         assert_eq!(
-            cells(&items, &placement(&page, true), 4),
+            cells(&items, &placement(&page, true, 16), 4),
             "    AAbbAAbb    "
         );
     }

@@ -272,7 +272,7 @@ fn finish(mut page: Page<'_>, warped: bool) -> Document {
         pixels,
     };
     let cells = (config.grid > 0).then(|| {
-        let place = cells::placement(&image, config.grid_fit);
+        let place = cells::placement(&image, config.grid_fit, config.grid);
         cells::cells(&page.items, &place, config.grid)
     });
     Document {
