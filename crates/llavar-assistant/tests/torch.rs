@@ -12,6 +12,8 @@ use std::{
 
 use llavar_assistant::Assistant;
 use llavar_data::tokenizer::{BpeOptions, train_bpe};
+use llavar_image::{Aspect, DecodeLimits, ImageProcessor, decode_file, encode_png};
+use llavar_model::config::ImageAspectRatio;
 use llavar_model::{
     LlavaModel,
     config::{Pathways, Preset},
@@ -55,6 +57,17 @@ fn apart(python: &str, folder: &Path) -> (f32, f32) {
     let logits = model.logits(&tape, &hidden.unwrap()).unwrap();
 
     let work = tempfile::tempdir().unwrap();
+    // A model that fits its pictures: the other side is given the square as it was placed.
+    let fitted = work.path().join("fitted.png");
+    let given = if model.config.image_aspect_ratio == ImageAspectRatio::Fit {
+        let image = decode_file(&picture, &DecodeLimits::default()).unwrap();
+        let processor = ImageProcessor::new(model.image_size().unwrap(), Aspect::Fit);
+        let seen = processor.to_square(&image).unwrap();
+        fs::write(&fitted, encode_png(&seen).unwrap()).unwrap();
+        &fitted
+    } else {
+        &picture
+    };
     let (list, out) = (
         work.path().join("ids.json"),
         work.path().join("out.safetensors"),
@@ -62,7 +75,7 @@ fn apart(python: &str, folder: &Path) -> (f32, f32) {
     fs::write(&list, serde_json::to_string(&ids).unwrap()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torch/llavar2.py");
     let run = Command::new(python)
-        .args([&script, folder, &picture, &list, &out])
+        .args([&script, folder, given, &list, &out])
         .output()
         .unwrap();
     assert!(
