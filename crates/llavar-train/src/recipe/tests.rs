@@ -111,7 +111,7 @@ fn all_bad_values_are_listed_with_what_is_allowed() {
     assert!(
         error
             .to_string()
-            .contains("= stretch, allowed: pad, square")
+            .contains("= stretch, allowed: pad, fit, square")
     );
 }
 
