@@ -116,7 +116,7 @@ pub enum ImageError {
         /// Height, px.
         height: usize,
     },
-    /// An image aspect other than `pad` or `square`.
+    /// An image aspect other than `pad`, `fit` or `square`.
     #[error("unknown image aspect {got:?}, expected \"pad\", \"fit\" or \"square\"")]
     BadAspect {
         /// The word given.

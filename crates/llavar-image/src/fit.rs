@@ -8,9 +8,8 @@
 //! What the border is: on the picture shrunk to [`SIDE`] px, edges of more than [`CONTRAST`] grey levels are joined
 //! along rows over gaps of [`GAP`] px, and pieces of at least [`SMALL`] px on a side are content; specks are not, nor
 //! are pieces that touch a margin and lie within [`EDGE`] of margins with all they have, as the shadow of a scanner's
-//! lid does. A picture
-//! without any content is taken whole. On 399 scanned receipts and 174 forms this cuts one of 47,000 labelled lines
-//! and words.
+//! lid does. A picture without any content is taken whole. Of the labelled lines and words of 797 scanned
+//! receipts and 174 forms this cuts 16 of 69,632.
 
 use std::ops::Range;
 
@@ -226,8 +225,9 @@ fn luma(pixel: &[u8]) -> u64 {
 struct Piece {
     x: Range<usize>,
     y: Range<usize>,
-    /// Whether it touches a margin, and lies near margins with all that it has.
+    /// Whether all of it lies near margins.
     frame: bool,
+    /// Whether some of it touches a margin.
     touches: bool,
 }
 

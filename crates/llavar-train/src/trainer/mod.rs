@@ -260,17 +260,24 @@ impl Trainer {
         }
         while self.state.step < self.plan.total_steps() {
             if let Some(outcome) = self.run_stretch(observer, stop)? {
+                self.tell_of_samples(observer);
                 return Ok(outcome);
             }
         }
-        if let Some(summary) = self.cuts.summary() {
-            observer.on_warning(&summary);
-        }
+        self.tell_of_samples(observer);
         let model = self.finish(observer)?;
         Ok(Outcome::Finished {
             step: self.state.step,
             model,
         })
+    }
+
+    /// Says of which samples the run had a part alone, or nothing.
+    fn tell_of_samples(&self, observer: &mut dyn Observer) {
+        let summaries = [self.cuts.summary(), self.quarantine.summary()];
+        for summary in summaries.into_iter().flatten() {
+            observer.on_warning(&summary);
+        }
     }
 
     /// Steps up to the end of the run, or up to a spike after which the run goes back. The outcome where `stop`

@@ -96,8 +96,8 @@ impl Trainer {
         // From here to the first collective operation an error is the same on all ranks.
         self.agreed = true;
         for fault in std::mem::take(&mut all.faults) {
-            if !self.quarantine.bad().contains(&fault.index) {
-                observer.on_warning(&format!("{fault}; the next sample stands in"));
+            if let Some(warning) = self.quarantine.warning(&fault) {
+                observer.on_warning(&warning);
             }
             if let Err(error) = self.quarantine.add(fault) {
                 // Writing the list fails on rank 0 alone; the limit is reached on all.
