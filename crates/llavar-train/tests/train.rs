@@ -161,7 +161,10 @@ fn bad_samples_stop_the_run_or_are_put_aside() {
         "b",
         &["on_bad_sample=skip", "image_cache_bytes=1000000"],
     );
-    assert_eq!(run.warnings.len(), 2, "{:?}", run.warnings);
+    // The two, and how many there were.
+    assert_eq!(run.warnings.len(), 3, "{:?}", run.warnings);
+    let said = run.warnings.last().unwrap();
+    assert!(said.starts_with("2 samples could not be used"), "{said}");
     let list = fs::read_to_string(world.path("b/quarantine.jsonl")).unwrap();
     let mut ids: Vec<String> = list
         .lines()
