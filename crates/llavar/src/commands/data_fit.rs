@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Pictures, or folders of pictures.
     #[arg(required = true)]
     images: Vec<PathBuf>,
-    /// Side of the square, px.
+    /// Side of the square, px: `input_image_size` of the model.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u16).range(32..=8192))]
     size: u16,
     /// Print one JSON object a picture and line of output, rectangles as [left, top, width, height], px.
