@@ -6,6 +6,7 @@ mod packing;
 mod select;
 mod train;
 mod update;
+mod words;
 
 use std::{
     sync::Arc,
@@ -199,6 +200,10 @@ impl Bench<'_> {
         let model = LlavaModel::init(self.config.clone(), 0)?;
         model.to_device(self.device, precision)?;
         Ok(model)
+    }
+
+    fn words(&self) -> words::Words {
+        words::Words::of(&self.config)
     }
 
     fn peak_gib(&self) -> f64 {

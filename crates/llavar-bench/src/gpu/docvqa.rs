@@ -107,7 +107,8 @@ impl Bench<'_> {
         let pictures: Vec<Tensor> = (0..PICTURES)
             .map(|i| features.narrow(i * positions, positions))
             .collect::<std::result::Result<_, _>>()?;
-        let word = |i: usize, j: usize| ((i * 7919 + j * 104_729 + batch * 31) % 32_000) as i32;
+        let words = self.words();
+        let word = |i: usize, j: usize| words.id(batch * (1 + PICTURES * QUESTIONS) + i, j);
         let texts: Vec<Vec<i32>> = (0..PICTURES * QUESTIONS)
             .map(|i| {
                 let before = (0..BEFORE).map(|j| word(0, j));

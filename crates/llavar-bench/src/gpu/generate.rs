@@ -82,9 +82,9 @@ impl Bench<'_> {
 
     /// Seconds for answers of `new` ids to `count` prompts, the fastest of some runs.
     fn seconds(&self, model: &LlavaModel, count: usize, new: usize, runs: usize) -> Result<f64> {
-        let word = |i: usize, j: usize| ((i * 7919 + j * 104_729) % 32_000) as i32;
+        let words = self.words();
         let ids: Vec<Vec<i32>> = (0..count)
-            .map(|i| (0..PROMPT).map(|j| word(i, j)).collect())
+            .map(|i| (0..PROMPT).map(|j| words.id(i, j)).collect())
             .collect();
         let prompts: Vec<Prompt<'_>> = ids
             .iter()

@@ -10,7 +10,7 @@ use llavar_data::{packing::pack_in_windows, sampler::epoch_permutation};
 use llavar_model::{Checkpointing, LlavaModel};
 use llavar_tensor::{PixelLevels, Segments, Tape, Tensor, optim::Precision};
 
-use super::{Bench, Result, update::Update};
+use super::{Bench, Result, update::Update, words::Words};
 use crate::{Row, flops};
 
 /// Text tokens, supervised tokens and pictures of real samples: conversations about receipts (SROIE 2019, short
@@ -106,11 +106,11 @@ fn micro_batches(samples: &[Sample], layout: Layout, picture: usize) -> Result<V
 }
 
 /// Ids, labels and segments of a micro-batch.
-fn stream(micro: &Micro, picture: usize) -> (Vec<i32>, Vec<i32>, Segments) {
+fn stream(micro: &Micro, picture: usize, words: Words) -> (Vec<i32>, Vec<i32>, Segments) {
     let (mut ids, mut labels, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
     for (n, sample) in micro.samples.iter().enumerate() {
         let begun = ids.len();
-        let word = |i: usize| ((n * 7919 + i * 104_729) % 32_000) as i32;
+        let word = |i: usize| words.id(n, i);
         let before = sample.text.min(20);
         ids.extend((0..before).map(word));
         ids.extend(std::iter::repeat_n(IMAGE, sample.images * picture));
@@ -140,6 +140,7 @@ impl Bench<'_> {
         let levels: PixelLevels =
             std::array::from_fn(|_| std::array::from_fn(|v| v as f32 / 128.0 - 1.0));
         let mut update = Update::new(self.device, model, precision)?;
+        let words = self.words();
         let samples = samples();
         let useful: usize = samples.iter().map(|s| s.text + s.images * picture).sum();
         let mut padded_rate = None;
@@ -161,7 +162,7 @@ impl Bench<'_> {
                 for group in all.chunks(per_update) {
                     update.zero_grad();
                     for micro in group {
-                        let (ids, labels, segments) = stream(micro, picture);
+                        let (ids, labels, segments) = stream(micro, picture, words);
                         if count {
                             computed += ids.len();
                             let lengths: Vec<usize> = segments.ranges().map(|r| r.len()).collect();
@@ -232,23 +233,28 @@ impl Bench<'_> {
 
 #[cfg(test)]
 mod tests {
+    use llavar_model::config::Preset;
+
     use super::*;
 
     #[test]
     fn every_layout_has_all_samples_and_padding_counts_for_nothing() {
         let samples = samples();
         assert_eq!(samples.len(), MEASURED);
+        let config = Preset::Nano768.config(None).unwrap();
+        let (words, vocab) = (Words::of(&config), config.llm.vocab_size as i32);
         let sum = |f: fn(&Sample) -> usize| samples.iter().map(f).sum::<usize>();
         let useful = sum(|s| s.text + s.images * 576);
         for layout in Layout::ALL {
             let all = micro_batches(&samples, layout, 576).unwrap();
             let (mut tokens, mut images, mut taught, mut rows) = (0, 0, 0, 0);
             for micro in &all {
-                let (ids, labels, segments) = stream(micro, 576);
+                let (ids, labels, segments) = stream(micro, 576, words);
                 assert_eq!(
                     (ids.len(), labels.len()),
                     (segments.total(), segments.total())
                 );
+                assert!(ids.iter().chain(&labels).all(|id| *id < vocab));
                 tokens += ids.len();
                 images += ids.iter().filter(|id| **id == IMAGE).count();
                 taught += labels.iter().filter(|l| **l >= 0).count();

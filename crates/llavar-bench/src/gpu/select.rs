@@ -6,7 +6,7 @@ use llavar_model::{LlavaModel, SharedPrefixes};
 use llavar_select::span_losses;
 use llavar_tensor::Tape;
 
-use super::{Bench, BenchError, Result};
+use super::{Bench, BenchError, Result, words::Words};
 use crate::{Row, flops};
 
 /// Pictures of a pass.
@@ -27,12 +27,12 @@ struct Texts {
 impl Texts {
     /// Every pair without picture (two losses), its answer alone, with its picture, and behind the first
     /// pair of its duo.
-    fn new(pictures: usize, positions: usize) -> Self {
+    fn new(pictures: usize, positions: usize, words: Words) -> Self {
         let mut new = Self {
             ids: Vec::new(),
             spans: Vec::new(),
         };
-        let system: Vec<i32> = (0..SYSTEM).map(|j| word(0, j)).collect();
+        let system: Vec<i32> = (0..SYSTEM).map(|j| words.id(0, j)).collect();
         let mut number = 0;
         for picture in 0..pictures {
             let view = vec![-1 - picture as i32; positions];
@@ -41,12 +41,10 @@ impl Texts {
                 let pairs: Vec<[Vec<i32>; 2]> = (0..2)
                     .map(|_| {
                         number += 1;
-                        let words =
-                            |from: usize, n: usize| (from..from + n).map(|j| word(number, j));
-                        [
-                            words(0, QUESTION).collect(),
-                            words(QUESTION, ANSWER).collect(),
-                        ]
+                        let run = |from: usize, n: usize| {
+                            (from..from + n).map(|j| words.id(number, j)).collect()
+                        };
+                        [run(0, QUESTION), run(QUESTION, ANSWER)]
                     })
                     .collect();
                 for [question, answer] in &pairs {
@@ -76,10 +74,6 @@ impl Texts {
     }
 }
 
-fn word(i: usize, j: usize) -> i32 {
-    ((i * 7919 + j * 104_729) % 32_000) as i32
-}
-
 impl Bench<'_> {
     pub(super) fn select(
         &mut self,
@@ -88,7 +82,7 @@ impl Bench<'_> {
     ) -> Result<()> {
         progress("scores of duos");
         let positions = model.tokens_per_image().unwrap_or(0);
-        let texts = Texts::new(PICTURES, positions);
+        let texts = Texts::new(PICTURES, positions, self.words());
         let duos = PICTURES * DUOS_OF_TWO / 2;
         let pixels = self.pixels(PICTURES)?.to_device(self.device)?;
         let pass = || -> Result<()> {
@@ -141,5 +135,22 @@ impl Bench<'_> {
         let scored: usize = texts.spans.iter().map(|(_, span)| span.len()).sum();
         let vision = PICTURES as f64 * flops::vision(&self.config);
         (tokens, llm + flops::head(&self.config, scored) + vision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llavar_model::config::Preset;
+
+    use super::*;
+
+    #[test]
+    fn texts_are_of_the_vocabulary_and_of_the_pictures() {
+        let config = Preset::Nano768.config(None).unwrap();
+        let texts = Texts::new(PICTURES, 576, Words::of(&config));
+        let rows = -(PICTURES as i32)..config.llm.vocab_size as i32;
+        assert!(texts.ids.iter().flatten().all(|id| rows.contains(id)));
+        // Two pairs a duo, each alone, its answer alone and with its picture, and the second behind the first.
+        assert_eq!(texts.ids.len(), PICTURES * DUOS_OF_TWO / 2 * 7);
     }
 }

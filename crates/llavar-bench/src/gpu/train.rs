@@ -5,7 +5,7 @@ use std::time::Instant;
 use llavar_model::{Checkpointing, LlavaModel};
 use llavar_tensor::{PixelLevels, Segments, Tape, Tensor, optim::Precision};
 
-use super::{Bench, Result, update::Update};
+use super::{Bench, Options, Result, update::Update, words::Words};
 use crate::{Row, flops};
 
 /// Id of an image position.
@@ -15,33 +15,38 @@ const IMAGE: i32 = -200;
 /// (41.6 GiB for the 3.8B shape) has room for.
 const KEPT: usize = 6;
 
-impl Bench<'_> {
-    /// One packed batch of samples: 20 ids, a picture, then the rest of the text, whose second half is
-    /// supervised.
-    fn batch(&self, model: &LlavaModel) -> (Vec<i32>, Vec<i32>, Segments) {
-        let (batch, text) = (self.options.batch, self.options.text);
-        let picture = model.tokens_per_image().unwrap_or(0);
-        let (mut ids, mut labels) = (Vec::new(), Vec::new());
-        for sample in 0..batch {
-            let word = |i: usize| ((sample * 7919 + i * 104_729) % 32_000) as i32;
-            let before = text.min(20);
-            ids.extend((0..before).map(word));
-            ids.extend(std::iter::repeat_n(IMAGE, picture));
-            ids.extend((before..text).map(word));
-            labels.extend(std::iter::repeat_n(-100, picture + text - text / 2));
-            labels.extend((text - text / 2..text).map(word));
-        }
-        let segments = Segments::from_lengths(vec![picture + text; batch]);
-        (ids, labels, segments)
+/// One packed batch of `samples` of `text` tokens and a picture of `picture` positions: 20 ids, the picture, then
+/// the rest of the text, whose second half is supervised.
+fn batch(
+    samples: usize,
+    text: usize,
+    picture: usize,
+    words: Words,
+) -> (Vec<i32>, Vec<i32>, Segments) {
+    let (mut ids, mut labels) = (Vec::new(), Vec::new());
+    for sample in 0..samples {
+        let word = |i: usize| words.id(sample, i);
+        let before = text.min(20);
+        ids.extend((0..before).map(word));
+        ids.extend(std::iter::repeat_n(IMAGE, picture));
+        ids.extend((before..text).map(word));
+        labels.extend(std::iter::repeat_n(-100, picture + text - text / 2));
+        labels.extend((text - text / 2..text).map(word));
     }
+    let segments = Segments::from_lengths(vec![picture + text; samples]);
+    (ids, labels, segments)
+}
 
+impl Bench<'_> {
     pub(super) fn train(
         &mut self,
         model: &LlavaModel,
         precision: Precision,
         progress: &mut impl FnMut(&str),
     ) -> Result<()> {
-        let (ids, labels, segments) = self.batch(model);
+        let picture = model.tokens_per_image().unwrap_or(0);
+        let Options { batch: n, text, .. } = *self.options;
+        let (ids, labels, segments) = batch(n, text, picture, self.words());
         // Pictures come as bytes, as from the loader; the values are looked up on the device.
         let shape = self.pixels(1)?.shape().to_vec();
         let shape = [self.options.batch, shape[1], shape[2], 3];
@@ -123,5 +128,31 @@ impl Bench<'_> {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use llavar_model::config::Preset;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_fits_the_smallest_shape() {
+        let config = Preset::Nano.config(None).unwrap();
+        let words = Words::of(&config);
+        let side = config.vision.as_ref().unwrap().input_image_size;
+        let model = LlavaModel::init(config, 0).unwrap();
+        let picture = model.tokens_per_image().unwrap();
+        let (ids, labels, segments) = batch(2, 24, picture, words);
+        assert_eq!(segments.total(), 2 * (24 + picture));
+        let pixels = Tensor::zeros(&[2, side, side, 3]);
+        let tape = Tape::inference();
+        let loss = model
+            .loss(&tape, &ids, &labels, &segments, Some(&pixels), false)
+            .unwrap();
+        let mean = loss.sum.value().item().unwrap() / 24.0;
+        // That of ids drawn evenly from 2,048, about.
+        assert!((mean - 7.6).abs() < 1.0, "{mean}");
     }
 }

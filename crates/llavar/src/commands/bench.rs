@@ -27,7 +27,7 @@ the rates measured on this card in the same run.\n\
 Example: llavar bench gpu --out benches/results/h100.json"
 )]
 pub(crate) struct GpuArgs {
-    /// Shape: nano, phi3.5-3.8b, llama3.1-8b or vicuna1.5-13b.
+    /// Shape: nano, nano-768, phi3.5-3.8b, llama3.1-8b or vicuna1.5-13b.
     #[arg(long, default_value = "phi3.5-3.8b")]
     preset: String,
     /// Rows: vision, generate, select (scores of duos), docvqa (document questions), train (bf16 states),
