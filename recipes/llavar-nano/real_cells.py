@@ -107,10 +107,8 @@ def rows(boxes):
     return [sorted(row) for row in out]
 
 
-def crop(job):
-    """A part of a picture: its boxes, or None where no gap between rows was found. The file is written."""
-    path, target, boxes, seed = job
-    rng = random.Random(seed)
+def part(image, boxes, rng):
+    """Some lines of a picture, a little turned, and their boxes; None where no gap between rows was found."""
     lines = rows(boxes)
     for _ in range(20):
         count = min(len(lines), rng.choice([2, 3, 4, 6, 8, 12, 16, 24]))
@@ -121,26 +119,40 @@ def crop(job):
         others = [box for row in lines[:first] + lines[first + count :] for box in row]
         if any(box[1] * 0.75 + box[3] * 0.25 < bottom and box[1] * 0.25 + box[3] * 0.75 > top for box in others):
             continue
-        with Image.open(path) as image:
-            image = image.convert("L")
-            slack = (bottom - top) / count * 0.15
-            area = [0, max(0, top - slack), image.width, min(image.height, bottom + slack)]
-            if rng.random() < 0.5:
-                area[0] = rng.uniform(0, max(0, min(box[0] for box in inside)))
-                area[2] = rng.uniform(min(image.width, max(box[2] for box in inside)), image.width)
-            area = [round(value) for value in area]
-            part = image.crop(area)
-        # Shear stands for turning: lines rise, letters stay upright. Boxes move with it, at most half a line.
-        rise = rng.uniform(-0.3, 0.3) * (bottom - top) / count / part.width if rng.random() < 0.5 else 0
-        part = part.transform(part.size, Image.AFFINE, (1, 0, 0, -rise, 1, 0), Image.BICUBIC, fillcolor=255)
-        if rng.random() < 0.3:
-            part = part.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9)))
+        slack = (bottom - top) / count * 0.15
+        area = [0, max(0, top - slack), image.width, min(image.height, bottom + slack)]
         if rng.random() < 0.5:
-            low, high = rng.randint(0, 70), rng.randint(200, 255)
-            part = part.point([round(low + level * (high - low) / 255) for level in range(256)])
-        part.save(target, "JPEG", quality=rng.randint(60, 90))
+            area[0] = rng.uniform(0, max(0, min(box[0] for box in inside)))
+            area[2] = rng.uniform(min(image.width, max(box[2] for box in inside)), image.width)
+        area = [round(value) for value in area]
+        cut = image.crop(area)
+        # Shear stands for turning: lines rise, letters stay upright. Boxes move with it, at most half a line.
+        rise = rng.uniform(-0.3, 0.3) * (bottom - top) / count / cut.width if rng.random() < 0.5 else 0
+        cut = cut.transform(cut.size, Image.AFFINE, (1, 0, 0, -rise, 1, 0), Image.BICUBIC, fillcolor=255)
         moved = [(x0 - area[0], y0 - area[1], x1 - area[0], y1 - area[1], *more) for x0, y0, x1, y1, *more in inside]
-        return [(x0, y0 + rise * x0, x1, y1 + rise * x1, *more) for x0, y0, x1, y1, *more in moved]
+        return cut, [(x0, y0 + rise * x0, x1, y1 + rise * x1, *more) for x0, y0, x1, y1, *more in moved]
+    return None
+
+
+def worn(image, rng):
+    """A picture as a scanner or a fax may have left it: blurred, pale or dark."""
+    if rng.random() < 0.3:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9)))
+    if rng.random() < 0.5:
+        low, high = rng.randint(0, 70), rng.randint(200, 255)
+        image = image.point([round(low + level * (high - low) / 255) for level in range(256)])
+    return image
+
+
+def crop(job):
+    """A part of a picture: its boxes, or None. The file is written."""
+    path, target, boxes, seed = job
+    rng = random.Random(seed)
+    with Image.open(path) as image:
+        found = part(image.convert("L"), boxes, rng)
+    if found:
+        worn(found[0], rng).save(target, "JPEG", quality=rng.randint(60, 90))
+        return found[1]
     return None
 
 
@@ -158,9 +170,13 @@ def crops(pages, real, out, number, seed):
     with concurrent.futures.ProcessPoolExecutor() as pool:
         for sample, entries, boxes in zip(samples, asked, pool.map(crop, jobs, chunksize=8)):
             if boxes:
-                text = "\n".join(" ".join(box[4] for box in row) for row in rows(boxes))
-                turns = [sample["conversations"][0], {"from": "gpt", "value": text}]
-                yield {**sample, "conversations": turns}, boxes, entries
+                yield read(sample, boxes), boxes, entries
+
+
+def read(sample, boxes):
+    """The sample with the text of the boxes as its answer."""
+    text = "\n".join(" ".join(box[4] for box in row) for row in rows(boxes))
+    return {**sample, "conversations": [sample["conversations"][0], {"from": "gpt", "value": text}]}
 
 
 def questions(pages, seed):
@@ -178,6 +194,21 @@ def questions(pages, seed):
             yield {"id": f"{sample['id']}_asked", "image": sample["image"], "conversations": turns}
 
 
+def labelled(data, real):
+    """Of each page with labels: its transcription as a sample, its boxes, the entries of a form that have a value."""
+    kinds = [("sroie", sroie, "train/box", "txt"), ("funsd", funsd, "training_data/annotations", "json")]
+    values = known(real)
+    for name, boxes_of, folder, ending in kinds:
+        samples = json.loads((real / f"{name}-read.json").read_text("utf-8"))
+        parts = json.loads((real / f"{samples[0]['image'].split('/')[0]}-parts.json").read_text("utf-8"))
+        for sample in samples:
+            image = Path(sample["image"])
+            labels = data / image.parts[0] / folder / f"{image.stem}.{ending}"
+            with Image.open(real / "images" / image) as picture:
+                boxes = list(stored(boxes_of(labels), parts[str(image)], picture.size))
+            yield sample, boxes, list(pairs(labels, values.get(str(image), {}))) if name == "funsd" else []
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -187,18 +218,7 @@ def main():
     parser.add_argument("--crops", type=int, default=0, help="parts of each page in place of the page")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    kinds = [("sroie", sroie, "train/box", "txt"), ("funsd", funsd, "training_data/annotations", "json")]
-    pages, below, values = [], args.real / "images", known(args.real)
-    for name, read, folder, ending in kinds:
-        samples = json.loads((args.real / f"{name}-read.json").read_text("utf-8"))
-        parts = json.loads((args.real / f"{samples[0]['image'].split('/')[0]}-parts.json").read_text("utf-8"))
-        for sample in samples:
-            image = Path(sample["image"])
-            labels = args.data / image.parts[0] / folder / f"{image.stem}.{ending}"
-            with Image.open(below / image) as picture:
-                boxes = list(stored(read(labels), parts[str(image)], picture.size))
-            entries = list(pairs(labels, values.get(str(image), {}))) if name == "funsd" else []
-            pages.append((sample, boxes, entries))
+    pages, below = list(labelled(args.data, args.real)), args.real / "images"
     if args.crops:
         pages, below = list(crops(pages, args.real, args.out, args.crops, args.seed)), args.out.parent
         write(args.out.with_name(f"{args.out.stem}-asked.json"), questions(pages, args.seed))

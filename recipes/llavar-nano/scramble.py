@@ -83,12 +83,17 @@ class Scrambler:
         rng = random.Random(f"{seed}/{index}")
         page = rng.choice(self.pages)
         rounds = rng.sample(page.rounds, min(len(page.rounds), rng.choice([1, 1, 2, 4, 6])))
+        changed = self.change(rng, rounds, rng.random() < self.share)
+        text = changed(self.relaid(rng, page, rounds) if rng.random() < 0.5 else page.text)
+        return conversation(f"scrambled_{seed}_{index}", text, self.turns(rng, page, rounds, changed))
+
+    def change(self, rng, rounds, others):
+        """What exchanges the runs of a page in any text of it, each the same everywhere."""
         answered = {run.lower() for _, answer in rounds for run in RUN.findall(answer)}
-        others = rng.random() < self.share
-        # Exchanged once, the same everywhere; None stays.
+        # None stays.
         swap = {run.lower(): None for question, _ in rounds for run in RUN.findall(QUOTED.sub("", question))}
 
-        def change(match):
+        def exchanged(match):
             run = match[0]
             key = run.lower()
             if key not in swap:
@@ -96,10 +101,10 @@ class Scrambler:
             new = swap[key]
             return run if new is None else cased(new, run)
 
-        def changed(text):
-            return RUN.sub(change, text)
+        return lambda text: RUN.sub(exchanged, text)
 
-        text = changed(self.relaid(rng, page, rounds) if rng.random() < 0.5 else page.text)
+    def turns(self, rng, page, rounds, changed):
+        """The questions and answers of a page after the change."""
         turns, seen = [], set()
         for question, answer in rounds:
             published = question = QUOTED.sub(lambda quoted: changed(quoted[0]), question)
@@ -109,7 +114,7 @@ class Scrambler:
                 seen.add(question)
                 asked = asked_otherwise(page.image, question, rng)
                 turns.append((asked, sentence(page.image, published, changed(answer), alone=True)))
-        return conversation(f"scrambled_{seed}_{index}", text, turns)
+        return turns
 
     def relaid(self, rng, page, rounds):
         """The text of a page in another layout: all lines stay that have a run of a question or an answer in them."""

@@ -131,23 +131,24 @@ phase answer4 answer3/model 3510 7e-4 cosine 32 "${mix[@]}"
   sed -i 's/"input_image_size": 1024/"input_image_size": 768/' fitted.part/config.json; mv fitted.part fitted; }
 [ -e "$real/cells24.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "$real/cells24.json" --grid 24
 fit=(--set grid_fit=true --set short_answers=0 --set self_explain=0.25)
-# number of a draw: its sets
+# number of a draw, cells on a side, pages with questions, of random letters, of fine print: its sets
 draw() {
-  local n=$1
-  [ -e "crops$n.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "crops$n.json" --grid 24 --crops 12 --seed "$n"
+  local n=$1 grid=$2
+  [ -e "crops$n.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "crops$n.json" --grid "$grid" --crops 12 \
+    --seed "$n"
   [ -e "forms$n.json" ] || python3 "$here/scramble.py" "$corpus" "forms$n.json" "$real/funsd-ask-ocr.json" \
     -n "$(count 60000)" --seed "$n"
   [ -e "scrambled$n.json" ] || python3 "$here/scramble.py" "$corpus" "scrambled$n.json" \
     "$real"/{sroie,funsd,chartqa}-ask-ocr.json -n "$(count 50000)" --seed "1$n"
   [ -e "copy$n.json" ] || python3 "$here/copy_pages.py" "$corpus" "copy$n.json" -n "$(count 30000)" --seed "$n"
-  pages_of "photos$n" 30000 "3$n" "$corpus" 24 "${fit[@]}" --set 'kinds=["word"]' --set 'width=[96,384]' \
+  pages_of "photos$n" 30000 "3$n" "$corpus" "$grid" "${fit[@]}" --set 'kinds=["word"]' --set 'width=[96,384]' \
     --set 'height=[96,160]' "${rough[@]}"
   [ -e "photos$n/small.json" ] || python3 "$here/small_words.py" "photos$n" --seed "$n"
   [ -e "photos$n/prefix.json" ] || "$llavar" data prefix "photos$n/small.json" --ocr "sidecar:photos$n/words.jsonl" \
     --errors 0.06 --out "photos$n/prefix.json"
-  pages_of "fit$n" 50000 "4$n" "$corpus" 24 "${fit[@]}"; with_text "fit$n"
-  pages_of "random$n" 20000 "5$n" "$letters" 24 "${fit[@]}" --set "$random" "${large[@]}" --set 'font_px=[10.0,60.0]'
-  pages_of "fine$n" 24000 "6$n" "$corpus" 24 "${fit[@]}" "${large[@]}" --set 'font_px=[10.0,50.0]' \
+  pages_of "fit$n" "$3" "4$n" "$corpus" "$grid" "${fit[@]}"; with_text "fit$n"
+  pages_of "random$n" "$4" "5$n" "$letters" "$grid" "${fit[@]}" --set "$random" "${large[@]}" --set 'font_px=[10.0,60.0]'
+  pages_of "fine$n" "$5" "6$n" "$corpus" "$grid" "${fit[@]}" "${large[@]}" --set 'font_px=[10.0,50.0]' \
     --set 'kinds=["text","entries","entries","slip","slip","slip","form","receipt","table","note"]'
 }
 # number of a draw, weights of the real questions without and with text: its mixture
@@ -160,13 +161,46 @@ fitting() {
     $(read_of "fine$n") 0.8
   mix+=(--set image_aspect_ratio=fit)
 }
-draw 5; fitting 5 1 1
+draw 5 24 50000 20000 24000; fitting 5 1 1
 phase answer5 fitted 12790 8e-4 constant_with_warmup 32 "${mix[@]}"
 fitting 5 2 2
 phase answer6 answer5/model 8910 8e-4 cosine 32 "${mix[@]}"
-draw 7; fitting 7 1.5 1.5
+draw 7 24 50000 20000 24000; fitting 7 1.5 1.5
 phase answer7 answer6/model 14270 8e-4 constant_with_warmup 32 "${mix[@]}"
 fitting 7 2 2
 phase answer8 answer7/model 10880 8e-4 cosine 32 "${mix[@]}"
-[ -e final ] || python3 "$here/average.py" answer6/model answer8/model final
+[ -e at_768 ] || python3 "$here/average.py" answer6/model answer8/model at_768
+
+# 1024 px, with real pages on which other words are drawn and with forms of random blocks.
+[ -e finer ] || { cp -r at_768 finer.part
+  sed -i 's/"input_image_size": 768/"input_image_size": 1024/' finer.part/config.json; mv finer.part finer; }
+# number of a draw: its sets
+redraw() {
+  local n=$1; draw "$n" 32 60000 30000 40000
+  [ -e "redrawn$n/data.json" ] || python3 "$here/redraw.py" "$data/sets" "$real" "$data/fonts" "$corpus" "redrawn$n" \
+    -n "$(count 60000)" --seed "$n"
+  with_text "redrawn$n"
+  [ -e "blocks$n.json" ] || python3 "$here/form_pages.py" "$corpus" "blocks$n.json" -n "$(count 80000)" --seed "$n"
+}
+redrawn() {
+  local n=$1
+  mixture "forms$n.json" . 0.4 "scrambled$n.json" . 0.25 "blocks$n.json" . 0.4 "copy$n.json" . 0.15 \
+    $(read_of "redrawn$n") 1.1 "redrawn$n/data.json" "redrawn$n" 0.9 "redrawn$n/prefix.json" "redrawn$n" 1.5 \
+    "crops$n.json" . 1 "crops$n-asked.json" . 4 "$real/cells.json" "$photos" 6 "$real/plain.json" "$photos" 1.75 \
+    "$real/prefix.json" "$photos" 2.5 "photos$n/small.json" "photos$n" 1.2 "photos$n/prefix.json" "photos$n" 0.35 \
+    $(read_of "fit$n") 0.2 "fit$n/data.json" "fit$n" 0.33 "fit$n/prefix.json" "fit$n" 0.33 $(read_of "random$n") 0.6 \
+    $(read_of "fine$n") 0.8
+  mix+=(--set image_aspect_ratio=fit --set model_max_length=2560)
+}
+redraw 8
+mixture "forms8.json" . 0.3 "scrambled8.json" . 0.3 "blocks8.json" . 0.4 $(read_of redrawn8) 1.5 redrawn8/data.json redrawn8 0.9 \
+  redrawn8/prefix.json redrawn8 1.5 crops8.json . 1.5 crops8-asked.json . 4 "$real/cells.json" "$photos" 8 \
+  "$real/plain.json" "$photos" 1.3 "$real/prefix.json" "$photos" 2
+mix+=(--set image_aspect_ratio=fit --set model_max_length=2560)
+phase answer9 finer 488 1e-3 constant_with_warmup 96 "${mix[@]}"
+redraw 9; redrawn 9
+phase answer10 answer9/model 6154 1e-3 cosine 96 "${mix[@]}"
+redrawn 8
+phase answer11 answer10/model 2641 8e-4 cosine 96 "${mix[@]}"
+[ -e final ] || python3 "$here/average.py" answer10/model answer11/model final
 echo "the model is $out/final; llavar model quantize makes it the folder that is shipped"
