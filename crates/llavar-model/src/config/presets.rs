@@ -44,7 +44,9 @@ impl Preset {
     pub fn description(self) -> &'static str {
         match self {
             Self::Nano => "same architecture, about 15 M parameters, 256 px, trains on a CPU",
-            Self::Nano768 => "same architecture, about 35 M parameters, 768 px: the shape of llavar-nano",
+            Self::Nano768 => {
+                "same architecture, about 35 M parameters, 768 px: the shape of llavar-nano"
+            }
             Self::Phi35Mini => "LLaVAR-2 3.8B shape: Phi-3.5-mini-instruct, 768 px",
             Self::Llama31Instruct => "LLaVAR-2 8B shape: Llama-3.1-8B-Instruct, 768 px",
             Self::Vicuna15 => "LLaVAR-2 13B shape: Vicuna-13B-v1.5, 768 px",
