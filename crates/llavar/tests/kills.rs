@@ -66,6 +66,8 @@ struct Killed<'a> {
     inside_saves: usize,
     after_the_end: usize,
     steps: Vec<u64>,
+    /// How long a start lasts at most when all steps are done: kills after it come too late.
+    finishing: Duration,
 }
 
 impl Killed<'_> {
@@ -104,6 +106,9 @@ impl Killed<'_> {
         loop {
             if let Some(status) = child.try_wait().unwrap() {
                 assert!(status.success(), "{moment:?}: {status}");
+                if done {
+                    self.finishing = self.finishing.min(begun.elapsed());
+                }
                 return false;
             }
             let (happens, pause) = match moment {
@@ -169,11 +174,12 @@ fn killed_at_fifty_random_moments_the_result_is_the_same_bits() {
         inside_saves: 0,
         after_the_end: 0,
         steps: Vec::new(),
+        finishing: 4 * step,
     };
     let mut ended = 0;
     while killed.steps.len() < KILLS {
         let moment = match killed.newest() == STEPS {
-            true => Moment::After(random.duration(4 * step)),
+            true => Moment::After(random.duration(killed.finishing)),
             false => match random.below(5) {
                 0 => Moment::After(random.duration(4 * step)),
                 1 => Moment::FirstSave(random.duration(step / 2)),
