@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use llavar_data::write::write_whole;
@@ -16,8 +16,12 @@ use crate::{InstructError, PictureResult, Prompt, Sampling, Settings};
 pub struct RunFile {
     /// Version of the program.
     pub version: String,
-    /// Folder of the pictures.
+    /// Folder of the pictures, as it was given.
     pub images: PathBuf,
+    /// The same folder seen from the run folder, by which a run is read from anywhere; absent where the two have no
+    /// root in common, and in runs of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_from_run: Option<PathBuf>,
     /// File of captions.
     pub captions: Option<PathBuf>,
     /// OCR engine.
@@ -51,13 +55,46 @@ impl RunFile {
         })
     }
 
-    /// Writes it.
+    /// Where the pictures of this run in the folder `run` are: as given, or from the run folder where the program was
+    /// started somewhere else.
+    pub fn folder(&self, run: &Path) -> PathBuf {
+        let seen = self.images_from_run.as_ref().map(|images| run.join(images));
+        match seen {
+            Some(seen) if !self.images.is_dir() && seen.is_dir() => seen,
+            _ => self.images.clone(),
+        }
+    }
+
+    /// Writes it, with the way to the pictures from the run folder, which is made where it is not there.
     ///
     /// # Errors
     /// [`InstructError::Io`].
     pub fn write(&self, run: &Path) -> Result<(), InstructError> {
-        write_json(&run.join(Self::NAME), self)
+        std::fs::create_dir_all(run).map_err(InstructError::io(run))?;
+        let file = Self {
+            images_from_run: seen_from(run, &self.images),
+            ..self.clone()
+        };
+        write_json(&run.join(Self::NAME), &file)
     }
+}
+
+/// The way from one folder that is there to another, both links resolved; `None` without a root in common.
+fn seen_from(folder: &Path, target: &Path) -> Option<PathBuf> {
+    let (folder, target) = (folder.canonicalize().ok()?, target.canonicalize().ok()?);
+    let shared = folder
+        .components()
+        .zip(target.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    if shared == 0 {
+        return None;
+    }
+    let up = folder
+        .components()
+        .skip(shared)
+        .map(|_| Component::ParentDir);
+    Some(up.chain(target.components().skip(shared)).collect())
 }
 
 const PICTURES: &str = "pictures.jsonl";
@@ -118,4 +155,30 @@ pub(crate) fn write_aside(
     body: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<(), InstructError> {
     write_whole(path, body).map_err(InstructError::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_folder_is_found_from_another() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let (run, images) = (make("runs/posters"), make("pictures/of june"));
+        let way = seen_from(&run, &images).unwrap();
+        assert_eq!(way, Path::new("../../pictures/of june"));
+        assert_eq!(
+            run.join(&way).canonicalize().unwrap(),
+            images.canonicalize().unwrap()
+        );
+        assert_eq!(seen_from(&images, &images.join("..")), Some("..".into()));
+        assert_eq!(seen_from(&run, &run.join("new")), None, "not there yet");
+    }
 }

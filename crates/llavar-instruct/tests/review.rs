@@ -37,6 +37,7 @@ fn run_folder() -> tempfile::TempDir {
     RunFile {
         version: "0".into(),
         images: dir.path().join("images"),
+        images_from_run: None,
         captions: None,
         ocr: "sidecar".into(),
         endpoint: "template".into(),

@@ -269,6 +269,28 @@ fn without_a_model() {
     world
         .run(&["data", "stats", "run/data/duos-train.json"], &[])
         .ok();
+    // A run is read from anywhere, its pictures too, and no path of this machine is in what it says of itself.
+    let elsewhere = world.path("somewhere/else");
+    fs::create_dir_all(&elsewhere).unwrap();
+    let mut export = world.command(
+        &["instruct", "export", "../../run", "--formats", "webdataset"],
+        &[],
+    );
+    let done = export.current_dir(&elsewhere).output().unwrap();
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let made = fs::read_to_string(world.path("run/run.json")).unwrap();
+    assert!(
+        made.contains("\"images_from_run\": \"../images\""),
+        "{made}"
+    );
+    assert!(
+        !made.contains(&world.path("").display().to_string()),
+        "{made}"
+    );
 }
 
 #[test]

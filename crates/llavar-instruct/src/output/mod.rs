@@ -47,6 +47,7 @@ pub fn write(
     ledger: &Ledger,
     formats: Formats,
 ) -> Result<Card, InstructError> {
+    let images = file.folder(run);
     let reviewed = apply(pictures, verdicts);
     let kept: Vec<PictureResult> = reviewed
         .pictures
@@ -89,7 +90,7 @@ pub fn write(
             let with_pictures = || {
                 samples.iter().map(|sample| {
                     let picture = sample.images.first().map_or("", String::as_str);
-                    let path = file.images.join(picture);
+                    let path = images.join(picture);
                     match std::fs::read(&path) {
                         Ok(bytes) => Ok((sample.clone(), bytes)),
                         Err(source) => Err(Error::Io { path, source }),

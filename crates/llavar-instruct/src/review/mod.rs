@@ -44,8 +44,8 @@ impl ReviewServer {
         let mut pictures = read_pictures(run)?;
         pictures.retain(|picture| !picture.duos.is_empty());
         // Told now and not by a page without pictures.
-        let folder = &file.images;
-        std::fs::read_dir(folder).map_err(InstructError::io(folder))?;
+        let images = file.folder(run);
+        std::fs::read_dir(&images).map_err(InstructError::io(&images))?;
         let journal = Journal::open(run)?;
         let io = |source| InstructError::Io {
             path: format!("port {port}").into(),
@@ -58,7 +58,7 @@ impl ReviewServer {
             listener,
             token: token(),
             journal,
-            images: file.images.clone(),
+            images,
             file,
             pictures,
             running: AtomicUsize::new(0),

@@ -180,6 +180,7 @@ fn from_pictures_to_a_data_set_that_our_readers_read() {
     let file = RunFile {
         version: "0".into(),
         images: images.path().into(),
+        images_from_run: None,
         captions: None,
         ocr: "sidecar".into(),
         endpoint: "stub".into(),

@@ -243,6 +243,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     let file = RunFile {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         images: args.images.clone(),
+        images_from_run: None, // By `RunFile::write`.
         captions: args.captions.clone(),
         ocr: ocr.to_string(),
         endpoint: args.endpoint.clone(),
