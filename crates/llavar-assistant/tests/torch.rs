@@ -4,6 +4,7 @@
 //! tests say SKIPPED.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write as _;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -33,7 +34,8 @@ fn python(test: &str) -> Option<String> {
     if has.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    eprintln!(
+    let _ = writeln!(
+        std::io::stderr(),
         "SKIPPED {test}: {python} has not torch, safetensors, numpy and Pillow (LLAVAR_TORCH_PYTHON names another)"
     );
     None
@@ -175,7 +177,10 @@ fn pytorch_computes_the_same_from_the_shipped_model() {
     let test = "pytorch_computes_the_same_from_the_shipped_model";
     let shipped: PathBuf = Path::new(ROOT).join("models/llavar-nano");
     if !shipped.join("config.json").is_file() {
-        eprintln!("SKIPPED {test}: models/llavar-nano is not there");
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED {test}: models/llavar-nano is not there"
+        );
         return;
     }
     let Some(python) = python(test) else { return };

@@ -4,6 +4,7 @@
 //! metric, and runs `metrics.py` on the same rows where `python3` is there. `metrics.py` holds the published
 //! formulas written out plainly, and its scores must be ours.
 
+use std::io::Write as _;
 use std::{
     collections::BTreeMap,
     fs,
@@ -32,7 +33,10 @@ fn main() {
     );
     let root = root.join("metric-vectors");
     if !root.is_dir() {
-        eprintln!("SKIPPED: LLAVAR_SHARED has no metric-vectors");
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: LLAVAR_SHARED has no metric-vectors"
+        );
         return;
     }
     let mut sets: BTreeMap<&str, Vec<Owned>> = BTreeMap::new();

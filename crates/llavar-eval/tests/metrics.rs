@@ -1,6 +1,7 @@
 //! Every row of every file under `metric-vectors`: the score that the published code gives.
 #![allow(clippy::expect_used)]
 
+use std::io::Write as _;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
@@ -25,7 +26,10 @@ fn vectors(test: &str) -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path);
     }
-    eprintln!("SKIPPED {test}: LLAVAR_SHARED has no metric-vectors");
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED {test}: LLAVAR_SHARED has no metric-vectors"
+    );
     None
 }
 
@@ -453,7 +457,10 @@ fn meteor_with_all_matches_is_the_published_value() {
         return;
     };
     let Some(data) = std::env::var_os("LLAVAR_METEOR") else {
-        eprintln!("SKIPPED {test}: LLAVAR_METEOR does not name pycocoevalcap's meteor folder");
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED {test}: LLAVAR_METEOR does not name pycocoevalcap's meteor folder"
+        );
         return;
     };
     for (set, captions, corpus) in captions(&folder, false) {

@@ -4,6 +4,7 @@
 use llavar_eval::tasks::{ImageCheck, Item, Options, Task, TaskError, task_names};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 fn data(test: &str) -> Option<PathBuf> {
@@ -13,7 +14,7 @@ fn data(test: &str) -> Option<PathBuf> {
     if data.is_dir() {
         Some(data)
     } else {
-        eprintln!("SKIPPED {test}: LLAVAR_SHARED not found");
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: LLAVAR_SHARED not found");
         None
     }
 }

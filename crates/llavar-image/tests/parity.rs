@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests too.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use llavar_image::{Aspect, DecodeLimits, ImageProcessor, decode_file, probe_file};
@@ -14,7 +15,7 @@ fn folder(test: &str) -> Option<PathBuf> {
     );
     let folder = shared.join("parity/image");
     if !folder.is_dir() {
-        eprintln!("SKIPPED {test}: LLAVAR_SHARED not found");
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: LLAVAR_SHARED not found");
         return None;
     }
     Some(folder)

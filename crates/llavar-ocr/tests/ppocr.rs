@@ -2,6 +2,7 @@
 //! pull` does. Where neither can be had the tests say so and end.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::Write as _;
 use std::{
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -31,7 +32,10 @@ fn engine() -> Option<&'static PpOcr> {
             None => match pull::from_registry(set, &own) {
                 Ok(_) => own,
                 Err(error) => {
-                    eprintln!("SKIPPED tests on PP-OCR's models: {error}");
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "SKIPPED tests on PP-OCR's models: {error}"
+                    );
                     return None;
                 }
             },
@@ -126,7 +130,8 @@ fn real_receipts_and_forms() {
     );
     let data = shared.join("data");
     if !data.is_dir() {
-        eprintln!(
+        let _ = writeln!(
+            std::io::stderr(),
             "SKIPPED real_receipts_and_forms: {} is absent",
             data.display()
         );

@@ -2,6 +2,7 @@
 //! from which a folder of its own can be filled; otherwise it says that it was skipped.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write as _;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -58,7 +59,8 @@ fn row(number: u32, ifd: Option<f64>, reason: Option<&str>) -> ScoreRow {
 fn duckdb_reads_names_types_nulls_and_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let Some(python) = python(dir.path()) else {
-        println!(
+        let _ = writeln!(
+            std::io::stderr(),
             "SKIPPED score files in DuckDB: no Python with duckdb, and it could not be installed"
         );
         return;

@@ -1,6 +1,7 @@
 //! Losses and ratios against values computed one by one, in any batch size.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write as _;
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -22,7 +23,7 @@ const TOLERANCE: f64 = 1e-5;
 fn folders() -> Vec<PathBuf> {
     let shared = std::env::var("LLAVAR_SHARED").unwrap_or_else(|_| "../../../shared".into());
     let Ok(all) = std::fs::read_dir(Path::new(&shared).join("parity")) else {
-        println!("SKIPPED scores: no {shared}/parity");
+        let _ = writeln!(std::io::stderr(), "SKIPPED scores: no {shared}/parity");
         return Vec::new();
     };
     let mut found: Vec<PathBuf> = all
@@ -31,7 +32,10 @@ fn folders() -> Vec<PathBuf> {
         .collect();
     found.sort();
     if found.is_empty() {
-        println!("SKIPPED scores: no folder of {shared}/parity holds expected scores");
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED scores: no folder of {shared}/parity holds expected scores"
+        );
     }
     found
 }

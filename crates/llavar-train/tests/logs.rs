@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::{
     fs,
     path::Path,
@@ -35,7 +36,8 @@ fn tensorboard(folder: &Path) -> Option<Value> {
         .args(["-c", "import tensorboard"])
         .output();
     if !has.is_ok_and(|out| out.status.success()) {
-        println!(
+        let _ = writeln!(
+            std::io::stderr(),
             "SKIPPED tensorboard_shows_every_step_once: {python} has no tensorboard (pip install tensorboard, and name \
              that Python in LLAVAR_PYTHON)"
         );

@@ -3,6 +3,7 @@
 
 pub mod server;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 /// The folder of reference values, or a loud word that the test is skipped.
@@ -13,7 +14,7 @@ pub fn shared(test: &str) -> Option<PathBuf> {
     if path.is_dir() {
         Some(path)
     } else {
-        eprintln!("SKIPPED {test}: LLAVAR_SHARED not found");
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: LLAVAR_SHARED not found");
         None
     }
 }

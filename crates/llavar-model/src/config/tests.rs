@@ -1,4 +1,5 @@
 use serde_json::{Map, Value, json};
+use std::io::Write as _;
 
 use super::*;
 
@@ -27,7 +28,10 @@ fn shared() -> Option<PathBuf> {
 #[test]
 fn every_published_layout_reads_and_writes_back() {
     let Some(shared) = shared() else {
-        eprintln!("SKIPPED every_published_layout_reads_and_writes_back: LLAVAR_SHARED not found");
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED every_published_layout_reads_and_writes_back: LLAVAR_SHARED not found"
+        );
         return;
     };
     let mut seen = 0;

@@ -1,5 +1,6 @@
 //! One folder of reference values: files, batch, distances.
 
+use std::io::Write as _;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -19,7 +20,7 @@ pub(crate) fn shared(test: &str) -> Option<PathBuf> {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared");
     let root = std::env::var_os("LLAVAR_SHARED").map_or(PathBuf::from(default), PathBuf::from);
     if !root.join("parity").is_dir() {
-        eprintln!("SKIPPED {test}: LLAVAR_SHARED not found");
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: LLAVAR_SHARED not found");
         return None;
     }
     Some(root)

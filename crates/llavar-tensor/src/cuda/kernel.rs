@@ -424,13 +424,18 @@ fn compile(source: &Source, dtype: DType, architecture: &str) -> Result<Vec<u8>>
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     /// NVRTC needs no GPU, so every machine that has the library checks every kernel.
     #[test]
     fn every_kernel_compiles() {
         if !super::super::libraries::nvrtc() {
-            eprintln!("skipped: every_kernel_compiles needs NVRTC (LLAVAR_CUDA_PATH)");
+            let _ = writeln!(
+                std::io::stderr(),
+                "SKIPPED every_kernel_compiles: it needs NVRTC (LLAVAR_CUDA_PATH)"
+            );
             return;
         }
         let sources = super::super::ops::SOURCES.iter().copied();

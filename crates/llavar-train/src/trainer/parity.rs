@@ -1,5 +1,6 @@
 //! The eight optimizer steps of the reference, on the models of the parity folders.
 
+use std::io::Write as _;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -244,7 +245,10 @@ fn train(
 fn eight_steps_of_the_reference_in_both_layouts() {
     let folders = parity_folders();
     if folders.is_empty() {
-        eprintln!("SKIPPED eight_steps_of_the_reference_in_both_layouts: LLAVAR_SHARED not found");
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED eight_steps_of_the_reference_in_both_layouts: LLAVAR_SHARED not found"
+        );
         return;
     }
     for folder in folders {

@@ -10,6 +10,7 @@ mod faults;
 mod parts;
 mod zero;
 
+use std::io::Write as _;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -116,7 +117,8 @@ fn has_mpirun(test: &str) -> bool {
     let version = Command::new("mpirun").arg("--version").output();
     let found = version.is_ok_and(|v| String::from_utf8_lossy(&v.stdout).contains("Open MPI"));
     if !found {
-        println!(
+        let _ = writeln!(
+            std::io::stderr(),
             "SKIPPED {test}: there is no mpirun of OpenMPI (Debian: openmpi-bin, libopenmpi3)"
         );
     }

@@ -299,6 +299,6 @@ pub(crate) fn shared(test: &str) -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path);
     }
-    eprintln!("SKIPPED {test}: LLAVAR_SHARED not found");
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: LLAVAR_SHARED not found");
     None
 }

@@ -4,6 +4,7 @@ mod int8;
 mod matching;
 pub(crate) mod samples;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 pub(crate) fn shared(test: &str) -> Option<PathBuf> {
@@ -13,7 +14,7 @@ pub(crate) fn shared(test: &str) -> Option<PathBuf> {
     if path.join("parity").is_dir() {
         return Some(path.join("parity"));
     }
-    eprintln!("SKIPPED {test}: LLAVAR_SHARED not found");
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: LLAVAR_SHARED not found");
     None
 }
 
