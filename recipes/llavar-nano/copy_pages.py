@@ -167,12 +167,18 @@ def draw(index):
     return DRAW(index)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(text):
+    """What every script that writes samples without pictures is told."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus")
     parser.add_argument("out")
-    parser.add_argument("-n", type=int, required=True, help="pages")
+    parser.add_argument("-n", type=int, required=True, help="samples")
     parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main():
+    parser = arguments(__doc__)
     parser.add_argument("--rows", type=int, nargs=2, default=[3, 26], help="fewest and most rows of a page")
     parser.add_argument("--questions", type=int, default=8, help="most questions for a page")
     args = parser.parse_args()

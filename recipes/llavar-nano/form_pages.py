@@ -8,11 +8,10 @@ lines beside other entries, or is a column or a row of a table, and labels are m
 that nothing but the place tells what belongs together. Answers are label and value as the form means them.
 """
 
-import argparse
 import random
 
 from answers import VALUE_FOR, WISH, entry
-from copy_pages import Pages, conversation, read_corpus, spread, write
+from copy_pages import Pages, arguments, conversation, read_corpus, spread, write
 
 ASKED = [
     'what is "{0}" information in the image?', 'what is "{0}" information in the image?', 'what is "{0}" information in the image?',
@@ -162,11 +161,7 @@ class Forms(Pages):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus")
-    parser.add_argument("out")
-    parser.add_argument("-n", type=int, required=True, help="pages")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = arguments(__doc__)
     args = parser.parse_args()
     forms = Forms(read_corpus(args.corpus), [1, 1], 1)
     write(args.out, spread(lambda index: forms.sample(args.seed, index), args.n))

@@ -12,7 +12,6 @@ have every run are left out. Half of the pages lose lines that nobody asks for, 
 and other gaps, so that there are more layouts than pages. Fields are answered in one way each (answers.py).
 """
 
-import argparse
 import json
 import random
 import re
@@ -20,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from answers import asked_otherwise, sentence
-from copy_pages import PREFIX, conversation, read_corpus, spread, write
+from copy_pages import PREFIX, arguments, conversation, read_corpus, spread, write
 
 RUN = re.compile(r"[A-Za-z]+|[0-9]+")
 GAP = re.compile(r" {2,}")
@@ -145,12 +144,8 @@ class Scrambler:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus")
-    parser.add_argument("out")
+    parser = arguments(__doc__)
     parser.add_argument("asked", nargs="+", help="SET-ask-ocr.json files")
-    parser.add_argument("-n", type=int, required=True, help="samples")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=0.5, help="share of the pages in which all words change")
     args = parser.parse_args()
     scrambler = Scrambler(read_pages(args.asked), read_corpus(args.corpus), args.share)

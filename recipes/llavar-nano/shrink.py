@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 
 from PIL import Image
 
@@ -35,7 +36,10 @@ def placed(pictures):
     paths = sorted({str(path) for path in pictures})
     for first in range(0, len(paths), 500):
         command = [os.environ.get("LLAVAR", "llavar"), "data", "fit", "--json", *paths[first : first + 500]]
-        for line in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines():
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        for line in done.stdout.splitlines():
             place = json.loads(line)
             yield pathlib.Path(place["image"]), place
 

@@ -35,7 +35,7 @@ phase() {
   [ -e "$name/model/model.safetensors" ] && return
   args=(train --recipe nano-sft --set model_name_or_path="$model" --set max_steps="$steps" --set learning_rate="$rate"
     --set lr_scheduler_type="$schedule" --set per_device_train_batch_size=$((batch / ranks)) --set warmup_steps=30
-    --set model_max_length="$length" --set group_by_modality_length=false --set image_cache_bytes=0
+    --set model_max_length="$length" --set image_aspect_ratio="$aspect" --set group_by_modality_length=false --set image_cache_bytes=0
     --set dataloader_num_workers="$workers" --set save_total_limit=1 --set save_steps=1000 --set adam_beta2=0.98
     --set warmup_ratio=0 --set on_bad_sample=skip "$@" --out "$name" --resume auto)
   if [ "$ranks" = 1 ]; then "$llavar" "${args[@]}"; return; fi
@@ -54,7 +54,7 @@ mixture() {
   mix=(--set "data_path=[${files[*]}]" --set "image_folder=[${folders[*]}]" --set "weights=[${weights[*]}]")
 }
 read_of() { local set; for set in "$@"; do echo "$set/transcriptions.json" "$set"; done; }
-length=2048  # Tokens of a sample at most.
+length=2048 aspect=pad  # Tokens of a sample at most; how pictures go into the square.
 big=(--set 'width=[480,768]' --set 'height=[480,768]' --set 'font_px=[44.0,140.0]')
 middle=(--set 'width=[480,768]' --set 'height=[480,768]' --set 'font_px=[20.0,90.0]')
 large=(--set 'width=[640,1024]' --set 'height=[640,1024]')
@@ -98,7 +98,7 @@ phase pages words_and_lines/model 4210 8e-4 constant_with_warmup 32 "${mix[@]}"
 # 1024 px: small print, the real pages, questions; pictures that fit (their border cut off, the rest stretched).
 [ -e at_1024 ] || { cp -r pages/model at_1024.part
   sed -i 's/"input_image_size": 768/"input_image_size": 1024/' at_1024.part/config.json; mv at_1024.part at_1024; }
-seen=(--set grid_fit=true)
+aspect=fit seen=(--set grid_fit=true)
 pages_of rough_words 36000 63 "$corpus" 32 "${seen[@]}" --set 'kinds=["word"]' --set 'width=[96,384]' --set 'height=[96,240]' \
   "${rough[@]}"
 pages_of letters2 40000 51 "$letters" 32 "${seen[@]}" --set "$random" "${large[@]}" --set 'font_px=[11.0,60.0]'
@@ -109,7 +109,6 @@ pages_of reading3 24000 74 "$corpus" 32 "${seen[@]}"; with_text reading3
 photos=$real/images
 mixture $(read_of letters2) 1 $(read_of lines2) 1 $(read_of rough_words) 0.6 "$real/cells.json" "$photos" 6 \
   copy2.json . 0.1 scrambled.json . 0.1
-mix+=(--set image_aspect_ratio=fit)
 phase large at_1024 2430 8e-4 constant_with_warmup 32 "${mix[@]}"
 # set of pages, weights of its transcriptions, questions, questions with text, small letters, small lines, real cells,
 # real questions, real questions with text, scrambled pages, rough words
@@ -117,13 +116,11 @@ answers() {
   mixture "$1/transcriptions.json" "$1" "$2" "$1/data.json" "$1" "$3" "$1/prefix.json" "$1" "$4" \
     $(read_of letters2) "$5" $(read_of lines2) "$6" "$real/cells.json" "$photos" "$7" "$real/plain.json" "$photos" "$8" \
     "$real/prefix.json" "$photos" "$9" scrambled.json . "${10}" $(read_of rough_words) "${11}"
-  mix+=(--set image_aspect_ratio=fit)
 }
 answers reading1 0.5 1 0.6 0.4 0.4 5 1.5 1 0.5 0.4
 phase answer1 large/model 3140 8e-4 constant_with_warmup 32 "${mix[@]}"
 mixture $(read_of rough_words) 1 "$real/cells.json" "$photos" 4 "$real/plain.json" "$photos" 1 \
   "$real/prefix.json" "$photos" 1 scrambled.json . 0.4 copy2.json . 0.1
-mix+=(--set image_aspect_ratio=fit)
 phase answer2 answer1/model 2270 8e-4 constant_with_warmup 32 "${mix[@]}"
 answers reading2 0.3 0.7 0.5 0.3 0.35 5 2 2 0.35 0.7
 phase answer3 answer2/model 4520 8e-4 cosine 32 "${mix[@]}"
@@ -164,7 +161,6 @@ fitting() {
     "photos$n/small.json" "photos$n" 0.8 "photos$n/prefix.json" "photos$n" 0.2 "copy$n.json" . 0.15 \
     $(read_of "fit$n") 0.2 "fit$n/data.json" "fit$n" 0.4 "fit$n/prefix.json" "fit$n" 0.4 $(read_of "random$n") 0.6 \
     $(read_of "fine$n") 0.8
-  mix+=(--set image_aspect_ratio=fit)
 }
 draw 5 24 50000 20000 24000; fitting 5 1 1
 phase answer5 fitted 12790 8e-4 constant_with_warmup 32 "${mix[@]}"
@@ -195,14 +191,12 @@ redrawn() {
     "$real/prefix.json" "$photos" 2.5 "photos$n/small.json" "photos$n" 1.2 "photos$n/prefix.json" "photos$n" 0.35 \
     $(read_of "fit$n") 0.2 "fit$n/data.json" "fit$n" 0.33 "fit$n/prefix.json" "fit$n" 0.33 $(read_of "random$n") 0.6 \
     $(read_of "fine$n") 0.8
-  mix+=(--set image_aspect_ratio=fit)
 }
 length=2560
 redraw 8
 mixture "forms8.json" . 0.3 "scrambled8.json" . 0.3 "blocks8.json" . 0.4 $(read_of redrawn8) 1.5 redrawn8/data.json redrawn8 0.9 \
   redrawn8/prefix.json redrawn8 1.5 crops8.json . 1.5 crops8-asked.json . 4 "$real/cells.json" "$photos" 8 \
   "$real/plain.json" "$photos" 1.3 "$real/prefix.json" "$photos" 2
-mix+=(--set image_aspect_ratio=fit)
 phase answer9 finer 488 1e-3 constant_with_warmup 96 "${mix[@]}"
 redraw 9; redrawn 9
 phase answer10 answer9/model 6154 1e-3 cosine 96 "${mix[@]}"

@@ -55,14 +55,12 @@ impl RunFile {
         })
     }
 
-    /// Where the pictures of this run in the folder `run` are: as given, or from the run folder where the program was
-    /// started somewhere else.
+    /// Where the pictures of this run in the folder `run` are: seen from there, or as given. The first names the
+    /// same folder wherever the program was started.
     pub fn folder(&self, run: &Path) -> PathBuf {
         let seen = self.images_from_run.as_ref().map(|images| run.join(images));
-        match seen {
-            Some(seen) if !self.images.is_dir() && seen.is_dir() => seen,
-            _ => self.images.clone(),
-        }
+        seen.filter(|seen| seen.is_dir())
+            .unwrap_or_else(|| self.images.clone())
     }
 
     /// Writes it, with the way to the pictures from the run folder, which is made where it is not there.

@@ -271,7 +271,8 @@ fn without_a_model() {
         .ok();
     // A run is read from anywhere, its pictures too, and no path of this machine is in what it says of itself.
     let elsewhere = world.path("somewhere/else");
-    fs::create_dir_all(&elsewhere).unwrap();
+    // Another folder of that name is none of the run's.
+    fs::create_dir_all(elsewhere.join("images")).unwrap();
     let mut export = world.command(
         &["instruct", "export", "../../run", "--formats", "webdataset"],
         &[],
