@@ -13,6 +13,10 @@ RECEIPT = [  # What a question has, the sentence; the first that fits.
     (("company", "shop", "seller", "who", "store"), "The company that issued this invoice is {}."),
     (("total", "much", "come to", "bill", "amount"), "The total amount of this invoice is {}."),
 ]
+# For what is asked and is not there.
+ABSENT = "This is not on the picture."
+# Between the values of a label that stands several times.
+SEVERAL = "; "
 # What OCRBench adds to its questions; the answers stay as they are.
 WISH = " Answer this question using the text in the image directly."
 # How it asks for entries of forms.

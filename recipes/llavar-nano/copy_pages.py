@@ -20,7 +20,6 @@ from answers import entry
 PREFIX = "Given OCR-based Page Parser Results:"
 # {0} is the name of an entry.
 WORDINGS = [
-    'what is "{0}" information in the image?', 'what is "{0}" information in the image?',
     'What is filled in for "{0}"?', 'Which entry belongs to "{0}"?', 'What is written next to "{0}"?',
     "{0}:", "What is the {0}?", "what does it say for {0}?", "{0}?", 'Give the value of "{0}".',
 ]

@@ -108,6 +108,22 @@ NPM_FONTS = {
     "@expo-google-fonts/reenie-beanie": "ReenieBeanie_400Regular",
 }
 
+# Heavy and drawn faces, of signs and posters: for single words alone (scene_words.py).
+DISPLAY_FONTS = {
+    f"@expo-google-fonts/{name}": faces for name, faces in [
+        ("abril-fatface", "AbrilFatface_400Regular"), ("alfa-slab-one", "AlfaSlabOne_400Regular"), ("anton", "Anton_400Regular"),
+        ("archivo-black", "ArchivoBlack_400Regular"), ("bangers", "Bangers_400Regular"), ("black-ops-one", "BlackOpsOne_400Regular"),
+        ("bungee", "Bungee_400Regular"), ("chewy", "Chewy_400Regular"), ("cinzel", "Cinzel_400Regular Cinzel_700Bold Cinzel_900Black"),
+        ("fascinate", "Fascinate_400Regular"), ("fredoka-one", "FredokaOne_400Regular"), ("graduate", "Graduate_400Regular"),
+        ("lilita-one", "LilitaOne_400Regular"), ("limelight", "Limelight_400Regular"), ("luckiest-guy", "LuckiestGuy_400Regular"),
+        ("monoton", "Monoton_400Regular"), ("oswald", "Oswald_400Regular Oswald_700Bold"), ("pacifico", "Pacifico_400Regular"),
+        ("passion-one", "PassionOne_400Regular PassionOne_700Bold PassionOne_900Black"), ("permanent-marker", "PermanentMarker_400Regular"),
+        ("playfair-display", "PlayfairDisplay_400Regular PlayfairDisplay_700Bold PlayfairDisplay_900Black"), ("righteous", "Righteous_400Regular"),
+        ("rubik-mono-one", "RubikMonoOne_400Regular"), ("russo-one", "RussoOne_400Regular"), ("rye", "Rye_400Regular"),
+        ("shrikhand", "Shrikhand_400Regular"), ("sigmar-one", "SigmarOne_400Regular"), ("titan-one", "TitanOne_400Regular"), ("ultra", "Ultra_400Regular"),
+    ]
+}
+
 
 class Packages:
     """Packages of the three registries, unpacked below a work folder, with their licences."""
@@ -133,6 +149,7 @@ class Packages:
             deb = sorted(debs.glob(f"{name}_*.deb"))[-1]
             folders[name] = self.work / "debian" / name
             if not folders[name].is_dir():
+                folders[name].parent.mkdir(exist_ok=True)
                 self._call(["dpkg", "-x", str(deb), str(folders[name])], self.work)
         return folders
 
@@ -196,13 +213,13 @@ def place(found, wanted, out, package):
     return taken
 
 
-def fonts(packages, out):
+def fonts(packages, out, npm_fonts, debian_fonts):
     out.mkdir(parents=True, exist_ok=True)
     faces = lambda folder: [p for p in folder.rglob("*") if p.suffix.lower() in (".ttf", ".otf") and not p.is_symlink()]
-    for name, folder in packages.debian(list(DEBIAN_FONTS)).items():
-        taken = place(faces(folder), DEBIAN_FONTS[name], out, name)
+    for name, folder in packages.debian(list(debian_fonts)).items():
+        taken = place(faces(folder), debian_fonts[name], out, name)
         packages.note_debian(name, folder, f"{len(taken)} faces")
-    for name, wanted in NPM_FONTS.items():
+    for name, wanted in npm_fonts.items():
         folder = packages.npm(name)
         taken = place(faces(folder), wanted, out, name)
         told = corpus.read_json(folder / "package.json")
@@ -220,7 +237,8 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     packages = Packages(args.work)
     if args.only != "corpus":
-        fonts(packages, args.out / "fonts")
+        fonts(packages, args.out / "fonts", NPM_FONTS, DEBIAN_FONTS)
+        fonts(packages, args.out / "display", DISPLAY_FONTS, {})
     if args.only != "fonts":
         corpus.write(packages, args.out / "corpus.txt")
     rows = [f"{name} {version}\n    licence: {licence}\n    taken: {taken}\n" for name, version, licence, taken in packages.licences]

@@ -10,13 +10,11 @@ that nothing but the place tells what belongs together. Answers are label and va
 
 import random
 
-from answers import VALUE_FOR, WISH, entry
+from answers import ABSENT, SEVERAL, VALUE_FOR, WISH, entry
 from copy_pages import Pages, arguments, conversation, read_corpus, spread, write
 
-ASKED = [
-    'what is "{0}" information in the image?', 'what is "{0}" information in the image?', 'what is "{0}" information in the image?',
-    'What is filled in for "{0}"?', 'Which entry belongs to "{0}"?', 'What is the value of "{0}"?', VALUE_FOR + WISH,
-]
+PUBLISHED = ['what is "{0}" information in the image?', VALUE_FOR + WISH]
+ASKED = PUBLISHED + PUBLISHED[:1] * 2 + ['What is filled in for "{0}"?', 'Which entry belongs to "{0}"?', 'What is the value of "{0}"?']
 MISREAD = {"O": "0", "0": "O", "I": "l", "l": "1", "1": "l", "S": "5", "5": "S", "B": "8", "8": "B", "e": "c", "m": "rn", "i": "l", "G": "6", ".": ",", ":": ".", "h": "b", "a": "o"}
 
 
@@ -30,8 +28,23 @@ class Block:
         return max((at + len(text) for line in self.lines for at, text in line), default=0)
 
 
+def together(entries):
+    """One entry for each label, with every value of it; what would be too long to answer is left out."""
+    found = {}
+    for label, value in entries:
+        found.setdefault(label.lower(), (label, []))[1].append(value)
+    said = [(label, SEVERAL.join(dict.fromkeys(values))) for label, values in found.values()]
+    return [pair for pair in said if len(pair[1]) < 260]
+
+
 class Forms(Pages):
     def label(self, rng):
+        if self.used and rng.random() < 0.08:  # The same label once more.
+            return rng.choice(self.used)
+        self.used.append(self.fresh(rng))
+        return self.used[-1]
+
+    def fresh(self, rng):
         text = self.name(rng)[:32].strip()
         text = text.upper() if rng.random() < 0.5 else text
         return text + rng.choice([":", ":", ":", "", "", ".", "?", " -"])
@@ -112,7 +125,7 @@ class Forms(Pages):
         return (self.beside if kind < 0.45 else self.below if kind < 0.67 else self.table if kind < 0.82 else self.loose)(rng)
 
     def form(self, rng):
-        lines, entries = [], []
+        lines, entries, self.used = [], [], []
         while len(lines) < 6 or len(lines) < 26 and rng.random() < 0.7:
             left, margin = self.block(rng), rng.randint(0, 8)
             entries += left.entries
@@ -127,6 +140,10 @@ class Forms(Pages):
             lines += rows
         return lines, entries
 
+    def round(self, rng, label, value):
+        """A question and its answer."""
+        return rng.choice(ASKED).format(label if rng.random() < 0.8 else label.rstrip(":")), entry(label, value)
+
     def misread(self, rng, text):
         at = rng.randrange(len(text))
         if rng.random() < 0.3 and " " in text:
@@ -137,10 +154,7 @@ class Forms(Pages):
         rng = random.Random(f"{seed}/{index}")
         while True:
             lines, entries = self.form(rng)
-            counts = {}
-            for label, _ in entries:
-                counts[label.lower()] = counts.get(label.lower(), 0) + 1
-            entries = [pair for pair in entries if counts[pair[0].lower()] == 1 and len(pair[1]) < 260]
+            entries = together(entries)
             if not entries:
                 continue
             asked = rng.sample(entries, min(len(entries), rng.randint(1, 6)))
@@ -154,7 +168,11 @@ class Forms(Pages):
                     row = row.ljust(at) + (self.misread(rng, text) if text in wrong else text)
                 if row.strip():
                     rows.append(row)
-            rounds = [(rng.choice(ASKED).format(label if rng.random() < 0.8 else label.rstrip(":")), entry(label, value)) for label, value in asked]
+            rounds = [self.round(rng, label, value) for label, value in asked]
+            if rng.random() < 0.12:
+                other = self.fresh(rng)
+                if not any(other.strip(" :.?-").lower() in text.lower() for line in lines for _, text in line):
+                    rounds[rng.randrange(len(rounds))] = (rng.choice(ASKED).format(other), ABSENT)
             text = "\n".join(rows)
             if len(text) < 2600:
                 return conversation(f"form_{seed}_{index}", text, rounds)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter
 
-from answers import FORM, asked_otherwise, entry
+from answers import FORM, SEVERAL, asked_otherwise, entry
 from copy_pages import write
 from shrink import placed
 
@@ -47,11 +47,17 @@ def pairs(path, known):
     """Labels of a form and their values, for the labels whose value is known: numbers of the entries, label, value."""
     form = json.loads(path.read_text("utf-8"))["form"]
     text = {entry["id"]: entry["text"].strip() for entry in form}
+    numbers, said = {}, {}
     for entry in form:
         values = [value for label, value in entry["linking"] if label == entry["id"]]
-        label = text[entry["id"]]
-        if values and known.get(label) == " ".join(text.get(value, "") for value in values):
-            yield {entry["id"], *values}, label, known[label]
+        if values:
+            label = text[entry["id"]]
+            numbers.setdefault(label, set()).update([entry["id"], *values])
+            said.setdefault(label, set()).add(" ".join(text.get(value, "") for value in values))
+    for label, values in said.items():
+        # One answer with every value of a label that stands several times (several.py).
+        if known.get(label) in values if len(values) == 1 else set(known.get(label, "").split(SEVERAL)) == values:
+            yield numbers[label], label, known[label]
 
 
 def known(real):

@@ -22,15 +22,35 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from answers import FORM, asked_otherwise, entry
+from answers import ABSENT, FORM, asked_otherwise, entry
 from copy_pages import read_corpus, write
 from real_cells import cells, labelled, part, read, rows, worn
 from scramble import Page, Scrambler
 from shrink import placed
 
 FIRST = "<image>\n"
+TICK = ["X", "X", "x", "X.", "V", "/", "√", "", "", "", ""]
 CHUNK = 64  # Pictures of one task.
 ASKED = 'what is "{}" information in the image?'
+# As people ask for an entry, and for the figure at the end of a row of a receipt.
+SPOKEN = ["what is the {}?", "What is the {}?", "{}?", "{}:", "what does it say for {}?", "Tell me the {}.", "which {} is given?"]
+AT_END = ['What is written next to "{}"?', "how much is {}?", "How much is the {}?", 'what does it say beside "{}"?', "{}?"]
+# Labels that people ask for in other words.
+MEANT = {
+    "from": ["who is this from?", "Who sent this?", "who is the sender?"],
+    "to": ["who is this to?", "Who is it addressed to?", "Who is the recipient?"],
+    "date": ["when was this written?", "What is the date of this form?", "which date is on it?"],
+    "subject": ["what is this about?", "What is the subject?"],
+    "re": ["what is this about?"],
+    "fax": ["what is the fax number?"],
+    "phone": ["what is the phone number?", "which number can I call?"],
+    "telephone": ["what is the phone number?", "which number can I call?"],
+    "brand": ["which brand is it about?"],
+    "company": ["which company is it?"],
+    "name": ["what is the name?", "whose name is on it?"],
+    "address": ["what is the address?", "where is it?"],
+    "cc": ["who gets a copy?"],
+}
 
 
 @functools.lru_cache(4096)
@@ -92,12 +112,15 @@ def drawn(image, boxes, changed, fonts, rng):
     return out
 
 
-def words(boxes):
+def words(boxes, rng):
     """Text and corners of every word; in a box of several all letters are taken to be of equal width."""
     for x0, y0, x1, y1, text, _ in boxes:
         for word in re.finditer(r"\S+", text):
             left, right = (x0 + (x1 - x0) * at / len(text) for at in word.span())
-            yield {"text": word[0], "quad": [[left, y0], [right, y0], [right, y1], [left, y1]]}
+            # An engine reads a tick as letters, or not at all.
+            said = rng.choice(TICK) if word[0] == "☑" else word[0]
+            if said:
+                yield {"text": said, "quad": [[left, y0], [right, y0], [right, y1], [left, y1]]}
 
 
 class Redrawer:
@@ -123,7 +146,7 @@ class Redrawer:
         rng = random.Random(f"{self.args.seed}/{index}")
         form = rng.random() < self.args.forms
         sample, boxes, entries, page = rng.choice(self.pages[form])
-        changed = self.scrambler.change(rng, page.rounds, rng.random() < 0.85)
+        changed = self.scrambler.change(rng, page.rounds, rng.random() < 0.65)
         with Image.open(self.images / sample["image"]) as image:
             image = image.convert("L")
         boxes = drawn(image, boxes, changed, self.fonts, rng)
@@ -140,19 +163,49 @@ class Redrawer:
             there = {box[5] for box in boxes}
             rounds = [(self.wording(rng, label), entry(label, value)) for numbers, label, value in entries if numbers <= there]
             rounds = rng.sample(rounds, min(len(rounds), rng.choice([1, 2, 3, 5])))
+            rounds += self.absent(rng, boxes) if rng.random() < 0.1 else []
         else:
             rounds = self.scrambler.turns(rng, page, rng.sample(page.rounds, min(len(page.rounds), 3)), changed) if whole else []
+            rounds += rng.sample(ends := list(at_end(boxes, rng)), min(len(ends), rng.choice([0, 1, 2])))
+            rng.shuffle(rounds)
         turns = [{"from": side, "value": text} for pair in rounds for side, text in zip(("human", "gpt"), pair)]
         if turns:
             turns[0]["value"] = FIRST + turns[0]["value"]
         asked = {"id": f"{sample['id']}_asked", "image": name, "conversations": turns} if turns else None
-        seen = {"id": sample["id"], "image": name, "width": image.width, "height": image.height, "words": list(words(boxes))}
+        seen = {"id": sample["id"], "image": name, "width": image.width, "height": image.height, "words": list(words(boxes, rng))}
         return sample, asked, seen, boxes
 
+    def absent(self, rng, boxes):
+        """A question for an entry of another form, if nothing of it is on this one."""
+        entries = rng.choice(self.pages[True])[2]
+        there = " ".join(box[4] for box in boxes).lower()
+        label = rng.choice(entries)[1] if entries else ""
+        if len(label) > 3 and not any(len(word) > 3 and word in there for word in re.findall(r"\w+", label.lower())):
+            return [(self.wording(rng, label), ABSENT)]
+        return []
+
     def wording(self, rng, label):
-        if rng.random() < 0.6:
+        kind, bare = rng.random(), label.strip(" :.?-")
+        if kind < 0.4 or len(bare) < 2:
             return asked_otherwise("FUNSD", ASKED.format(label), rng)
-        return rng.choice(FORM).replace("(.*)", label).replace("\\?", "?")
+        if kind < 0.6:
+            return rng.choice(FORM).replace("(.*)", label).replace("\\?", "?")
+        if bare.lower() in MEANT and rng.random() < 0.6:
+            return rng.choice(MEANT[bare.lower()])
+        return rng.choice(SPOKEN).format(bare.lower() if rng.random() < 0.7 else bare)
+
+
+def at_end(boxes, rng):
+    """Questions for the figures at the end of rows that begin with words, each word but once on the page."""
+    found = {}
+    for row in rows(boxes):
+        first, last = row[0][4].strip(" :"), row[-1][4]
+        field = any(word in first.lower() for word in ("total", "date", "amount"))  # Asked for in words of their own.
+        if len(row) > 1 and sum(map(str.isalpha, first)) > 2 and any(map(str.isdigit, last)) and len(first) < 40 and not field:
+            found.setdefault(first, []).append(last)
+    for first, last in found.items():
+        if len(last) == 1:
+            yield rng.choice(AT_END).format(first if rng.random() < 0.5 else first.lower()), entry(first, last[0])
 
 
 def pictures(first):

@@ -3,7 +3,7 @@
 #
 #   recipes/llavar-nano/train.sh DATA OUT
 #
-# DATA holds fonts/ and corpus.txt (fetch.py), real/ (real.sh) and the published sets below sets/ (SROIE2019, FUNSD).
+# DATA holds fonts/, display/ and corpus.txt (fetch.py), real/ (real.sh) and the published sets below sets/ (SROIE2019, FUNSD).
 # Every phase is a run of its own that goes on where it was stopped when the script is started again. RANKS (default
 # 1) is the number of GPUs, LLAVAR the program, WORKERS the threads that decode pictures for each rank. The steps of
 # the phases are those of the weights in models/llavar-nano; PAGES scales the synthetic sets.
@@ -65,6 +65,8 @@ random='kinds=["text","text","text","entries","slip"]'
 all='kinds=["text","text","entries","slip","slip","form","receipt","table","note","poster"]'
 corpus=$data/corpus.txt letters=$PWD/letters.txt
 
+# Labels that stand several times on a form are asked once; the real questions without and with OCR text.
+[ -e "$real/prefix.json" ] || { python3 "$here/several.py" "$data/sets" "$real"; python3 "$here/mix_real.py" "$real"; }
 # Random strings can be read and not be guessed; random entries can be looked up and not be known.
 [ -e letters.txt ] || python3 "$here/letters.py" letters.txt -n 150000
 [ -e copy1.json ] || python3 "$here/copy_pages.py" "$corpus" copy1.json -n 60000 --rows 1 4 --questions 3 --seed 1
@@ -72,8 +74,6 @@ corpus=$data/corpus.txt letters=$PWD/letters.txt
 [ -e scrambled.json ] || python3 "$here/scramble.py" "$corpus" scrambled.json \
   "$real"/{sroie,funsd,chartqa}-ask-ocr.json -n "$(count 80000)" --seed 6
 [ -e "$real/cells.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "$real/cells.json" --grid 32
-# The real questions without and with OCR text; a total of a receipt is its figure.
-[ -e "$real/prefix.json" ] || python3 "$here/mix_real.py" "$real"
 pages_of words 50000 13 "$corpus" 24 "${small_words[@]}"
 pages_of strings 40000 12 "$corpus" 24 "${small_words[@]}" --set 'letters=[1,7]'
 pages_of big_letters 45000 21 "$letters" 24 --set 'kinds=["text"]' "${big[@]}"
@@ -183,12 +183,22 @@ redraw() {
   with_text "redrawn$n"
   [ -e "blocks$n.json" ] || python3 "$here/form_pages.py" "$corpus" "blocks$n.json" -n "$(count 80000)" --seed "$n"
 }
-redrawn() {
+# number of a draw: words as signs show them
+signs() {
   local n=$1
-  mixture "forms$n.json" . 0.4 "scrambled$n.json" . 0.25 "blocks$n.json" . 0.4 "copy$n.json" . 0.15 \
+  [ -e "signs$n/small.json" ] || python3 "$here/scene_words.py" "$data/fonts" "$data/display" "$corpus" "signs$n" \
+    -n "$(count 50000)" --seed "$n"
+  [ -e "signs$n/prefix.json" ] || "$llavar" data prefix "signs$n/small.json" --ocr "sidecar:signs$n/words.jsonl" \
+    --errors 0.08 --out "signs$n/prefix.json"
+}
+# number of a draw, weights of the real questions without and with text, of words in few pixels without and with text,
+# more sets: its mixture
+redrawn() {
+  local n=$1 plain=$2 prefix=$3 few=$4 few_prefix=$5; shift 5
+  mixture "$@" "forms$n.json" . 0.4 "scrambled$n.json" . 0.25 "blocks$n.json" . 0.4 "copy$n.json" . 0.15 \
     $(read_of "redrawn$n") 1.1 "redrawn$n/data.json" "redrawn$n" 0.9 "redrawn$n/prefix.json" "redrawn$n" 1.5 \
-    "crops$n.json" . 1 "crops$n-asked.json" . 4 "$real/cells.json" "$photos" 6 "$real/plain.json" "$photos" 1.75 \
-    "$real/prefix.json" "$photos" 2.5 "photos$n/small.json" "photos$n" 1.2 "photos$n/prefix.json" "photos$n" 0.35 \
+    "crops$n.json" . 1 "crops$n-asked.json" . 4 "$real/cells.json" "$photos" 6 "$real/plain.json" "$photos" "$plain" \
+    "$real/prefix.json" "$photos" "$prefix" "photos$n/small.json" "photos$n" "$few" "photos$n/prefix.json" "photos$n" "$few_prefix" \
     $(read_of "fit$n") 0.2 "fit$n/data.json" "fit$n" 0.33 "fit$n/prefix.json" "fit$n" 0.33 $(read_of "random$n") 0.6 \
     $(read_of "fine$n") 0.8
 }
@@ -198,9 +208,22 @@ mixture "forms8.json" . 0.3 "scrambled8.json" . 0.3 "blocks8.json" . 0.4 $(read_
   redrawn8/prefix.json redrawn8 1.5 crops8.json . 1.5 crops8-asked.json . 4 "$real/cells.json" "$photos" 8 \
   "$real/plain.json" "$photos" 1.3 "$real/prefix.json" "$photos" 2
 phase answer9 finer 488 1e-3 constant_with_warmup 96 "${mix[@]}"
-redraw 9; redrawn 9
+redraw 9; redrawn 9 1.75 2.5 1.2 0.35
 phase answer10 answer9/model 6154 1e-3 cosine 96 "${mix[@]}"
-redrawn 8
+redrawn 8 1.75 2.5 1.2 0.35
 phase answer11 answer10/model 2641 8e-4 cosine 96 "${mix[@]}"
-[ -e final ] || python3 "$here/average.py" answer10/model answer11/model final
+[ -e redrawn ] || python3 "$here/average.py" answer10/model answer11/model redrawn
+
+# Words of signs; more of the real questions at the end.
+redraw 10; signs 10
+mixture "forms10.json" . 0.4 "scrambled10.json" . 0.3 "blocks10.json" . 0.6 $(read_of redrawn10) 1 redrawn10/data.json redrawn10 0.9 \
+  redrawn10/prefix.json redrawn10 1.5 crops10.json . 1.5 crops10-asked.json . 4 "$real/cells.json" "$photos" 8 \
+  "$real/plain.json" "$photos" 2 "$real/prefix.json" "$photos" 3
+phase answer12 redrawn 298 1e-3 constant_with_warmup 96 "${mix[@]}"
+redrawn 10 1.75 2.5 0.5 0.2 signs10/small.json signs10 0.9 signs10/prefix.json signs10 0.2
+phase answer13 answer12/model 3549 1e-3 constant_with_warmup 96 "${mix[@]}"
+redraw 11; signs 11
+redrawn 11 2.8 4 0.5 0.2 signs11/small.json signs11 0.9 signs11/prefix.json signs11 0.2
+phase answer14 answer13/model 4665 1e-3 cosine 96 "${mix[@]}"
+[ -e final ] || python3 "$here/average.py" redrawn answer14/model final
 echo "the model is $out/final; llavar model quantize makes it the folder that is shipped"
