@@ -6,18 +6,23 @@
 # DATA holds fonts/, display/ and corpus.txt (fetch.py), real/ (real.sh) and the published sets below sets/ (SROIE2019, FUNSD).
 # Every phase is a run of its own that goes on where it was stopped when the script is started again. RANKS (default
 # 1) is the number of GPUs, LLAVAR the program, WORKERS the threads that decode pictures for each rank. The steps of
-# the phases are those of the weights in models/llavar-nano; PAGES scales the synthetic sets.
+# the phases are those of the weights in models/llavar-nano; PAGES scales the synthetic sets, STEPS the phases and BATCH
+# the samples of a step: PAGES=0.0005 STEPS=0.0003 BATCH=0.1 goes through everything on a CPU, to see that it runs.
 set -euo pipefail
-[ $# = 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# = 2 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+python3 -c 'import numpy, PIL' || { echo "the scripts need numpy and Pillow: pip install numpy Pillow" >&2; exit 1; }
 here=$(cd "$(dirname "$0")" && pwd)
 data=$(realpath "$1") out=$2
-llavar=${LLAVAR:-llavar} ranks=${RANKS:-1} workers=${WORKERS:-12} pages=${PAGES:-1}
+llavar=${LLAVAR:-llavar} ranks=${RANKS:-1} workers=${WORKERS:-12}
+pages=${PAGES:-1} part_of_steps=${STEPS:-1} part_of_batch=${BATCH:-1}
 llavar=$(realpath "$(command -v "$llavar" || echo "$llavar")")
 export LLAVAR=$llavar
 mkdir -p "$out"; cd "$out"
 real=$data/real
 
-count() { awk "BEGIN { printf \"%d\", $1 * $pages + 0.5 }"; }
+# number, its part, the least
+scaled() { awk "BEGIN { n = int($1 * $2 + 0.5); print n < $3 ? $3 : n }"; }
+count() { scaled "$1" "$pages" 16; }
 # name, pictures, seed, corpus, cells on a side, settings
 pages_of() {
   local name=$1 number seed=$3 corpus=$4 grid=$5; number=$(count "$2"); shift 5
@@ -33,6 +38,7 @@ with_text() {
 phase() {
   local name=$1 model=$2 steps=$3 rate=$4 schedule=$5 batch=$6 rank pids=() args; shift 6
   [ -e "$name/model/model.safetensors" ] && return
+  steps=$(scaled "$steps" "$part_of_steps" 1) batch=$(scaled "$batch" "$part_of_batch" "$ranks")
   args=(train --recipe nano-sft --set model_name_or_path="$model" --set max_steps="$steps" --set learning_rate="$rate"
     --set lr_scheduler_type="$schedule" --set per_device_train_batch_size=$((batch / ranks)) --set warmup_steps=30
     --set model_max_length="$length" --set image_aspect_ratio="$aspect" --set group_by_modality_length=false --set image_cache_bytes=0
@@ -68,8 +74,8 @@ corpus=$data/corpus.txt letters=$PWD/letters.txt
 # Labels that stand several times on a form are asked once; the real questions without and with OCR text.
 [ -e "$real/prefix.json" ] || { python3 "$here/several.py" "$data/sets" "$real"; python3 "$here/mix_real.py" "$real"; }
 # Random strings can be read and not be guessed; random entries can be looked up and not be known.
-[ -e letters.txt ] || python3 "$here/letters.py" letters.txt -n 150000
-[ -e copy1.json ] || python3 "$here/copy_pages.py" "$corpus" copy1.json -n 60000 --rows 1 4 --questions 3 --seed 1
+[ -e letters.txt ] || python3 "$here/letters.py" letters.txt -n "$(count 150000)"
+[ -e copy1.json ] || python3 "$here/copy_pages.py" "$corpus" copy1.json -n "$(count 60000)" --rows 1 4 --questions 3 --seed 1
 [ -e copy2.json ] || python3 "$here/copy_pages.py" "$corpus" copy2.json -n "$(count 60000)" --seed 2
 [ -e scrambled.json ] || python3 "$here/scramble.py" "$corpus" scrambled.json \
   "$real"/{sroie,funsd,chartqa}-ask-ocr.json -n "$(count 80000)" --seed 6
@@ -136,7 +142,8 @@ fit=(--set grid_fit=true --set short_answers=0 --set self_explain=0.25)
 # number of a draw, cells on a side, pages with questions, of random letters, of fine print: its sets
 draw() {
   local n=$1 grid=$2
-  [ -e "crops$n.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "crops$n.json" --grid "$grid" --crops 12 \
+  [ -e "crops$n.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "crops$n.json" --grid "$grid" \
+    --crops "$(scaled 12 "$pages" 1)" \
     --seed "$n"
   [ -e "forms$n.json" ] || python3 "$here/scramble.py" "$corpus" "forms$n.json" "$real/funsd-ask-ocr.json" \
     -n "$(count 60000)" --seed "$n"
@@ -225,5 +232,7 @@ phase answer13 answer12/model 3549 1e-3 constant_with_warmup 96 "${mix[@]}"
 redraw 11; signs 11
 redrawn 11 2.8 4 0.5 0.2 signs11/small.json signs11 0.9 signs11/prefix.json signs11 0.2
 phase answer14 answer13/model 4665 1e-3 cosine 96 "${mix[@]}"
-[ -e final ] || python3 "$here/average.py" redrawn answer14/model final
+# Its config asks for the text of an engine, where there is one.
+[ -e final ] || { python3 "$here/average.py" redrawn answer14/model final.part
+  sed -i '1s/^{$/{\n  "ocr_engine": "ppocr",/' final.part/config.json; mv final.part final; }
 echo "the model is $out/final; llavar model quantize makes it the folder that is shipped"
