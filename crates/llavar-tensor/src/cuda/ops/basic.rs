@@ -22,11 +22,14 @@ const CAST_BF16_F32: Kernel = kernel("cast_bf16_f32");
 const ADD_ASSIGN: Kernel = kernel("add_assign");
 const ADD: Kernel = kernel("add");
 const COLUMN_PARTS: Kernel = kernel("column_parts");
+const COLUMN_PARTS_8: Kernel = kernel("column_parts_8");
 const SUM_PARTS_F32: Kernel = kernel("sum_parts_f32");
 const SUM_PARTS_BF16: Kernel = kernel("sum_parts_bf16");
 
-/// Parts that a sum over rows is made in; fixed by the sizes alone.
-const PARTS: usize = 64;
+/// Blocks of a sum over many rows, and the fewest parts that it is made in; fixed by the sizes alone, so that sums are
+/// the same on every card.
+const BLOCKS: usize = 264;
+const FEWEST_PARTS: usize = 64;
 
 /// `x` in another element type.
 pub(crate) fn cast(cuda: &Arc<Cuda>, x: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -77,14 +80,21 @@ pub(crate) fn column_sums(
     beta: f32,
 ) -> Result<()> {
     let rows = x.numel() / n.max(1);
-    let parts = rows.div_ceil(32).clamp(1, PARTS);
+    let beside = n.div_ceil(256).max(1);
+    let most = (BLOCKS / beside).max(FEWEST_PARTS);
+    let parts = rows.div_ceil(32).clamp(1, most);
     let each = rows.div_ceil(parts).max(1);
     let parts = rows.div_ceil(each).max(1);
     let mut part = cuda.empty(&[parts, n], DType::F32)?;
+    let aligned = n.is_multiple_of(8) && x.cuda_address()?.is_multiple_of(16);
     cuda.launch(
-        &COLUMN_PARTS,
+        if aligned {
+            &COLUMN_PARTS_8
+        } else {
+            &COLUMN_PARTS
+        },
         x.dtype(),
-        Grid::cube([n.div_ceil(256), parts, 1], 256),
+        Grid::cube([beside, parts, 1], 256),
         args![x, &mut part, rows as i64, n as i64, each as i64],
     )?;
     sum_parts(cuda, &part, parts, out, beta)
@@ -135,7 +145,7 @@ mod tests {
     use super::*;
     use crate::{
         cuda::testing::{compare, gpu},
-        ops::testing::Rng,
+        ops::testing::{Rng, close},
     };
 
     #[test]
@@ -173,6 +183,58 @@ mod tests {
             compare("add", &[a, b], &[], |tape, x, _| {
                 Ok(vec![tape.add(&tape.add(&x[0], &x[1])?, &x[0])?])
             });
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn sums_over_rows_agree_with_f64_and_repeat() {
+        crate::memory::set_poison(true);
+        let device = gpu();
+        let cuda = device.as_cuda().unwrap();
+        let mut rng = Rng::new(519);
+        for (rows, n, first) in [
+            (0, 8, 0),
+            (1, 1, 0),
+            (31, 7, 0),
+            (33, 8, 0),
+            (1000, 264, 0),
+            (18_432, 192, 0),
+            (5000, 768, 0),
+            (999, 771, 0),
+            // A view that is not aligned.
+            (400, 24, 3),
+            (300, 20_000, 0),
+        ] {
+            for dtype in [DType::F32, DType::BF16] {
+                let whole = rng.tensor(&[first + rows * n]).cast(dtype).unwrap();
+                let x = whole.to_f32_vec().unwrap();
+                let x = &x[first..];
+                let on_gpu = whole
+                    .to_device(&device)
+                    .unwrap()
+                    .narrow(first, rows * n)
+                    .unwrap();
+                let on_gpu = on_gpu.reshape(&[rows, n]).unwrap();
+                let before = rng.tensor(&[n]);
+                let run = |beta: f32| {
+                    let mut out = before.to_device(&device).unwrap();
+                    column_sums(cuda, &on_gpu, n, &mut out, beta).unwrap();
+                    out.to_f32_vec().unwrap()
+                };
+                for beta in [0.0, 1.0] {
+                    let want: Vec<f32> = (0..n)
+                        .map(|c| {
+                            let own = f64::from(beta * before.data::<f32>().unwrap()[c]);
+                            (own + (0..rows).map(|r| f64::from(x[r * n + c])).sum::<f64>()) as f32
+                        })
+                        .collect();
+                    let what = format!("{rows} x {n} {dtype} beta {beta}");
+                    let got = run(beta);
+                    close(&got, &want, 1e-5, &what);
+                    assert_eq!(got, run(beta), "{what}: two runs differ");
+                }
+            }
         }
     }
 }
