@@ -50,6 +50,11 @@ impl Var {
         }
     }
 
+    /// The tensor, for an operation that puts something else in its place; see [`Var::without_value`].
+    pub(crate) fn into_value(self) -> Tensor {
+        self.value
+    }
+
     /// The value without its history.
     pub fn detach(&self) -> Self {
         Self::constant(self.value.clone())

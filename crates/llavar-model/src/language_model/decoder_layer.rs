@@ -182,18 +182,7 @@ impl DecoderLayer {
         cache: Option<CacheStep<'_>>,
     ) -> TensorResult<Var> {
         let y = self.input_layernorm.forward(tape, x)?;
-        let (q, k, v) = self.qkv_rotated(tape, &y, plan)?;
-        let y = match cache {
-            None => plan.attention.run(tape, &q, &k, &v)?,
-            Some(step) => {
-                step.cache.write(step.layer, step.rows, &k, &v)?;
-                let (k, v) = match step.fresh {
-                    true => (k, v),
-                    false => step.cache.view(step.layer, step.new)?,
-                };
-                plan.attention.run(tape, &q, &k, &v)?
-            }
-        };
+        let y = self.attend(tape, &y, plan, cache)?;
         let y = tape.reshape(&y, &[x.value().rows(), self.heads * self.head_dim])?;
         let x = self.o_proj.forward_residual(tape, &y, x)?;
         let y = self.post_attention_layernorm.forward(tape, &x)?;
@@ -206,6 +195,44 @@ impl DecoderLayer {
             }
         };
         tape.closing(|tape| self.down_proj.forward_residual(tape, &y, &x))
+    }
+
+    /// Attention `[T, Hq, D]` of the normed input.
+    fn attend(
+        &self,
+        tape: &Tape,
+        y: &Var,
+        plan: &StreamPlan,
+        cache: Option<CacheStep<'_>>,
+    ) -> TensorResult<Var> {
+        // Where nobody else wants keys and values, heads stay in the row that the projection gives.
+        if let (
+            None,
+            QkvProjection::Fused(qkv_proj),
+            [(table, positions)],
+            Attention::Segments(spec),
+        ) = (
+            &cache,
+            &self.qkv,
+            plan.rotations.as_slice(),
+            &plan.attention,
+        ) {
+            let qkv = qkv_proj.forward(tape, y)?;
+            let heads = [self.heads, self.kv_heads];
+            return tape.rope_attention(qkv, heads, (table, positions), spec);
+        }
+        let (q, k, v) = self.qkv_rotated(tape, y, plan)?;
+        let (k, v) = match cache {
+            None => (k, v),
+            Some(step) => {
+                step.cache.write(step.layer, step.rows, &k, &v)?;
+                match step.fresh {
+                    true => (k, v),
+                    false => step.cache.view(step.layer, step.new)?,
+                }
+            }
+        };
+        plan.attention.run(tape, &q, &k, &v)
     }
 
     /// Queries `[T, Hq, D]`, keys and values `[T, Hkv, D]`, with queries and keys turned.

@@ -21,6 +21,7 @@ mod patchify;
 pub(crate) mod resample;
 mod rms_norm;
 mod rope;
+mod rope_attention;
 mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;

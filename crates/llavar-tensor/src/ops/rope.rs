@@ -138,7 +138,7 @@ impl cpu::Kernel for RotateRows<'_> {
 }
 
 /// One position a token, all inside the table.
-fn check_positions(
+pub(super) fn check_positions(
     op: &'static str,
     table: &RopeTable,
     positions: &[i32],

@@ -45,30 +45,53 @@ pub(crate) struct Statistics {
     values: Tensor,
 }
 
-/// Output of attention and, where `keep`, statistics for the backward pass; `None` where this problem is
-/// not one for cuDNN: it is for bf16, heads of a multiple of 8 up to 128, and sequences that attend to
-/// themselves without a window.
-pub(crate) fn forward(
+/// A problem that cuDNN takes.
+pub(crate) struct Fit {
+    shape: Shape,
+    lengths: Vec<usize>,
+}
+
+/// Addresses of the first query, the first key and the first value.
+pub(crate) type Heads = [u64; 3];
+
+/// The heads that lie side by side in the row of a token.
+pub(crate) fn heads_of_rows(rows: u64, problem: &Problem) -> Heads {
+    let k = rows + 2 * (problem.heads * problem.dim) as u64;
+    [rows, k, k + 2 * (problem.kv_heads * problem.dim) as u64]
+}
+
+/// Whether cuDNN has plans for a problem, of the backward pass too where `keep`: it has for bf16, heads of a
+/// multiple of 8 up to 128, and sequences that attend to themselves without a window. `inputs` are queries, keys
+/// and values, or the one tensor whose rows hold all three side by side.
+pub(crate) fn fit(
     cuda: &Arc<Cuda>,
     problem: &Problem,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    inputs: &[&Tensor],
     keep: bool,
-) -> Result<Option<(Tensor, Statistics)>> {
-    let Some((shape, lengths)) = shape(cuda, problem, [q, k, v]) else {
+) -> Result<Option<Fit>> {
+    let Some((shape, lengths)) = shape(cuda, problem, inputs) else {
         return Ok(None);
     };
     let library = cuda.extension(|| Library::new(cuda))?;
     let mut state = library.lock();
-    if !state.has(shape, Pass::Forward) || (keep && !state.has(group(shape), Pass::Backward)) {
-        return Ok(None);
-    }
-    let mut out = cuda.empty(q.shape(), DType::BF16)?;
+    let has = state.has(shape, Pass::Forward) && (!keep || state.has(group(shape), Pass::Backward));
+    Ok(has.then_some(Fit { shape, lengths }))
+}
+
+/// Output of attention `[T, Hq, D]`, and statistics for the backward pass.
+pub(crate) fn forward(
+    cuda: &Arc<Cuda>,
+    problem: &Problem,
+    Fit { shape, lengths }: Fit,
+    [q, k, v]: Heads,
+) -> Result<(Tensor, Statistics)> {
+    let library = cuda.extension(|| Library::new(cuda))?;
+    let mut state = library.lock();
+    let out = [problem.queries(), problem.heads, problem.dim];
+    let mut out = cuda.empty(&out, DType::BF16)?;
     let mut values = cuda.empty(&[shape.statistics()], DType::F32)?;
-    let tables = Tables::new(cuda, &shape, problem, &lengths)?;
+    let tables = Tables::new(cuda, &shape, &lengths)?;
     let (o, s) = (out.cuda_address_mut()?, values.cuda_address_mut()?);
-    let (q, k, v) = (q.cuda_address()?, k.cuda_address()?, v.cuda_address()?);
     state.execute(cuda, shape, Pass::Forward, |slot| match slot {
         Slot::Q => q,
         Slot::K => k,
@@ -77,61 +100,50 @@ pub(crate) fn forward(
         Slot::Statistics => s,
         other => tables.address(problem, other),
     })?;
-    Ok(Some((out, Statistics { shape, values })))
+    Ok((out, Statistics { shape, values }))
 }
 
-/// Gradients of q, k and v; `inputs` are q, k, v, o and do.
+/// Writes the gradients of queries, keys and values, which lie as those do.
 pub(crate) fn backward(
     cuda: &Arc<Cuda>,
     problem: &Problem,
     statistics: &Statistics,
-    inputs: [&Tensor; 5],
-) -> Result<[Tensor; 3]> {
+    [q, k, v]: Heads,
+    [o, dout]: [&Tensor; 2],
+    [dq, dk, dv]: Heads,
+) -> Result<()> {
     let (shape, lengths) = (statistics.shape, lengths(problem));
     let group = group(shape);
     let library = cuda.extension(|| Library::new(cuda))?;
     let mut state = library.lock();
-    let [q, k, v, ..] = inputs;
-    let mut dq = cuda.empty(q.shape(), DType::BF16)?;
-    let (mut dk, mut dv) = (
-        cuda.empty(k.shape(), DType::BF16)?,
-        cuda.empty(v.shape(), DType::BF16)?,
-    );
     let mut delta = cuda.empty(&[group.statistics()], DType::F32)?;
     let delta = delta.cuda_address_mut()?;
-    let outs = [
-        dq.cuda_address_mut()?,
-        dk.cuda_address_mut()?,
-        dv.cuda_address_mut()?,
-    ];
-    let mut ins = [0; 5];
-    for (address, tensor) in ins.iter_mut().zip(inputs) {
-        *address = tensor.cuda_address()?;
-    }
+    let (o, dout) = (o.cuda_address()?, dout.cuda_address()?);
     let mut s = statistics.values.cuda_address()?;
-    // Bytes before the first token of a group, in tensors of queries and of keys.
-    let (mut of_q, mut of_k) = (0, 0);
+    // Bytes before the first token of a group, in tensors of queries, of keys and of outputs.
+    let (mut of_q, mut of_k, mut of_o) = (0, 0, 0);
     for lengths in lengths.chunks(group.batch as usize) {
-        let tables = Tables::new(cuda, &group, problem, lengths)?;
+        let tables = Tables::new(cuda, &group, lengths)?;
         state.execute(cuda, group, Pass::Backward, |slot| match slot {
-            Slot::Q => ins[0] + of_q,
-            Slot::K => ins[1] + of_k,
-            Slot::V => ins[2] + of_k,
-            Slot::O => ins[3] + of_q,
-            Slot::DO => ins[4] + of_q,
+            Slot::Q => q + of_q,
+            Slot::K => k + of_k,
+            Slot::V => v + of_k,
+            Slot::O => o + of_o,
+            Slot::DO => dout + of_o,
             Slot::Statistics => s,
-            Slot::DQ => outs[0] + of_q,
-            Slot::DK => outs[1] + of_k,
-            Slot::DV => outs[2] + of_k,
+            Slot::DQ => dq + of_q,
+            Slot::DK => dk + of_k,
+            Slot::DV => dv + of_k,
             Slot::Delta => delta,
             other => tables.address(problem, other),
         })?;
-        let bytes = (2 * problem.dim * lengths.iter().sum::<usize>()) as u64;
-        of_q += bytes * problem.heads as u64;
-        of_k += bytes * problem.kv_heads as u64;
+        let bytes = 2 * lengths.iter().sum::<usize>() as u64;
+        of_q += bytes * group.row(group.heads) as u64;
+        of_k += bytes * group.row(group.kv_heads) as u64;
+        of_o += bytes * group.output_row() as u64;
         s += 4 * group.statistics() as u64;
     }
-    Ok([dq, dk, dv])
+    Ok(())
 }
 
 /// The part of a problem that the backward pass takes at once: as many sequences, dividing their number, as
@@ -152,7 +164,7 @@ fn lengths(problem: &Problem) -> Vec<usize> {
 }
 
 /// The shape of the plan for a problem, if it is one for cuDNN.
-fn shape(cuda: &Cuda, problem: &Problem, tensors: [&Tensor; 3]) -> Option<(Shape, Vec<usize>)> {
+fn shape(cuda: &Cuda, problem: &Problem, tensors: &[&Tensor]) -> Option<(Shape, Vec<usize>)> {
     let itself = |s: &crate::ops::attention::Segment| s.q == s.k && !s.has_window();
     let fits = cuda.info().cudnn.is_some_and(|version| version >= 90_000)
         && cuda.info().capability.0 >= 8
@@ -185,8 +197,13 @@ fn shape(cuda: &Cuda, problem: &Problem, tensors: [&Tensor; 3]) -> Option<(Shape
         dim: problem.dim as i64,
         causal,
         ragged,
+        in_row: tensors.len() == 1,
     };
-    Some((shape, lengths))
+    // Offsets are 32-bit numbers.
+    let last = problem
+        .queries()
+        .checked_mul(shape.row(shape.heads) as usize)?;
+    (last <= i32::MAX as usize).then_some((shape, lengths))
 }
 
 /// A length rounded up: 128, 256, 512, then in halves of powers of two (768, 1024, 1536, ..).
@@ -202,18 +219,18 @@ fn bucket(length: usize) -> usize {
 
 /// Lengths and offsets on the device.
 struct Tables {
-    tensors: Option<[Tensor; 3]>,
+    tensors: Option<[Tensor; 4]>,
 }
 
 impl Tables {
-    fn new(cuda: &Arc<Cuda>, shape: &Shape, problem: &Problem, lengths: &[usize]) -> Result<Self> {
+    fn new(cuda: &Arc<Cuda>, shape: &Shape, lengths: &[usize]) -> Result<Self> {
         if !shape.ragged {
             return Ok(Self { tensors: None });
         }
         let batch = shape.batch as usize;
         let mut padded: Vec<i32> = lengths.iter().map(|n| *n as i32).collect();
         padded.resize(batch, 0);
-        let offsets = |row: usize| -> Vec<i32> {
+        let offsets = |row: i64| -> Vec<i32> {
             let mut at = 0;
             let mut all = vec![0];
             for n in &padded {
@@ -224,8 +241,9 @@ impl Tables {
         };
         let tensors = [
             cuda.constant(&padded)?,
-            cuda.constant(&offsets(problem.heads * problem.dim))?,
-            cuda.constant(&offsets(problem.kv_heads * problem.dim))?,
+            cuda.constant(&offsets(shape.row(shape.heads)))?,
+            cuda.constant(&offsets(shape.row(shape.kv_heads)))?,
+            cuda.constant(&offsets(shape.output_row()))?,
         ];
         Ok(Self {
             tensors: Some(tensors),
@@ -242,6 +260,7 @@ impl Tables {
             Slot::Lengths => of(0),
             Slot::QueryOffsets => of(1),
             Slot::KeyOffsets => of(2),
+            Slot::OutputOffsets => of(3),
             Slot::Scale => (&raw const problem.scale) as u64,
             Slot::One => (&raw const ONE) as u64,
             Slot::MinusInfinity => (&raw const MINUS_INFINITY) as u64,
@@ -335,6 +354,7 @@ mod tests {
                 dim: 128,
                 causal: true,
                 ragged: false,
+                in_row: false,
             };
             let group = group(shape);
             assert_eq!(batch % group.batch, 0);

@@ -36,6 +36,9 @@ pub(super) struct Shape {
     pub(super) causal: bool,
     /// Sequences of several lengths, or all of the longest.
     pub(super) ragged: bool,
+    /// Whether queries, keys and values (and their gradients) are the parts of one row `[(heads + 2 kv) D]`, or
+    /// each has rows of its own.
+    pub(super) in_row: bool,
 }
 
 /// Memory that a graph reads or writes.
@@ -51,10 +54,12 @@ pub(super) enum Slot {
     One,
     /// Length of every sequence.
     Lengths,
-    /// First element of every sequence in q, o and their gradients.
+    /// First element of every sequence in q and its gradient.
     QueryOffsets,
     /// First element of every sequence in k, v and their gradients.
     KeyOffsets,
+    /// First element of every sequence in o and its gradient.
+    OutputOffsets,
     DO,
     DQ,
     DK,
@@ -85,14 +90,29 @@ impl Shape {
         [self.heads * self.longest, self.longest, 1, 1]
     }
 
-    /// Strides of `[T, heads, D]` seen as `[b, heads, s, D]`.
+    /// Elements from one token to the next in a tensor of `heads` of queries, keys or values.
+    pub(super) fn row(&self, heads: i64) -> i64 {
+        match self.in_row {
+            true => (self.heads + 2 * self.kv_heads) * self.dim,
+            false => heads * self.dim,
+        }
+    }
+
+    /// Elements from one token to the next in the output.
+    pub(super) fn output_row(&self) -> i64 {
+        self.heads * self.dim
+    }
+
+    /// Strides of `heads` of queries, keys or values seen as `[b, heads, s, D]`.
     fn packed(&self, heads: i64) -> Four {
-        [
-            self.longest * heads * self.dim,
-            self.dim,
-            heads * self.dim,
-            1,
-        ]
+        let row = self.row(heads);
+        [self.longest * row, self.dim, row, 1]
+    }
+
+    /// Strides of the output seen as `[b, heads, s, D]`.
+    fn output(&self) -> Four {
+        let row = self.output_row();
+        [self.longest * row, self.dim, row, 1]
     }
 
     /// The same with the last two axes exchanged.
@@ -124,16 +144,22 @@ struct Common {
     lengths: Option<(Node, Node)>,
     query_offsets: Option<Node>,
     key_offsets: Option<Node>,
+    output_offsets: Option<Node>,
 }
 
 impl Common {
     fn new(shape: &Shape) -> Result<Self> {
         let mut graph = Graph::new();
-        let (mut query_offsets, mut key_offsets, mut lengths) = (None, None, None);
+        let (mut query_offsets, mut key_offsets) = (None, None);
+        let (mut output_offsets, mut lengths) = (None, None);
         if shape.ragged {
             let offsets = [shape.batch + 1, 1, 1, 1];
             query_offsets = Some(graph.io(I32, offsets, [1; 4], Slot::QueryOffsets, None)?);
             key_offsets = Some(graph.io(I32, offsets, [1; 4], Slot::KeyOffsets, None)?);
+            output_offsets = match shape.in_row {
+                true => Some(graph.io(I32, offsets, [1; 4], Slot::OutputOffsets, None)?),
+                false => query_offsets,
+            };
             let mut length = || graph.io(I32, [shape.batch, 1, 1, 1], [1; 4], Slot::Lengths, None);
             lengths = Some((length()?, length()?));
         }
@@ -153,6 +179,7 @@ impl Common {
             lengths,
             query_offsets,
             key_offsets,
+            output_offsets,
         })
     }
 
@@ -222,9 +249,9 @@ pub(super) fn forward(handle: cudnnHandle_t, shape: &Shape) -> Result<Plan<Slot>
     let o = c.graph.io(
         BF16,
         shape.queries(),
-        shape.packed(shape.heads),
+        shape.output(),
         Slot::O,
-        c.query_offsets,
+        c.output_offsets,
     )?;
     let statistics = c.graph.io(
         F32,
@@ -283,8 +310,9 @@ pub(super) fn backward(handle: cudnnHandle_t, shape: &Shape) -> Result<Plan<Slot
     let (dims, strides) = shape.transposed(shape.kv_heads);
     let g = &mut c.graph;
     let vt = g.io(BF16, dims, strides, Slot::V, c.key_offsets)?;
-    let o = g.io(BF16, shape.queries(), of_q, Slot::O, c.query_offsets)?;
-    let d_o = g.io(BF16, shape.queries(), of_q, Slot::DO, c.query_offsets)?;
+    let (of_o, offsets) = (shape.output(), c.output_offsets);
+    let o = g.io(BF16, shape.queries(), of_o, Slot::O, offsets)?;
+    let d_o = g.io(BF16, shape.queries(), of_o, Slot::DO, offsets)?;
     let statistics = g.io(
         F32,
         shape.rows(),

@@ -67,3 +67,42 @@ KERNEL merge_1(T* whole, T* q, T* k, T* v, const float* table, const int* positi
                int half, int parts) {
     rotate<1, true>(whole, q, k, v, table, positions, entries, heads, kv, half, parts);
 }
+
+// Turns the first `turned` of `all` heads of every row where they lie, by the angles times sign. Blocks and threads
+// as above, with `turned` heads side by side.
+template <int W>
+DEVICE void turn(T* rows, const float* table, const int* positions, i64 entries, int turned, int all, int half,
+                 int parts, float sign) {
+    T* row = rows + blockIdx.x * (i64)all * 2 * half;
+    const float* angles = table + (i64)positions[blockIdx.x] * half;
+    int beside = max(1, (int)blockDim.x / parts);
+    for (int part = threadIdx.x % parts; part < parts; part += blockDim.x) {
+        int at = part * W;
+        float cosine[W], sine[W];
+        load_run(angles + at, cosine);
+        load_run(angles + entries + at, sine);
+        for (int head = threadIdx.x / parts; head < turned; head += beside) {
+            T* near = row + (i64)head * 2 * half + at;
+            float a[W], b[W], c[W], d[W];
+            load_run(near, a);
+            load_run(near + half, b);
+            #pragma unroll
+            for (int i = 0; i < W; i++) {
+                float s = sign * sine[i];
+                c[i] = a[i] * cosine[i] - b[i] * s;
+                d[i] = b[i] * cosine[i] + a[i] * s;
+            }
+            store_run(near, c);
+            store_run(near + half, d);
+        }
+    }
+}
+
+KERNEL turn_8(T* rows, const float* table, const int* positions, i64 entries, int turned, int all, int half, int parts,
+              float sign) {
+    turn<8>(rows, table, positions, entries, turned, all, half, parts, sign);
+}
+KERNEL turn_1(T* rows, const float* table, const int* positions, i64 entries, int turned, int all, int half, int parts,
+              float sign) {
+    turn<1>(rows, table, positions, entries, turned, all, half, parts, sign);
+}

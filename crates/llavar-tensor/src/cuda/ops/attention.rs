@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use super::attention_tiles::{self, Tiles};
+use super::{
+    attention_tiles::{self, Tiles},
+    rope::Angles,
+};
 use crate::{
     DType, Error, Result, Tape, Tensor, Var,
     cuda::{Cuda, Grid, Kernel, Source, args, cudnn},
@@ -56,8 +59,12 @@ pub(crate) fn attention(
     }
     let wants_grad = tape.needs_grad(&[q, k, v], &[]);
     let (qt, kt, vt) = (q.value(), k.value(), v.value());
-    let (out, saved) = match cudnn::forward(cuda, &problem, qt, kt, vt, wants_grad)? {
-        Some((out, statistics)) => (out, Saved::Cudnn(statistics)),
+    let (out, saved) = match cudnn::fit(cuda, &problem, &[qt, kt, vt], wants_grad)? {
+        Some(fit) => {
+            let heads = [qt.cuda_address()?, kt.cuda_address()?, vt.cuda_address()?];
+            let (out, statistics) = cudnn::forward(cuda, &problem, fit, heads)?;
+            (out, Saved::Cudnn(statistics))
+        }
         None => {
             if !wants_grad
                 && let Some(out) = attention_tiles::forward(cuda, &problem, [qt, kt, vt])?
@@ -73,15 +80,60 @@ pub(crate) fn attention(
     }
     let (cuda, q, k, v, o) = (cuda.clone(), q.clone(), k.clone(), v.clone(), out.clone());
     Ok(tape.record(out, move |dout, grads| {
-        let inputs = [q.value(), k.value(), v.value(), &o, &dout];
+        let inputs = [q.value(), k.value(), v.value()];
         let [dq, dk, dv] = match &saved {
-            Saved::Cudnn(statistics) => cudnn::backward(&cuda, &problem, statistics, inputs)?,
-            Saved::Own(lse) => backward(&cuda, &problem, lse, inputs)?,
+            Saved::Cudnn(statistics) => {
+                let mut grads = [Tensor::zeros(&[]), Tensor::zeros(&[]), Tensor::zeros(&[])];
+                let (mut heads, mut to) = ([0; 3], [0; 3]);
+                for i in 0..3 {
+                    grads[i] = cuda.empty(inputs[i].shape(), DType::BF16)?;
+                    (heads[i], to[i]) = (inputs[i].cuda_address()?, grads[i].cuda_address_mut()?);
+                }
+                cudnn::backward(&cuda, &problem, statistics, heads, [&o, &dout], to)?;
+                grads
+            }
+            Saved::Own(lse) => {
+                let [q, k, v] = inputs;
+                backward(&cuda, &problem, lse, [q, k, v, &o, &dout])?
+            }
         };
         grads.add(&q, dq)?;
         grads.add(&k, dk)?;
         grads.add(&v, dv)
     }))
+}
+
+/// As [`Tape::rope_attention`], checked: heads are turned and attended to where they lie in their row. Gives the
+/// row back where that cannot be.
+pub(crate) fn rope_attention(
+    tape: &Tape,
+    cuda: &Arc<Cuda>,
+    qkv: Var,
+    angles: &Angles,
+    problem: Problem,
+) -> Result<std::result::Result<Var, Var>> {
+    let wants_grad = tape.needs_grad(&[&qkv], &[]);
+    let Some(fit) = cudnn::fit(cuda, &problem, &[qkv.value()], wants_grad)? else {
+        return Ok(Err(qkv));
+    };
+    let (place, mut rows) = (qkv.without_value(), qkv.into_value());
+    let turned = problem.heads + problem.kv_heads;
+    let all = turned + problem.kv_heads;
+    angles.turn(cuda, &mut rows, [turned, all], 1.0)?;
+    let heads = cudnn::heads_of_rows(rows.cuda_address()?, &problem);
+    let (out, statistics) = cudnn::forward(cuda, &problem, fit, heads)?;
+    if !wants_grad {
+        return Ok(Ok(Var::constant(out)));
+    }
+    let (cuda, angles, o) = (cuda.clone(), angles.clone(), out.clone());
+    Ok(Ok(tape.record(out, move |dout, grads| {
+        let mut drows = cuda.empty(rows.shape(), DType::BF16)?;
+        let heads = cudnn::heads_of_rows(rows.cuda_address()?, &problem);
+        let to = cudnn::heads_of_rows(drows.cuda_address_mut()?, &problem);
+        cudnn::backward(&cuda, &problem, &statistics, heads, [&o, &dout], to)?;
+        angles.turn(&cuda, &mut drows, [turned, all], -1.0)?;
+        grads.add(&place, drows)
+    })))
 }
 
 /// As [`Tape::path_attention`], checked; `None` where keys have to be copied for every path.

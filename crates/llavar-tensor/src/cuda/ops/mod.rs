@@ -33,7 +33,7 @@ mod tokens;
 use super::Source;
 
 pub(crate) use activation::activation;
-pub(crate) use attention::{attention, path_attention};
+pub(crate) use attention::{attention, path_attention, rope_attention};
 pub(crate) use basic::{add, add_assign, cast, column_sums, sum_parts};
 pub(crate) use broadcast::{add_broadcast, concat_last, narrow_backward, param};
 pub(crate) use copy_rows::copy_rows;
@@ -53,7 +53,7 @@ pub(crate) use patchify::patchify;
 pub(crate) use pixels::from_rgb;
 pub(crate) use resample::{TapsOnGpu, resample};
 pub(crate) use rms_norm::rms_norm;
-pub(crate) use rope::{DeviceTables, rope, split_qkv_rope};
+pub(crate) use rope::{Angles, DeviceTables, rope, split_qkv_rope};
 pub(crate) use swiglu::{swiglu, swiglu_fused};
 
 /// All files of kernels.

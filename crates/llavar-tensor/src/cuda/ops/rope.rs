@@ -23,6 +23,9 @@ const SPLIT: [Kernel; 2] = [kernel("split_8"), kernel("split_1")];
 /// Heads to row, rotated back.
 const MERGE: [Kernel; 2] = [kernel("merge_8"), kernel("merge_1")];
 
+/// Heads of a row where they lie.
+const TURN: [Kernel; 2] = [kernel("turn_8"), kernel("turn_1")];
+
 /// Most threads of a block.
 const THREADS: usize = 256;
 
@@ -62,7 +65,7 @@ impl DeviceTables {
 
 /// What a kernel needs besides the heads.
 #[derive(Clone)]
-struct Angles {
+pub(crate) struct Angles {
     /// `[2, positions, half]`: cosines, then sines.
     table: Tensor,
     /// `[T]`
@@ -72,7 +75,7 @@ struct Angles {
 }
 
 impl Angles {
-    fn new(cuda: &Arc<Cuda>, table: &RopeTable, positions: &[i32]) -> Result<Self> {
+    pub(crate) fn new(cuda: &Arc<Cuda>, table: &RopeTable, positions: &[i32]) -> Result<Self> {
         let (cos, sin) = table.angles();
         Ok(Self {
             table: table
@@ -93,7 +96,7 @@ impl Angles {
         parts: [Arg; 4],
         [heads, kv]: [usize; 2],
     ) -> Result<()> {
-        let (half, all) = (self.half, heads + 2 * kv);
+        let half = self.half;
         if whole.numel() == 0 {
             return Ok(());
         }
@@ -101,18 +104,8 @@ impl Angles {
             Arg::Address(address) => address.is_multiple_of(16),
             _ => true,
         });
-        let (kernel, parts_a_head) = if aligned && half.is_multiple_of(8) && half / 8 <= THREADS {
-            (runs, half / 8)
-        } else {
-            (singles, half)
-        };
-        // As few rounds over the heads as a block allows, and no thread without work in the last.
-        let threads = if parts_a_head >= THREADS {
-            THREADS
-        } else {
-            let rounds = all.div_ceil(THREADS / parts_a_head);
-            parts_a_head * all.div_ceil(rounds)
-        };
+        let (in_runs, parts_a_head, threads) = self.threads(aligned, heads + 2 * kv);
+        let kernel = if in_runs { runs } else { singles };
         let numbers = args![
             &self.table,
             &self.positions,
@@ -127,6 +120,56 @@ impl Angles {
             whole.dtype(),
             Grid::new(self.positions.numel(), threads),
             &[&parts[..], numbers].concat(),
+        )
+    }
+}
+
+impl Angles {
+    /// Whether heads are taken in runs of eight elements, the threads of a head, and those of a block that works
+    /// on so many heads.
+    fn threads(&self, aligned: bool, heads: usize) -> (bool, usize, usize) {
+        let half = self.half;
+        let in_runs = aligned && half.is_multiple_of(8) && half / 8 <= THREADS;
+        let parts_a_head = if in_runs { half / 8 } else { half };
+        // As few rounds over the heads as a block allows, and no thread without work in the last.
+        let threads = if parts_a_head >= THREADS {
+            THREADS
+        } else {
+            let rounds = heads.div_ceil(THREADS / parts_a_head);
+            parts_a_head * heads.div_ceil(rounds)
+        };
+        (in_runs, parts_a_head, threads)
+    }
+
+    /// Turns the first `turned` of `all` heads of every row where they lie, by the angles times `sign`.
+    pub(crate) fn turn(
+        &self,
+        cuda: &Arc<Cuda>,
+        rows: &mut Tensor,
+        [turned, all]: [usize; 2],
+        sign: f32,
+    ) -> Result<()> {
+        if rows.numel() == 0 {
+            return Ok(());
+        }
+        let aligned = rows.cuda_address_mut()?.is_multiple_of(16);
+        let (in_runs, parts_a_head, threads) = self.threads(aligned, turned);
+        let dtype = rows.dtype();
+        cuda.launch(
+            &TURN[usize::from(!in_runs)],
+            dtype,
+            Grid::new(self.positions.numel(), threads),
+            args![
+                rows,
+                &self.table,
+                &self.positions,
+                self.entries as i64,
+                turned as i32,
+                all as i32,
+                self.half as i32,
+                parts_a_head as i32,
+                sign
+            ],
         )
     }
 }
