@@ -20,7 +20,7 @@ struct Step {
     const int *positions, *slots;    // of each row; position -1: out of use
     int heads, kv_heads, dim, capacity, window;
     float scale;
-    int run, most_units;             // units of a block; of a sequence
+    int most_units;                  // of a sequence
     float* part_out;                 // [rows, heads, most_units, dim]
     float2* part_stats;              // [rows, heads, most_units]: largest score, sum of exponentials
     int* counters;                   // [rows, gridDim.x], zero between kernels
@@ -106,14 +106,16 @@ template <int NV, int GQ, bool STAGED> DEVICE void attend(const Step& a) {
     const int first = a.window >= 0 && pos > a.window ? pos - a.window : 0;
     const int chunk0 = first / CHUNK, chunks = pos / CHUNK - chunk0 + 1;
     const int each = (chunks + MAX_UNITS - 1) / MAX_UNITS, units = (chunks + each - 1) / each;
-    int unit = blockIdx.y * a.run;
+    // The blocks of a sequence share its units evenly, however long it is.
+    const int run = (units + gridDim.y - 1) / gridDim.y;
+    int unit = blockIdx.y * run;
     if (unit >= units) {
         await_previous();
         return;
     }
-    const bool is_whole = units <= a.run;
+    const bool is_whole = units <= run;
     int chunk = chunk0 + unit * each;
-    const int chunk_end = chunk0 + min((unit + a.run) * each, chunks);
+    const int chunk_end = chunk0 + min((unit + run) * each, chunks);
 
     const i64 token = (i64)a.kv_heads * dim, start = (i64)a.slots[b] * a.capacity * token + kv * dim;
     const T *keys = a.k_cache + start, *values = a.v_cache + start;
@@ -315,7 +317,7 @@ template <int NV, int GQ, bool STAGED> DEVICE void attend(const Step& a) {
     __threadfence();
     __syncthreads();
     int* counter = a.counters + b * gridDim.x + blockIdx.x;
-    if (t == 0) is_last = atomicAdd(counter, 1) == (units + a.run - 1) / a.run - 1;
+    if (t == 0) is_last = atomicAdd(counter, 1) == (units + run - 1) / run - 1;
     __syncthreads();
     if (!is_last) return;
     __threadfence();
@@ -362,10 +364,10 @@ template <int NV, int GQ, bool STAGED> DEVICE void attend(const Step& a) {
     KERNEL __launch_bounds__(THREADS) name(const T* q, const T* k, const T* v, int q_stride, \
         int kv_stride, T* k_cache, T* v_cache, const float* cos0, const float* sin0, const float* cos1, \
         const float* sin1, int switch_at, const int* positions, const int* slots, int heads, int kv_heads, int dim, \
-        int capacity, int window, float scale, int run, int most_units, float* part_out, float2* part_stats, \
+        int capacity, int window, float scale, int most_units, float* part_out, float2* part_stats, \
         int* counters, T* out) { \
         attend<WIDTH, GQ, staged>(Step{q, k, v, q_stride, kv_stride, k_cache, v_cache, cos0, sin0, cos1, sin1, \
-            switch_at, positions, slots, heads, kv_heads, dim, capacity, window, scale, run, most_units, part_out, \
+            switch_at, positions, slots, heads, kv_heads, dim, capacity, window, scale, most_units, part_out, \
             part_stats, counters, out}); \
     }
 ATTEND(attend_1, 1, false)

@@ -150,8 +150,8 @@ impl Case {
         (out, key)
     }
 
-    /// The same on the GPU with runs of so many units: output `[rows, q]` and keys of the cache.
-    fn on_gpu(&self, dtype: DType, run: usize) -> [Vec<f32>; 2] {
+    /// The same on the GPU with so many blocks for the units of a row: output `[rows, q]` and keys of the cache.
+    fn on_gpu(&self, dtype: DType, parts: usize) -> [Vec<f32>; 2] {
         let device = gpu();
         let cuda = device.as_cuda().unwrap();
         memory::set_poison(true);
@@ -178,8 +178,11 @@ impl Case {
             Attention::new(cuda, &self.shape, &self.rope, rows, self.capacity).unwrap();
         let (_, blocks) = heads_of_a_block(&self.shape);
         let (blocks, units) = (self.shape.kv_heads * blocks, units(self.capacity));
-        attention.at_once = blocks * rows * units.div_ceil(run);
-        assert_eq!(run_of_a_block(attention.at_once, blocks, rows, units), run);
+        attention.at_once = blocks * rows * parts;
+        assert_eq!(
+            blocks_of_a_row(attention.at_once, blocks, rows, units),
+            parts
+        );
         let launcher = Launcher {
             cuda: cuda.clone(),
             dtype,
@@ -216,7 +219,7 @@ impl Case {
 
 #[test]
 #[ignore = "needs a GPU"]
-fn runs_of_every_length_give_the_same_bits_and_agree_with_plain_loops() {
+fn every_number_of_blocks_gives_the_same_bits_and_agrees_with_plain_loops() {
     let mut rng = Rng::new(611);
     let sizes = [
         ([96, 3, 1], None, false),
@@ -232,7 +235,7 @@ fn runs_of_every_length_give_the_same_bits_and_agree_with_plain_loops() {
             let case = Case::new(&mut rng, size, window, long).rounded(dtype);
             let what = format!("{size:?}, window {window:?}, {dtype}");
             let most = units(case.capacity);
-            let [out, keys] = case.on_gpu(dtype, 1);
+            let [out, keys] = case.on_gpu(dtype, most);
             let (q, kv) = (case.shape.q_width(), case.shape.kv_width());
             for row in 0..case.positions.len() {
                 let (want, key) = case.plain(row);
@@ -243,20 +246,20 @@ fn runs_of_every_length_give_the_same_bits_and_agree_with_plain_loops() {
                     close(&keys[at..][..kv], &key, tolerance, &format!("{what}, key"));
                 }
             }
-            for run in [2, 3, most.div_ceil(2), most] {
-                let [other, _] = case.on_gpu(dtype, run);
+            for parts in [1, 2, 3, most.div_ceil(2), most - 1] {
+                let [other, _] = case.on_gpu(dtype, parts);
                 let same = out
                     .iter()
                     .zip(&other)
                     .all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{what}: runs of {run} units differ from runs of one");
+                assert!(same, "{what}: {parts} blocks a row differ from one a unit");
             }
         }
     }
 }
 
 #[test]
-fn few_rows_are_cut_up_and_many_are_not() {
+fn rows_share_the_card() {
     // Phi-3.5: 24 KiB of keys and values a chunk, two of them a block.
     assert_eq!(shared(96), 48 << 10);
     assert_eq!(blocks_at_once(96, 1, 228 << 10), 4);
@@ -264,11 +267,11 @@ fn few_rows_are_cut_up_and_many_are_not() {
     assert_eq!(blocks_at_once(256, 4, 228 << 10), 1);
     // A card with less has room for none.
     assert_eq!(blocks_at_once(256, 4, 100 << 10), 0);
-    // 132 multiprocessors, 32 heads, up to 1,024 tokens: few rows take one chunk a block, 16 rows the whole text.
-    let run = |rows| run_of_a_block(4 * 132, 32, rows, units(1024));
-    assert_eq!([1, 4, 8].map(run), [1; 3]);
-    assert_eq!([9, 16, 64].map(run), [16; 3]);
+    // 132 multiprocessors, 32 heads, up to 1,024 tokens: one row takes a chunk a block, 16 rows the whole text.
+    let parts = |rows| blocks_of_a_row(4 * 132, 32, rows, units(1024));
+    assert_eq!([1, 2, 4, 8].map(parts), [16, 8, 4, 2]);
+    assert_eq!([9, 16, 64].map(parts), [1; 3]);
     // Heads that share keys have fewer blocks.
-    assert_eq!(run_of_a_block(2 * 132, 4, 16, 16), 4);
-    assert_eq!(run_of_a_block(0, 32, 16, 16), 1);
+    assert_eq!(blocks_of_a_row(2 * 132, 4, 16, 16), 4);
+    assert_eq!(blocks_of_a_row(0, 32, 16, 16), 16);
 }
