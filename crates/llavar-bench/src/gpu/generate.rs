@@ -43,7 +43,7 @@ impl Bench<'_> {
             peak_gib: self.peak_gib(),
             note: "first ids of the answers included".into(),
         });
-        for count in [1, 4, 16] {
+        for count in [1, 4, 8, 16] {
             progress(&format!("decoding, {count} streams"));
             self.cuda.reset_peak();
             self.seconds(model, count, 8, 1)?;

@@ -41,9 +41,13 @@ use source;
 /// The sources of this module.
 #[cfg(test)]
 pub(super) fn sources() -> impl Iterator<Item = &'static Source> {
-    [&products::SOURCE, &step::PICK_SOURCE]
-        .into_iter()
-        .chain(attention::SOURCES)
+    [
+        &products::SOURCE,
+        &products::wide::SOURCE,
+        &step::PICK_SOURCE,
+    ]
+    .into_iter()
+    .chain(attention::SOURCES)
 }
 
 /// Steps of one kind that are queued kernel by kernel before they are recorded: a short answer is over

@@ -1,8 +1,8 @@
 //! `y = f(x) w^T (+ y)` for a few rows, f an RMS norm or nothing; `silu(f(x) gate^T) * (f(x) up^T)`.
 //!
-//! For up to four rows a kernel of our own streams the weight and does what stands around the product: with
-//! plain arithmetic for one row and in f32, with tensor cores in bf16. From there on cuBLASLt does the product
-//! and small kernels the rest.
+//! A kernel of our own streams the weight and does what stands around the product: with plain arithmetic for one
+//! row and for up to four in f32, with tensor cores for up to 16 in bf16. From there on, and where shared memory
+//! is too small for the rows, cuBLASLt does the product and small kernels the rest.
 
 use std::sync::Arc;
 
@@ -11,6 +11,9 @@ use crate::{
     cpu::Layout,
     cuda::{Arg, Cuda, Epilogue, Grid, Kernel, Source, args},
 };
+use wide::Wide;
+
+pub(super) mod wide;
 
 pub(super) static SOURCE: Source = super::source!("decode_products");
 
@@ -45,8 +48,7 @@ const EMBED_ROWS: Kernel = kernel("embed_rows");
 const NORM_ROWS: Kernel = kernel("norm_rows");
 const GATE_ROWS: Kernel = kernel("gate_rows");
 
-/// Most rows that are streamed. From there on cuBLASLt is faster (16 rows of the 3.8B shape on an H100: 5.96
-/// instead of 6.48 ms a step).
+/// Most rows of the kernels that stream the weight without keeping x.
 const STREAMED_ROWS: usize = 4;
 
 /// Rows of the weight that a block with tensor cores takes; half of them of each matrix for a gate.
@@ -71,6 +73,10 @@ pub(super) struct Input<'a> {
     pub(super) norm: Option<(&'a Param, f32)>,
     pub(super) rows: usize,
     pub(super) k: usize,
+    /// Outputs of a row, before a gate halves them.
+    pub(super) n: usize,
+    /// Whether the weight is gate and up.
+    pub(super) is_gate: bool,
 }
 
 /// A kernel of our own for a product.
@@ -78,7 +84,9 @@ pub(super) struct Input<'a> {
 enum Way {
     /// One of the kernels for a number of rows.
     Rows(usize),
-    /// The kernels with tensor cores.
+    /// The kernels with tensor cores for up to 16 rows.
+    Wide(Wide),
+    /// Those for up to four, on cards with too little shared memory for the others.
     Tiles,
 }
 
@@ -92,6 +100,9 @@ impl Input<'_> {
         let Self { rows, k, .. } = *self;
         if rows == 0 || !k.is_multiple_of(8) {
             return None;
+        }
+        if let Some(wide) = Wide::of(self) {
+            return Some(Way::Wide(wide));
         }
         if rows > 1 && rows <= STREAMED_ROWS && self.x.dtype() == DType::BF16 {
             return Some(Way::Tiles);
@@ -172,12 +183,10 @@ impl Launcher {
         y: &mut Tensor,
         add: bool,
     ) -> Result<()> {
-        let n = weights
-            .iter()
-            .map(|w| w.shape().first().copied().unwrap_or(1))
-            .sum();
+        let n = input.n;
         let is_logits = y.dtype() != self.dtype;
         let (kernel, each) = match input.way() {
+            Some(Way::Wide(wide)) => (wide.kernel(&input, is_logits), n),
             Some(Way::Tiles) if is_logits => (&TILES_LOGITS, TILE_ROWS),
             Some(Way::Tiles) => (&TILES, TILE_ROWS),
             Some(Way::Rows(i)) if is_logits => (&LOGITS[i], rows_of_a_block(i)),
@@ -192,10 +201,11 @@ impl Launcher {
         &self,
         input: Input<'_>,
         gate_up: &[Param],
-        f: usize,
         y: &mut Tensor,
     ) -> Result<()> {
+        let f = input.n / 2;
         let (kernel, each) = match input.way() {
+            Some(Way::Wide(wide)) => (wide.kernel(&input, false), f),
             Some(Way::Tiles) => (&TILES_GATED, TILE_ROWS / 2),
             Some(Way::Rows(i)) => (&GATED[i], THREADS / 32),
             None => return Err(not_streamed(input)),
@@ -222,7 +232,9 @@ impl Launcher {
         y: &mut Tensor,
         add: bool,
     ) -> Result<()> {
-        let Input { x, norm, rows, k } = input;
+        let Input {
+            x, norm, rows, k, ..
+        } = input;
         let values: Vec<Tensor> = weights.iter().map(Param::value).collect();
         let mut addresses = [0; 3];
         for (address, value) in addresses.iter_mut().zip(&values) {
@@ -239,11 +251,15 @@ impl Launcher {
         let (end0, end1) = (ends.next().unwrap_or(0), ends.next().unwrap_or(i32::MAX));
         let gain = norm.map(|(gain, _)| gain.value());
         let [w0, w1, w2] = addresses.map(Arg::Address);
-        let shared = match input.way() {
-            Some(Way::Rows(_)) => rows * k.next_multiple_of(PADDING) * self.dtype.size(),
-            _ => 0,
+        let way = input.way();
+        let grid = match way {
+            Some(Way::Wide(wide)) => wide.grid(),
+            Some(Way::Rows(_)) => {
+                let x = rows * k.next_multiple_of(PADDING) * self.dtype.size();
+                Grid::new(n.div_ceil(each), THREADS).shared(x)
+            }
+            _ => Grid::new(n.div_ceil(each), THREADS),
         };
-        let grid = Grid::new(n.div_ceil(each), THREADS).shared(shared);
         let eps = norm.map_or(0.0, |(_, eps)| eps);
         let (rows, n, k, add) = (rows as i32, n as i32, k as i32, i32::from(add));
         self.launch(

@@ -268,6 +268,8 @@ impl Work {
             norm,
             rows,
             k: d,
+            n: self.shape.vocab,
+            is_gate: false,
         };
         if with_norm {
             let from_x = input(x, Some((norm, eps)));
@@ -354,6 +356,8 @@ impl Pass<'_> {
             norm: Some((&layer.input_norm, eps)),
             rows,
             k: d,
+            n: q + 2 * kv,
+            is_gate: false,
         };
         let streamed = input.is_streamed();
         if streamed {
@@ -412,6 +416,8 @@ impl Pass<'_> {
                 norm: None,
                 rows,
                 k,
+                n: d,
+                is_gate: false,
             };
             if input.is_streamed() {
                 launcher.streamed(input, std::slice::from_ref(weight), x, true)
@@ -425,9 +431,11 @@ impl Pass<'_> {
             norm: Some((&layer.post_norm, eps)),
             rows,
             k: d,
+            n: 2 * f,
+            is_gate: true,
         };
         if input.is_streamed() {
-            launcher.streamed_gate(input, &layer.gate_up, f, act)?;
+            launcher.streamed_gate(input, &layer.gate_up, act)?;
         } else {
             launcher.norm(x, &layer.post_norm, eps, normed, rows)?;
             for (weight, y) in layer.gate_up.iter().zip(&mut *gate_up) {

@@ -13,17 +13,6 @@
 // Vectors of the norm's weight that a thread keeps: k <= 8 * GAINS * THREADS.
 #define GAINS 4
 
-// Weight rows that lie in up to three matrices, one behind the other.
-struct Rows {
-    const T *w0, *w1, *w2;
-    int end0, end1;
-    DEVICE const T* at(int r, int k) const {
-        if (r < end0) return w0 + (i64)r * k;
-        if (r < end1) return w1 + (i64)(r - end0) * k;
-        return w2 + (i64)(r - end1) * k;
-    }
-};
-
 DEVICE Eight weights_at(const T* row, int vector, int vectors) {
     return vector < vectors ? stream8(row + (i64)vector * 8) : eight_zeros();
 }
@@ -179,14 +168,6 @@ PRODUCTS(4, 2)
 #define DEPTH 3
 // Tiles of 16 weight rows of a warp.
 #define TILES 2
-
-// c [16, 8] += a [16, 16] b [16, 8] on tensor cores; a lane gives pairs of elements.
-DEVICE void multiply(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 
 // As `product`, for up to 8 S rows of x, on tensor cores. A block takes 32 rows of the weight (GATED: 16 of each
 // matrix), its warps every eighth step of 32 elements each, so that together they read 512 bytes of a row at a
