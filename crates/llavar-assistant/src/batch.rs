@@ -88,6 +88,7 @@ impl Assistant {
             new_tokens: generation.ids.len(),
             ids: generation.ids,
             stop_reason: generation.stop_reason,
+            score: generation.score,
         })
     }
 }

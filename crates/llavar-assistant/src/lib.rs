@@ -40,6 +40,10 @@ pub struct Answer {
     pub new_tokens: usize,
     /// Why it ended.
     pub stop_reason: StopReason,
+    /// How likely the model finds the answer: [`Generation::score`].
+    ///
+    /// [`Generation::score`]: llavar_model::generation::Generation::score
+    pub score: f64,
 }
 
 /// A model that can be asked.

@@ -124,7 +124,11 @@ fn two_hundred_prompts_of_mixed_pictures_do_not_depend_on_their_batch() {
             assistant.answer_many(some, &options, going_on).unwrap()
         });
         for (i, (answer, alone)) in answers.zip(&alone).enumerate() {
-            assert_eq!(answer.unwrap(), *alone, "question {i}, batches of {size}");
+            let mut answer = answer.unwrap();
+            // Sums of f32 in another order; the rest is the same.
+            assert!((answer.score - alone.score).abs() < 1e-3 && alone.score < 0.0);
+            answer.score = alone.score;
+            assert_eq!(answer, *alone, "question {i}, batches of {size}");
         }
     }
 }

@@ -171,6 +171,7 @@ fn ask_answers_in_text_and_json() {
             "prompt_tokens",
             "new_tokens",
             "stop_reason",
+            "probability",
             "seconds",
             "load_seconds",
             "first_token_seconds",
@@ -184,6 +185,18 @@ fn ask_answers_in_text_and_json() {
     assert_eq!(value["answer"].as_str().unwrap(), text.trim());
     assert_eq!(value["stop_reason"], "max_new_tokens");
     assert_eq!(value["new_tokens"], 5);
+    let probability = value["probability"].as_f64().unwrap();
+    assert!(probability > 0.0 && probability < 1.0, "{probability}");
+    // A model without training guesses, and it is said; of a sampled or long answer the probability says little.
+    let doubt = |more: &[&str]| {
+        let run = world.run(&args, more);
+        let said = run.err.contains("likely a guess");
+        run.ok();
+        said
+    };
+    assert!(doubt(&more));
+    assert!(!doubt(&["--max-new-tokens", "5", "--temperature", "1"]));
+    assert!(!doubt(&["--max-new-tokens", "70"]));
     // Two pictures, none, and other ways to decode.
     let one = value["prompt_tokens"].as_u64().unwrap();
     let two = world.run(&args, &["--image", &picture, "--json"]).json();

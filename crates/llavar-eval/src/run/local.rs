@@ -183,6 +183,8 @@ fn reply(answer: Answer) -> Reply {
     add("prompt_tokens", answer.prompt_tokens.into());
     add("new_tokens", answer.new_tokens.into());
     add("stop_reason", answer.stop_reason.name().into());
+    // Nats, as far as sums in another order leave them alone.
+    add("score", ((answer.score * 1e3).round() / 1e3).into());
     Reply {
         text: answer.text,
         metadata,

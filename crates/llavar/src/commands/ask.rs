@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use llavar_assistant::{Assistant, Conversation};
+use llavar_assistant::{Answer, Assistant, Conversation};
 use llavar_data::TemplateName;
 use llavar_model::generation::GenerationOptions;
 use serde::Serialize;
@@ -15,6 +15,7 @@ use super::{print, print_json};
 use crate::{
     device::DeviceFlags,
     failure::{Class, Failure, Outcome},
+    progress::note,
     sampling::SamplingFlags,
     shipped::ModelFlag,
 };
@@ -79,7 +80,27 @@ impl Decoding {
             ..assistant.defaults()
         }
     }
+
+    /// Says on stderr that an answer is likely a guess. Long ones, sampled ones and those of beams are passed over:
+    /// their probability is low for other reasons, or is none.
+    pub(crate) fn doubt(&self, answer: &Answer) {
+        let alone = self.sampling.temperature == 0.0 && self.sampling.num_beams == 1;
+        let probability = answer.score.exp();
+        if alone && (1..=SHORT).contains(&answer.new_tokens) && probability < GUESS {
+            note(format!(
+                "likely a guess: the model's own probability of this answer is {:.1} %",
+                probability * 100.0
+            ));
+        }
+    }
 }
+
+/// The model's own probability of an answer below which it is called a guess. Of llavar-nano's answers about the test
+/// receipts and forms 5 to 9 of 100 below it are right, with and without OCR text (BENCHMARKS.md).
+const GUESS: f64 = 0.2;
+
+/// The most tokens of an answer that is judged by the probability of the whole.
+const SHORT: usize = 64;
 
 /// What tensors and freed buffers may take before the pool keeps no more than the largest need.
 const CACHE_FLOOR: usize = 160 << 20;
@@ -127,6 +148,9 @@ struct Report {
     prompt_tokens: usize,
     new_tokens: usize,
     stop_reason: String,
+    /// The model's own probability of the whole answer, 0 to 1; of beams that of an average token. The lower, the
+    /// likelier it is a guess.
+    probability: f64,
     /// From opening the picture to the end of the answer.
     seconds: f64,
     /// Opening the model.
@@ -172,7 +196,9 @@ pub(crate) fn run(args: Args) -> Outcome {
     })?;
     shown?;
     if !args.json {
-        return print("\n");
+        print("\n")?;
+        args.decoding.doubt(&answer);
+        return Ok(());
     }
     let seconds = begun.elapsed();
     let rest = answer.new_tokens.saturating_sub(1);
@@ -187,6 +213,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         prompt_tokens: answer.prompt_tokens,
         new_tokens: answer.new_tokens,
         stop_reason: answer.stop_reason.name().to_owned(),
+        probability: answer.score.exp(),
         seconds: seconds.as_secs_f64(),
         load_seconds: (begun - opened).as_secs_f64(),
         first_token_seconds: first.map(|first| first.as_secs_f64()),

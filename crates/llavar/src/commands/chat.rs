@@ -97,7 +97,10 @@ pub(crate) fn run(args: Args) -> Outcome {
                 shown?;
                 print("\n")?;
                 match asked {
-                    Ok(_) => ocr.clear(),
+                    Ok(answer) => {
+                        args.decoding.doubt(&answer);
+                        ocr.clear();
+                    }
                     // The pictures still wait for a question, and so does their text.
                     Err(error) => note(Failure::from(error).to_string()),
                 }
