@@ -87,9 +87,13 @@ impl Decoding {
         let alone = self.sampling.temperature == 0.0 && self.sampling.num_beams == 1;
         let probability = answer.score.exp();
         if alone && (1..=SHORT).contains(&answer.new_tokens) && probability < GUESS {
+            // No answer that was given has none.
+            let percent = match probability < 5e-4 {
+                true => "less than 0.1".to_owned(),
+                false => format!("{:.1}", probability * 100.0),
+            };
             note(format!(
-                "likely a guess: the model's own probability of this answer is {:.1} %",
-                probability * 100.0
+                "likely a guess: the model's own probability of this answer is {percent} %"
             ));
         }
     }
