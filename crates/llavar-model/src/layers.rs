@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use llavar_tensor::{LoraAdapter, Param, Tape, Var};
+use llavar_tensor::{LoraAdapter, Param, Tape, Var, ops::Activation};
 
 use crate::{ModelError, Result};
 
@@ -140,6 +140,19 @@ impl Linear {
         residual: &Var,
     ) -> TensorResult<Var> {
         self.product(tape, x, self.bias.as_ref(), Some(residual))
+    }
+
+    /// As [`Linear::forward`], with an activation behind it.
+    pub(crate) fn forward_activation(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        kind: Activation,
+    ) -> TensorResult<Var> {
+        match &self.lora {
+            None => tape.linear_activation(x, &self.weight, self.bias.as_ref(), kind),
+            Some(_) => tape.activation(&self.forward(tape, x)?, kind),
+        }
     }
 
     fn product(

@@ -39,10 +39,10 @@ impl MmProjector {
     pub fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
         let mut x = x.clone();
         for (n, layer) in self.layers.iter().enumerate() {
-            if n > 0 {
-                x = tape.activation(&x, Activation::Gelu)?;
-            }
-            x = layer.forward(tape, &x)?;
+            x = match n + 1 < self.layers.len() {
+                true => layer.forward_activation(tape, &x, Activation::Gelu)?,
+                false => layer.forward(tape, &x)?,
+            };
         }
         Ok(x)
     }

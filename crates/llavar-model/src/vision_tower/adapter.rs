@@ -64,7 +64,9 @@ impl Adapter {
             fast.shape().first().copied().unwrap_or(0),
             fast.value().last_dim(),
         );
-        let h = tape.activation(&self.slow_conv.forward(tape, slow)?, Activation::Gelu)?;
+        let h = self
+            .slow_conv
+            .forward_activation(tape, slow, Activation::Gelu)?;
         let mut h = self.slow_proj.forward(tape, &h)?;
         if let Some(plan) = &self.resample {
             h = tape.resample(&h, plan)?;
@@ -79,7 +81,9 @@ impl Adapter {
 
         // The mean of the concatenation is the concatenation of the means.
         let means = tape.concat_last(&tape.mean_tokens(&u)?, &tape.mean_tokens(&h)?)?;
-        let gate = tape.activation(&self.gate_hidden.forward(tape, &means)?, Activation::Gelu)?;
+        let gate = self
+            .gate_hidden
+            .forward_activation(tape, &means, Activation::Gelu)?;
         tape.gated_add(&u, &h, &self.gate_out.forward(tape, &gate)?)
     }
 }

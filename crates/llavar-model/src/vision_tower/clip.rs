@@ -202,7 +202,7 @@ impl ClipLayer {
         let y = tape.reshape(&y, x.shape())?;
         let x = self.out_proj.forward_residual(tape, &y, x)?;
         let y = self.layer_norm2.forward(tape, &x)?;
-        let y = tape.activation(&self.fc1.forward(tape, &y)?, self.activation)?;
+        let y = self.fc1.forward_activation(tape, &y, self.activation)?;
         tape.closing(|tape| self.fc2.forward_residual(tape, &y, &x))
     }
 }

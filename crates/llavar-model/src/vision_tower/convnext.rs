@@ -163,7 +163,7 @@ impl ConvNextBlock {
     fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
         let y = tape.depthwise_conv(x, &self.conv_dw.weight, self.conv_dw.bias.as_ref())?;
         let y = self.norm.forward(tape, &y)?;
-        let y = tape.activation(&self.fc1.forward(tape, &y)?, Activation::Gelu)?;
+        let y = self.fc1.forward_activation(tape, &y, Activation::Gelu)?;
         tape.closing(|tape| {
             tape.linear_layer_scale(x, &y, &self.fc2_weight, &self.fc2_bias, &self.gamma)
         })

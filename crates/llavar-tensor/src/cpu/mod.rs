@@ -8,6 +8,8 @@ mod simd;
 mod transpose;
 
 pub(crate) use gemm::{Layout, Rows, gemm, gemm_serial, gemv_bf16};
+#[cfg(test)]
+pub(crate) use math::erfc_f64;
 pub(crate) use math::{add, add_assign, add_to, axpy, erf, exp, sigmoid, tanh};
 pub(crate) use parallel::{
     Kernel, par_chunks, par_items, par_reduce, par_rows, par_rows2, simd_kernel,

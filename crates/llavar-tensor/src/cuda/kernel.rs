@@ -13,7 +13,7 @@ use std::{
 };
 
 use cudarc::{
-    driver::sys::{self as cu},
+    driver::sys::{self as cu, CUtensorMap},
     nvrtc::sys::{self as nvrtc, nvrtcResult},
 };
 
@@ -90,6 +90,7 @@ pub(crate) enum Arg {
     I32(i32),
     I64(i64),
     F32(f32),
+    Map(CUtensorMap),
     Bad(Error),
 }
 
@@ -134,6 +135,12 @@ impl From<i64> for Arg {
 impl From<f32> for Arg {
     fn from(value: f32) -> Self {
         Self::F32(value)
+    }
+}
+
+impl From<CUtensorMap> for Arg {
+    fn from(map: CUtensorMap) -> Self {
+        Self::Map(map)
     }
 }
 
@@ -202,14 +209,19 @@ impl Cuda {
             });
         }
         for ((value, pointer), arg) in values.iter_mut().zip(&mut pointers).zip(args) {
+            *pointer = (value as *mut u64).cast();
             *value = match arg {
                 Arg::Address(address) => *address,
                 Arg::I32(v) => u64::from(*v as u32),
                 Arg::I64(v) => *v as u64,
                 Arg::F32(v) => u64::from(v.to_bits()),
+                Arg::Map(map) => {
+                    // The driver copies it while it queues the launch.
+                    *pointer = (&raw const *map).cast_mut().cast();
+                    continue;
+                }
                 Arg::Bad(error) => return Err(error.clone()),
             };
-            *pointer = (value as *mut u64).cast();
         }
         // SAFETY: plain data, all zeros is a valid value of it.
         let mut attribute: cu::CUlaunchAttribute = unsafe { std::mem::zeroed() };
@@ -307,6 +319,16 @@ impl Cuda {
     }
 }
 
+impl Source {
+    /// What it is compiled for: a source that asks for what Hopper alone has gets it there.
+    fn architecture<'a>(&self, card: &'a str) -> &'a str {
+        match card {
+            "sm_90" if self.code.contains("__CUDA_ARCH_FEAT_SM90_ALL") => "sm_90a",
+            card => card,
+        }
+    }
+}
+
 impl Kernels {
     /// Machine code of a source, from the cache folder if it is there.
     fn image(&self, source: &Source, dtype: DType) -> Result<Vec<u8>> {
@@ -379,7 +401,10 @@ fn compile(source: &Source, dtype: DType, architecture: &str) -> Result<Vec<u8>>
     let c_string = |text: String| CString::new(text).map_err(|e| failed(e.to_string()));
     let (text, name) = (c_string(text)?, c_string(format!("{}.cu", source.name))?);
     let options = [
-        c_string(format!("--gpu-architecture={architecture}"))?,
+        c_string(format!(
+            "--gpu-architecture={}",
+            source.architecture(architecture)
+        ))?,
         c_string("--std=c++17".into())?,
         c_string("--extra-device-vectorization".into())?,
     ];
@@ -439,7 +464,11 @@ mod tests {
             return;
         }
         let sources = super::super::ops::SOURCES.iter().copied();
-        for source in sources.chain(super::super::decode::sources()) {
+        let products = [&super::super::product::SOURCE];
+        for source in sources
+            .chain(super::super::decode::sources())
+            .chain(products)
+        {
             for dtype in [DType::F32, DType::BF16] {
                 for architecture in ["sm_80", "sm_90"] {
                     compile(source, dtype, architecture).unwrap();

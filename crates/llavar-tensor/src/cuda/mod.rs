@@ -9,6 +9,7 @@
 //! - `memory`: stream-ordered buffers, copies through pinned memory, constants that are uploaded once.
 //! - `kernel`: our kernels (`kernels/*.cu`), compiled by NVRTC for f32 and bf16, kept on disk.
 //! - `gemm`: cuBLASLt products, plans cached by shape.
+//! - `product`: products of our own for Hopper, with the activation inside.
 //! - `cudnn`: cuDNN's flash attention.
 //! - `nccl`: collective operations between GPUs.
 //! - `graph`: work that is recorded once and queued again with one call.
@@ -26,6 +27,7 @@ mod measure;
 mod memory;
 mod nccl;
 pub(crate) mod ops;
+mod product;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -36,3 +38,4 @@ pub use measure::{EXCHANGE_WAIT, Lane, Share, Span, Trace};
 pub(crate) use memory::DeviceBuffer;
 pub use memory::{DeviceMemory, Readback};
 pub(crate) use nccl::NcclCollective;
+pub(crate) use product::Product;

@@ -39,36 +39,12 @@ impl Tape {
         bias: Option<&Param>,
         residual: Option<&Var>,
     ) -> Result<Var> {
-        let n = weight.shape().first().copied().unwrap_or(1);
-        let k = weight.numel() / n.max(1);
-        ensure_shape(
-            "linear",
-            x.value().last_dim() == k,
-            || format!("[.., {k}]"),
-            x.shape(),
-        )?;
-        if let Some(b) = bias {
-            ensure_shape(
-                "linear bias",
-                b.numel() == n,
-                || format!("[{n}]"),
-                b.shape(),
-            )?;
-        }
-        let rows = x.value().rows();
-        let mut shape = x.shape().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = n;
-        }
-        if let Some(r) = residual {
-            ensure_shape(
-                "linear residual",
-                r.value().numel() == rows * n,
-                || format!("{shape:?}"),
-                r.shape(),
-            )?;
-        }
-
+        let shape = output_shape(x, weight, bias, residual)?;
+        let (rows, n, k) = (
+            x.value().rows(),
+            shape.last().copied().unwrap_or(1),
+            x.value().last_dim(),
+        );
         if let Some(cuda) = x.value().cuda() {
             return cuda::ops::linear(self, cuda, x, weight, bias, residual, &shape);
         }
@@ -137,6 +113,45 @@ impl Tape {
             }
         }))
     }
+}
+
+/// Shape of a linear layer's output; an error where the shapes do not fit.
+pub(super) fn output_shape(
+    x: &Var,
+    weight: &Param,
+    bias: Option<&Param>,
+    residual: Option<&Var>,
+) -> Result<Vec<usize>> {
+    let n = weight.shape().first().copied().unwrap_or(1);
+    let k = weight.numel() / n.max(1);
+    ensure_shape(
+        "linear",
+        x.value().last_dim() == k,
+        || format!("[.., {k}]"),
+        x.shape(),
+    )?;
+    if let Some(b) = bias {
+        ensure_shape(
+            "linear bias",
+            b.numel() == n,
+            || format!("[{n}]"),
+            b.shape(),
+        )?;
+    }
+    let rows = x.value().rows();
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = n;
+    }
+    if let Some(r) = residual {
+        ensure_shape(
+            "linear residual",
+            r.value().numel() == rows * n,
+            || format!("{shape:?}"),
+            r.shape(),
+        )?;
+    }
+    Ok(shape)
 }
 
 /// Writes `residual + bias` into `out` and returns 1, or returns 0 where there is neither.

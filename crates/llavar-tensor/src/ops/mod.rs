@@ -12,6 +12,7 @@ mod embed_merge;
 mod gated_add;
 mod layer_norm;
 mod linear;
+mod linear_activation;
 mod linear_cross_entropy;
 mod linear_layer_scale;
 pub(crate) mod lora;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::norm::{check_gradient, check_types};
 use crate::{
-    Result, Tape, Var,
+    Result, Tape, Tensor, Var,
     cuda::{Cuda, Grid, Kernel, Source, args},
     ops::Activation,
 };
@@ -12,7 +12,10 @@ use crate::{
 const OP: &str = "activation";
 pub(in crate::cuda) static SOURCE: Source = Source {
     name: "activation",
-    code: include_str!("../kernels/activation.cu"),
+    code: concat!(
+        include_str!("../kernels/activation.cuh"),
+        include_str!("../kernels/activation.cu")
+    ),
 };
 const fn kernel(name: &'static str) -> Kernel {
     Kernel {
@@ -20,25 +23,43 @@ const fn kernel(name: &'static str) -> Kernel {
         name,
     }
 }
-const GELU: [Kernel; 2] = [kernel("gelu"), kernel("gelu_backward")];
-const QUICK_GELU: [Kernel; 2] = [kernel("quick_gelu"), kernel("quick_gelu_backward")];
+static GELU: [Kernel; 2] = [kernel("gelu"), kernel("gelu_backward")];
+static QUICK_GELU: [Kernel; 2] = [kernel("quick_gelu"), kernel("quick_gelu_backward")];
 
 /// As [`Tape::activation`].
 pub(crate) fn activation(tape: &Tape, cuda: &Arc<Cuda>, x: &Var, kind: Activation) -> Result<Var> {
     let (n, dtype) = (x.value().numel(), x.value().dtype());
     check_types(OP, x.value(), &[])?;
-    let [forward, backward] = match kind {
+    let mut out = cuda.empty(x.shape(), dtype)?;
+    let grid = Grid::items(n.div_ceil(8));
+    let [forward, _] = kernels(kind);
+    cuda.launch(forward, dtype, grid, args![x.value(), &mut out, n as i64])?;
+    Ok(record_activation(tape, cuda, x, out, kind))
+}
+
+fn kernels(kind: Activation) -> &'static [Kernel; 2] {
+    match kind {
         Activation::Gelu => &GELU,
         Activation::QuickGelu => &QUICK_GELU,
-    };
-    let grid = Grid::items(n.div_ceil(8));
-    let mut out = cuda.empty(x.shape(), dtype)?;
-    cuda.launch(forward, dtype, grid, args![x.value(), &mut out, n as i64])?;
-    if !tape.needs_grad(&[x], &[]) {
-        return Ok(Var::constant(out));
     }
+}
+
+/// `out`, the activation of `x`, with its way back.
+pub(super) fn record_activation(
+    tape: &Tape,
+    cuda: &Arc<Cuda>,
+    x: &Var,
+    out: Tensor,
+    kind: Activation,
+) -> Var {
+    if !tape.needs_grad(&[x], &[]) {
+        return Var::constant(out);
+    }
+    let (n, dtype) = (x.value().numel(), x.value().dtype());
+    let grid = Grid::items(n.div_ceil(8));
+    let [_, backward] = kernels(kind);
     let (x, cuda) = (x.clone(), cuda.clone());
-    Ok(tape.record(out, move |mut dy, grads| {
+    tape.record(out, move |mut dy, grads| {
         check_gradient(OP, &dy, x.shape(), dtype)?;
         // An element of dx needs its own of dy alone, so it may take the place of it if nobody else looks.
         let dx = if dy.is_unique() {
@@ -52,13 +73,61 @@ pub(crate) fn activation(tape: &Tape, cuda: &Arc<Cuda>, x: &Var, kind: Activatio
             dx
         };
         grads.add(&x, dx)
-    }))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Tensor, cuda::testing::compare, ops::testing::Rng};
+    use crate::{cpu::erfc_f64, cuda::testing::compare, ops::testing::Rng};
+
+    /// The arithmetic of `normal_cdf` with the numbers of its source, each step rounded to f32; the two
+    /// operations of the special function unit off by as much as they may be, up or down.
+    fn gelu_of_the_kernel(x: f32, numbers: &[f32], off: f32) -> f32 {
+        let &[a, root, one, b, p4, p3, p2, p1, p0, ..] = numbers else {
+            unreachable!("{numbers:?}")
+        };
+        let t = 1.0 / (a * root).mul_add(x.abs(), one) * (1.0 + off * 2f32.powi(-23));
+        let e = (b * x * x).exp2() * (1.0 + off * 2f32.powi(-22));
+        let e = if e.is_subnormal() { 0.0 } else { e };
+        let p = [p3, p2, p1, p0].iter().fold(p4, |p, c| p.mul_add(t, *c));
+        let tail = p * t * e;
+        x * if x < 0.0 { tail } else { 1.0 - tail }
+    }
+
+    #[test]
+    fn the_kernels_gelu_is_closer_than_bf16_rounds() {
+        let source = include_str!("../kernels/activation.cuh");
+        let body = source.split("float normal_cdf(").nth(1).unwrap();
+        let body = body.split("\n}").next().unwrap();
+        let numbers: Vec<f32> = body
+            .split(|c: char| !(c.is_ascii_digit() || "-.".contains(c)))
+            .filter(|word| word.contains('.'))
+            .map(|word| word.parse().unwrap())
+            .collect();
+        assert_eq!(numbers.len(), 11, "{numbers:?}");
+        for bits in 0..=u16::MAX {
+            let x = f32::from_bits(u32::from(bits) << 16);
+            if !x.is_finite() {
+                continue;
+            }
+            let wide = f64::from(x);
+            let want = wide * 0.5 * erfc_f64(-wide * std::f64::consts::FRAC_1_SQRT_2);
+            for off in [-1.0, 0.0, 1.0] {
+                let got = f64::from(gelu_of_the_kernel(x, &numbers, off));
+                let error = (got - want).abs();
+                assert!(
+                    error <= 2.5e-7 + want.abs() * 2f64.powi(-20),
+                    "{x:e}: {got:e}, exactly {want:e}"
+                );
+                // bf16 rounds by up to this.
+                assert!(
+                    want.abs() < 1e-6 || error < want.abs() * 2f64.powi(-9),
+                    "{x:e}: {got:e}, exactly {want:e}"
+                );
+            }
+        }
+    }
 
     #[test]
     #[ignore = "needs a GPU"]

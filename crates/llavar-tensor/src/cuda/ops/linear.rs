@@ -34,12 +34,26 @@ pub(crate) fn linear(
         let w = widened(cuda, &w, x.value().dtype())?;
         cuda.gemm_epilogue(Layout::NT, sizes, x.value(), &w, &mut out, 0.0, epilogue)?;
     }
+    Ok(record_linear(tape, cuda, x, weight, bias, residual, out))
+}
 
+/// `out`, the linear layer of `x`, with its way back.
+pub(super) fn record_linear(
+    tape: &Tape,
+    cuda: &Arc<Cuda>,
+    x: &Var,
+    weight: &Param,
+    bias: Option<&Param>,
+    residual: Option<&Var>,
+    out: Tensor,
+) -> Var {
+    let (rows, n, k) = (x.value().rows(), out.last_dim(), x.value().last_dim());
+    let w = weight.value();
     let mut inputs = vec![x];
     inputs.extend(residual);
     let params: Vec<&Param> = std::iter::once(weight).chain(bias).collect();
     if !tape.needs_grad(&inputs, &params) {
-        return Ok(Var::constant(out));
+        return Var::constant(out);
     }
     // A frozen weight needs no gradient, and its input is not kept for one.
     let x = if weight.requires_grad() {
@@ -50,7 +64,7 @@ pub(crate) fn linear(
     let (weight, bias) = (weight.clone(), bias.cloned());
     let residual = residual.map(Var::without_value);
     let cuda = cuda.clone();
-    Ok(tape.record(out, move |dy, grads| {
+    tape.record(out, move |dy, grads| {
         parameter_gradients(&cuda, &dy, x.value(), &weight, bias.as_ref())?;
         if x.requires_grad() {
             let mut dx = cuda.empty(x.shape(), dy.dtype())?;
@@ -65,7 +79,7 @@ pub(crate) fn linear(
             }
             None => Ok(()),
         }
-    }))
+    })
 }
 
 /// `dW += dy^T x` and `db += sum over rows of dy`, the latter inside the product where the library can.

@@ -1,0 +1,260 @@
+// Products of bf16 matrices for Hopper with the activation behind them inside:
+// c [m, n] = f(a [m, k] b [n, k]^T + bias [n]), sums in f32, f sees them before they are rounded.
+//
+// One warp group copies tiles of a and b into a ring in shared memory (TMA), two groups multiply (wgmma), each a tile of
+// its own: while one multiplies, the other applies f and writes, so that the tensor cores never wait for an
+// epilogue. Blocks stay and take tiles in a fixed order, and every sum is made in one order, so results repeat
+// bit by bit.
+//
+// Rows of a tile in shared memory are lines of 128 bytes (64 elements of k) in the 128 B swizzle: sixteen-byte unit u
+// of row r lies at u ^ (r % 8). k advances by 32 bytes within the line.
+
+#if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// As the driver encodes it.
+struct alignas(64) TensorMap { u64 words[16]; };
+
+DEVICE void barrier_init(u32 at, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(at), "r"(count) : "memory");
+}
+// Arrives and says how many bytes are on their way.
+DEVICE void barrier_expect(u32 at, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(at), "r"(bytes) : "memory");
+}
+DEVICE void barrier_arrive(u32 at) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(at) : "memory");
+}
+DEVICE bool barrier_passed(u32 at, u32 parity) {
+    u32 passed;
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;"
+        " selp.u32 %0, 1, 0, p; }" : "=r"(passed) : "r"(at), "r"(parity) : "memory");
+    return passed;
+}
+// Waits for the end of the phase of this parity.
+DEVICE void barrier_wait(u32 at, u32 parity) {
+    while (!barrier_passed(at, parity)) {}
+}
+
+// A box of a matrix into shared memory, x along its rows; `at` takes the bytes.
+DEVICE void load_box(u32 to, const TensorMap* map, u32 at, int x, int y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
+        :: "r"(to), "l"(map), "r"(at), "r"(x), "r"(y) : "memory");
+}
+DEVICE void store_box(const TensorMap* map, u32 from, int x, int y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];"
+        " cp.async.bulk.commit_group;"
+        :: "l"(map), "r"(from), "r"(x), "r"(y) : "memory");
+}
+// Waits until shared memory of all but the last `LEFT` stores has been read.
+template <int LEFT> DEVICE void stores_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" :: "n"(LEFT) : "memory");
+}
+
+// Four 8 x 8 matrices as they lie in a warp's accumulators; each lane names a row of one.
+DEVICE void store_matrices(u32 at, u32 a, u32 b, u32 c, u32 d) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+        :: "r"(at), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
+// The 128 threads of a group; id 0 is the whole block's.
+DEVICE void group_barrier(int id) { asm volatile("bar.sync %0, 128;" :: "r"(id) : "memory"); }
+
+// What wgmma is told of a matrix: address, 1,024 bytes from eight rows to the next, 128 B swizzle.
+DEVICE u64 descriptor(u32 at) {
+    return (u64)((at & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+DEVICE void multiply_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int LEFT> DEVICE void multiply_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory");
+}
+// Keeps the compiler from moving accumulators across.
+DEVICE void pin(float (&d)[64]) {
+    #pragma unroll
+    for (int i = 0; i < 64; i++) asm volatile("" : "+f"(d[i]) :: "memory");
+}
+
+#define R8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
+    "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+
+// d [64, 128] += a [64, 16] b [128, 16]^T, by the four warps of a group together.
+DEVICE void multiply(float (&d)[64], u64 a, u64 b) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
+        "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
+        "%56, %57, %58, %59, %60, %61, %62, %63}, "
+        "%64, %65, 1, 1, 1, 0, 0;"
+        : R8(d, 0), R8(d, 8), R8(d, 16), R8(d, 24), R8(d, 32), R8(d, 40), R8(d, 48), R8(d, 56)
+        : "l"(a), "l"(b));
+}
+
+// A tile is 128 x 128, two products of 64 rows; steps of the ring, and buffers of a group for what it writes.
+constexpr int ROWS = 128, COLUMNS = 128, STEPS = 5, BUFFERS = 2;
+// Of a step in shared memory (a, then b), and of a buffer (64 columns).
+constexpr int BYTES_A = ROWS * 128, BYTES = BYTES_A + COLUMNS * 128, BYTES_OUT = ROWS * 128;
+// Rows of tiles that blocks go down before they take the next column.
+constexpr int GROUP = 8;
+
+// Place of tile t. Groups of rows of tiles; within a group down the rows first, so that blocks that run at one time share
+// tiles of a and of b in L2.
+DEVICE void place(int t, int rows, int columns, int& row, int& column) {
+    int each = GROUP * columns, g = t / each, first = g * GROUP, size = min(GROUP, rows - first);
+    t -= g * each;
+    column = t / size;
+    row = first + t - column * size;
+}
+
+// KEEP: the sums themselves go to `kept`, for the way back. bias may be null.
+template <typename F, bool KEEP>
+DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* c, const TensorMap* kept,
+                    const bf16* bias, int m, int n, int k) {
+    extern __shared__ char memory[];
+    u32 base = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u;
+    u32 out = base + STEPS * BYTES, full = out + 2 * BUFFERS * BYTES_OUT;
+    u32 empty = full + 8 * STEPS, turn = empty + 8 * STEPS;
+    int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
+    // The same in all threads of a group, and known to be so.
+    int role = __shfl_sync(FULL, threadIdx.x >> 7, 0);
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < STEPS; s++) {
+            barrier_init(full + 8 * s, 1);
+            barrier_init(empty + 8 * s, 4);
+        }
+        barrier_init(turn, 4);
+        barrier_init(turn + 8, 4);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    int columns = (n + COLUMNS - 1) / COLUMNS;
+    int rows = (m + ROWS - 1) / ROWS;
+    int tiles = rows * columns, steps = (k + 63) / 64;
+    int first = blockIdx.x, stride = gridDim.x;
+
+    if (role == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(40));
+        if (threadIdx.x == 0) {
+            u32 at = 0, parity = 1;
+            for (int t = first; t < tiles; t += stride) {
+                int row, column;
+                place(t, rows, columns, row, column);
+                row *= ROWS;
+                column *= COLUMNS;
+                for (int step = 0; step < steps; step++) {
+                    u32 to = base + at * BYTES, bar = full + 8 * at;
+                    barrier_wait(empty + 8 * at, parity);
+                    barrier_expect(bar, BYTES);
+                    load_box(to, a, bar, step * 64, row);
+                    to += BYTES_A;
+                    load_box(to, b, bar, step * 64, column);
+                    if (++at == STEPS) at = 0, parity ^= 1;
+                }
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(232));
+        int me = role - 1;
+        u32 mine = out + me * BUFFERS * BYTES_OUT;
+        int writes = 0, turns = 0;
+        u32 loaded = me * steps;
+        for (int t = first + me * stride; t < tiles; t += 2 * stride) {
+            int row, column;
+            place(t, rows, columns, row, column);
+            row *= ROWS;
+            column *= COLUMNS;
+
+            // Sums begin with the bias; it is read while the other group multiplies.
+            float d[2][COLUMNS / 2];
+            int x = column + 2 * (lane & 3);
+            #pragma unroll
+            for (int j = 0; j < COLUMNS / 8; j++) {
+                u32 v = bias && x + 8 * j < n ? *(const u32*)(bias + x + 8 * j) : 0;
+                #pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    #pragma unroll
+                    for (int h = 0; h < 2; h++) {
+                        d[i][4 * j + 2 * h] = low_half(v);
+                        d[i][4 * j + 2 * h + 1] = high_half(v);
+                    }
+                }
+            }
+            // The first group's first turn has come.
+            if (me + turns > 0) barrier_wait(turn + 8 * me, (turns - 1 + me) & 1);
+            turns++;
+            #pragma unroll
+            for (int i = 0; i < 2; i++) pin(d[i]);
+            for (int step = 0; step < steps; step++) {
+                u32 at = (loaded + step) % STEPS, parity = (loaded + step) / STEPS & 1;
+                barrier_wait(full + 8 * at, parity);
+                u64 of_a = descriptor(base + at * BYTES);
+                u64 of_b = descriptor(base + at * BYTES + BYTES_A);
+                multiply_fence();
+                #pragma unroll
+                for (int u = 0; u < 4; u++) {
+                    #pragma unroll
+                    for (int i = 0; i < 2; i++) multiply(d[i], of_a + 512 * i + 2 * u, of_b + 2 * u);
+                }
+                multiply_commit();
+                if (step) {
+                    multiply_wait<1>();
+                    u32 done = empty + 8 * ((loaded + step - 1) % STEPS);
+                    if (lane == 0) barrier_arrive(done);
+                }
+            }
+            if (lane == 0) barrier_arrive(turn + 8 * (me ^ 1));
+            multiply_wait<0>();
+            #pragma unroll
+            for (int i = 0; i < 2; i++) pin(d[i]);
+            if (lane == 0) barrier_arrive(empty + 8 * ((loaded + steps - 1) % STEPS));
+            loaded += 2 * steps;
+
+            // Out in boxes of 64 columns: before f, where it is kept, and after.
+            #pragma unroll
+            for (int q = 0; q < COLUMNS / 64; q++) {
+                #pragma unroll
+                for (int after = KEEP ? 0 : 1; after < 2; after++) {
+                    u32 box = mine + writes % BUFFERS * BYTES_OUT;
+                    writes++;
+                    if (warp == 0 && lane == 0) stores_read<BUFFERS - 1>();
+                    group_barrier(1 + me);
+                    #pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        #pragma unroll
+                        for (int j = 0; j < 8; j += 2) {
+                            u32 v[4];
+                            #pragma unroll
+                            for (int h = 0; h < 4; h++) {
+                                float p = d[i][32 * q + 4 * j + 2 * h], r = d[i][32 * q + 4 * j + 2 * h + 1];
+                                v[h] = after ? pack2(F::value(p), F::value(r)) : pack2(p, r);
+                            }
+                            // Matrices: rows 0 to 7 and 8 to 15 of eight columns, then of the next eight.
+                            int r = 64 * i + 16 * warp + (lane & 15), unit = (j + (lane >> 4)) ^ (lane & 7);
+                            store_matrices(box + r * 128 + unit * 16, v[0], v[1], v[2], v[3]);
+                        }
+                    }
+                    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+                    group_barrier(1 + me);
+                    if (warp == 0 && lane == 0) store_box(after ? c : kept, box, column + 64 * q, row);
+                }
+            }
+        }
+        if (warp == 0 && lane == 0) stores_read<0>();
+    }
+}
+
+#define PRODUCT(name, F, keep) \
+    KERNEL __launch_bounds__(384, 1) name( \
+        const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, \
+        const __grid_constant__ TensorMap c, const __grid_constant__ TensorMap kept, \
+        const bf16* bias, int m, int n, int k) { \
+        product<F, keep>(&a, &b, &c, &kept, bias, m, n, k); \
+    }
+PRODUCT(product_gelu, Gelu, false)
+PRODUCT(product_gelu_kept, Gelu, true)
+PRODUCT(product_quick_gelu, QuickGelu, false)
+PRODUCT(product_quick_gelu_kept, QuickGelu, true)
+#endif

@@ -1,0 +1,97 @@
+//! Linear layer and activation in one kernel, where there is one.
+
+use std::sync::Arc;
+
+use super::{activation::record_activation, linear::record_linear};
+use crate::{
+    Param, Result, Tape, Var,
+    cuda::{Cuda, Product},
+    ops::Activation,
+};
+
+/// As [`Tape::linear_activation`], with checked shapes; nothing where the two have to run one by one.
+pub(crate) fn linear_activation(
+    tape: &Tape,
+    cuda: &Arc<Cuda>,
+    x: &Var,
+    weight: &Param,
+    bias: Option<&Param>,
+    kind: Activation,
+    shape: &[usize],
+) -> Result<Option<Var>> {
+    let (rows, k, dtype) = (x.value().rows(), x.value().last_dim(), x.value().dtype());
+    let n = shape.last().copied().unwrap_or(1);
+    let params: Vec<&Param> = std::iter::once(weight).chain(bias).collect();
+    let (w, b) = (weight.value(), bias.map(Param::value));
+    let product = Product {
+        a: x.value(),
+        b: &w,
+        bias: b.as_ref(),
+        activation: kind,
+        sizes: [rows, n, k],
+    };
+    if !tape.output_is_read() || !cuda.takes_product(&product)? {
+        return Ok(None);
+    }
+    let mut out = cuda.empty(shape, dtype)?;
+    if !tape.needs_grad(&[x], &params) {
+        cuda.product(&product, &mut out, None)?;
+        return Ok(Some(Var::constant(out)));
+    }
+    // The slope is taken at the value before the activation.
+    let mut before = cuda.empty(shape, dtype)?;
+    cuda.product(&product, &mut out, Some(&mut before))?;
+    let before = record_linear(tape, cuda, x, weight, bias, None, before);
+    Ok(Some(record_activation(tape, cuda, &before, out, kind)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        cuda::testing::compare,
+        ops::{Activation, testing::Rng},
+    };
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn linear_activation_agrees_with_the_cpu() {
+        let mut rng = Rng::new(530);
+        let mut sizes = vec![
+            // Whole tiles; odd rows; odd columns and k; less than one tile; nothing.
+            (1024, 512, 256),
+            (1001, 384, 192),
+            (777, 200, 72),
+            (513, 8, 8),
+            (1, 64, 64),
+            (0, 8, 8),
+            (600, 33, 65),
+        ];
+        sizes
+            .extend((0..4).map(|_| (rng.size(512, 900), 8 * rng.size(1, 60), 8 * rng.size(1, 60))));
+        for (rows, n, k) in sizes {
+            let (x, w, b) = (
+                rng.tensor(&[rows, k]),
+                rng.tensor(&[n, k]),
+                rng.tensor(&[n]),
+            );
+            for kind in [Activation::Gelu, Activation::QuickGelu] {
+                let what = format!("linear and {kind:?} {rows} x {n} x {k}");
+                compare(
+                    &what,
+                    std::slice::from_ref(&x),
+                    &[w.clone(), b.clone()],
+                    |tape, x, p| {
+                        let y = tape.linear_activation(&x[0], &p[0], Some(&p[1]), kind)?;
+                        Ok(vec![y])
+                    },
+                );
+                compare(
+                    &what,
+                    std::slice::from_ref(&x),
+                    std::slice::from_ref(&w),
+                    |tape, x, p| Ok(vec![tape.linear_activation(&x[0], &p[0], None, kind)?]),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Products of our own for Hopper with the activation behind them inside: `c = f(a b^T + bias)`.
+//!
+//! cuBLASLt has neither the exact GELU nor CLIP's as an epilogue, and an epilogue of its keeps the tensor
+//! cores waiting. The kernel (`kernels/product.cu`) lets two groups of warps take turns: one multiplies,
+//! the other finishes its tile.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self as cu, CUtensorMap};
+
+use super::{Cuda, Grid, Kernel, Source, args, context::check};
+use crate::{DType, Result, Tensor, ops::Activation};
+
+pub(super) static SOURCE: Source = Source {
+    name: "product",
+    code: concat!(
+        include_str!("kernels/activation.cuh"),
+        include_str!("kernels/product.cu")
+    ),
+};
+const fn kernel(name: &'static str) -> Kernel {
+    Kernel {
+        source: &SOURCE,
+        name,
+    }
+}
+const GELU: Kernel = kernel("product_gelu");
+const GELU_KEPT: Kernel = kernel("product_gelu_kept");
+const QUICK_GELU: Kernel = kernel("product_quick_gelu");
+const QUICK_GELU_KEPT: Kernel = kernel("product_quick_gelu_kept");
+
+/// Rows and columns of a tile, steps of the ring, buffers of a group: as in the source file.
+const TILE: usize = 128;
+const STEPS: usize = 5;
+const BUFFERS: usize = 2;
+/// Threads of a block: one group of warps that copies, two that multiply.
+const THREADS: usize = 384;
+/// Elements of k in a line of shared memory, and its bytes.
+const LINE: usize = 64;
+const LINE_BYTES: usize = 128;
+/// Tiles, barriers, and what it takes to begin at a multiple of 1,024.
+const SHARED: usize = (STEPS * 2 * TILE + 2 * BUFFERS * TILE) * LINE_BYTES + 16 * STEPS + 16 + 1024;
+
+/// Rows from which on the tiles keep the card busy.
+const MIN_ROWS: usize = 512;
+/// Driver and compiler that know Hopper's copies and products: CUDA 12.0.
+const MIN_DRIVER: i32 = 12_000;
+const MIN_NVRTC: (i32, i32) = (12, 0);
+
+/// A product and what is behind it.
+pub(crate) struct Product<'a> {
+    /// `[m, k]`.
+    pub(crate) a: &'a Tensor,
+    /// `[n, k]`.
+    pub(crate) b: &'a Tensor,
+    /// `[n]`.
+    pub(crate) bias: Option<&'a Tensor>,
+    pub(crate) activation: Activation,
+    /// m, n, k.
+    pub(crate) sizes: [usize; 3],
+}
+
+impl Cuda {
+    /// Whether there is a kernel for it on this card.
+    pub(crate) fn takes_product(&self, product: &Product<'_>) -> Result<bool> {
+        let ([m, n, k], info) = (product.sizes, self.info());
+        let mut fits = info.capability == (9, 0)
+            && info.driver >= MIN_DRIVER
+            && info.nvrtc >= MIN_NVRTC
+            && m >= MIN_ROWS
+            && n > 0
+            && k > 0
+            && n.is_multiple_of(8)
+            && k.is_multiple_of(8)
+            && m.max(n).max(k) < 1 << 30;
+        for tensor in [Some(product.a), Some(product.b), product.bias] {
+            let Some(tensor) = tensor else { continue };
+            fits &= tensor.dtype() == DType::BF16 && tensor.cuda_address()?.is_multiple_of(16);
+        }
+        Ok(fits)
+    }
+
+    /// Queues `c = f(a b^T + bias)` and, where `before` is given, the value before `f` into it, for a
+    /// product that [`Cuda::takes_product`] takes; `c` and `before` are fresh tensors of bf16.
+    pub(crate) fn product(
+        self: &Arc<Self>,
+        product: &Product<'_>,
+        c: &mut Tensor,
+        before: Option<&mut Tensor>,
+    ) -> Result<()> {
+        let [m, n, k] = product.sizes;
+        let kernel = match (product.activation, before.is_some()) {
+            (Activation::Gelu, false) => &GELU,
+            (Activation::Gelu, true) => &GELU_KEPT,
+            (Activation::QuickGelu, false) => &QUICK_GELU,
+            (Activation::QuickGelu, true) => &QUICK_GELU_KEPT,
+        };
+        let map_c = tensor_map(c, [m, n])?;
+        let map_before = match before {
+            Some(before) => tensor_map(before, [m, n])?,
+            None => map_c,
+        };
+        // Blocks stay: one a multiprocessor.
+        let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
+        let blocks = self.info().multiprocessors.min(tiles);
+        self.launch(
+            kernel,
+            DType::BF16,
+            Grid::new(blocks, THREADS).shared(SHARED),
+            args![
+                tensor_map(product.a, [m, k])?,
+                tensor_map(product.b, [n, k])?,
+                map_c,
+                map_before,
+                product.bias,
+                m as i32,
+                n as i32,
+                k as i32
+            ],
+        )
+    }
+}
+
+/// How the card's copy unit sees a matrix of bf16: boxes of a tile's rows by a line, in
+/// the 128 B swizzle; what lies beyond the matrix is read as 0 and not written.
+fn tensor_map(tensor: &Tensor, [height, width]: [usize; 2]) -> Result<CUtensorMap> {
+    use cu::{
+        CUtensorMapDataType_enum as Type, CUtensorMapFloatOOBfill_enum as Fill,
+        CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,
+        CUtensorMapSwizzle_enum as Swizzle,
+    };
+    let sizes = [width as u64, height as u64];
+    let stride = [2 * width as u64];
+    let steps = [1, 1];
+    let shape = [LINE as u32, TILE as u32];
+    // SAFETY: plain data, all zeros is a valid value of it.
+    let mut map: CUtensorMap = unsafe { std::mem::zeroed() };
+    // SAFETY: two axes, arrays of two entries (one stride), an address of this device; nothing is read.
+    check(
+        unsafe {
+            cu::cuTensorMapEncodeTiled(
+                &mut map,
+                Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                2,
+                tensor.cuda_address()? as _,
+                sizes.as_ptr(),
+                stride.as_ptr(),
+                shape.as_ptr(),
+                steps.as_ptr(),
+                Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        },
+        "tensor map",
+    )?;
+    Ok(map)
+}
