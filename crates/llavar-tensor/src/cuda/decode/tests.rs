@@ -301,8 +301,9 @@ fn compare(
         }
         let picks = decoder.picks(rows).unwrap().wait().unwrap();
         let logits = decoder.logits(rows).unwrap();
-        for ((got, want), (id, score)) in logits.iter().zip(&wanted).zip(&picks) {
-            let what = format!("{shape:?} x {rows} in {dtype}, step {step}");
+        let compared = logits.iter().zip(&wanted).zip(&picks).enumerate();
+        for (row, ((got, want), (id, score))) in compared {
+            let what = format!("{shape:?}, row {row} of {rows} in {dtype}, step {step}");
             close(got, want, tolerance(dtype), &what);
             let best = got[..limit].iter().copied().fold(f32::MIN, f32::max);
             let first = got.iter().position(|z| *z == best).unwrap();
@@ -383,7 +384,8 @@ fn wide_models_stream_the_norm_and_fall_back() {
         (8200, 64, 2),
         (10248, 64, 2),
         (3080, 2056, 16),
-        (8, 72, 18),
+        // Not narrower: a residual stream of 8 elements that cancel loses 4 % to rounding in bf16 alone.
+        (64, 72, 18),
     ] {
         let mut shape = shape(&mut rng, 64, 2, 1);
         (shape.hidden, shape.intermediate) = (hidden, intermediate);
