@@ -24,6 +24,7 @@ pub mod config;
 mod error;
 pub mod flops;
 mod forward_order;
+mod fp8;
 pub mod generation;
 mod glob;
 mod init;
@@ -39,6 +40,7 @@ pub mod weights;
 
 pub use checkpointing::Checkpointing;
 pub use error::{ModelError, Result};
+pub use fp8::{Fp8Weights, takes_fp8};
 pub use glob::glob;
 pub use int8::{Int8Report, quantize_folder};
 pub use language_model::{KvCache, LanguageModel, SharedPrefixes};

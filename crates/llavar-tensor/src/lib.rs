@@ -20,6 +20,7 @@ pub(crate) mod cpu;
 pub mod cuda;
 mod device;
 mod error;
+mod fp8;
 pub mod kernels;
 pub mod mapped;
 pub mod memory;

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use crate::{DType, Device, Error, Result, Tensor, error::ensure_shape};
+use crate::{DType, Device, Error, Result, Tensor, cuda::ops::Fp8Copies, error::ensure_shape};
 
 /// Stands before weights whose values are not always there: told before one is read or receives a gradient.
 /// It answers by [`Param::set_value`]; a value that it does not give is missing, which operations report.
@@ -36,6 +36,9 @@ struct Inner {
     gate: RwLock<Option<(Arc<dyn Gate>, usize)>>,
     /// Device and element type of a value that is not there now.
     home: Mutex<Option<(Device, DType)>>,
+    /// Whether products with it are FP8 where they can be, and the value's copies for them.
+    fp8: AtomicBool,
+    fp8_copies: Mutex<Option<Fp8Copies>>,
 }
 
 /// The buffer outlives the step, so that accumulation never allocates after the first backward pass.
@@ -57,6 +60,8 @@ impl Param {
             grad_dtype: Mutex::new(DType::F32),
             gate: RwLock::default(),
             home: Mutex::default(),
+            fp8: AtomicBool::new(false),
+            fp8_copies: Mutex::default(),
         }))
     }
 
@@ -106,7 +111,38 @@ impl Param {
         }
         *self.0.value.write().unwrap_or_else(PoisonError::into_inner) = value;
         *lock(&self.0.home) = None;
+        self.forget_fp8();
         Ok(())
+    }
+
+    /// Whether linear layers with this weight multiply in FP8, forward and backward, where they can: in bf16 on a
+    /// GPU from Ada on, without a bias, both axes multiples of 16. Elsewhere nothing changes. Off at first.
+    pub fn set_fp8(&self, on: bool) {
+        self.0.fp8.store(on, Relaxed);
+        self.forget_fp8();
+    }
+
+    /// Whether [`Param::set_fp8`] asked for FP8 products.
+    pub fn is_fp8(&self) -> bool {
+        self.0.fp8.load(Relaxed)
+    }
+
+    /// Lets go of the value's FP8 copies, as every change of the value by this type does. For whoever changes the
+    /// memory of values from outside: buckets of several ranks.
+    pub fn forget_fp8(&self) {
+        *lock(&self.0.fp8_copies) = None;
+    }
+
+    /// The value's FP8 copies, made by `make` once after each change.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub(crate) fn fp8_copies(&self, make: impl FnOnce() -> Result<Fp8Copies>) -> Result<Fp8Copies> {
+        let mut copies = lock(&self.0.fp8_copies);
+        if let Some(copies) = &*copies {
+            return Ok(copies.clone());
+        }
+        Ok(copies.insert(make()?).clone())
     }
 
     /// Lets go of the value, whose memory is free once nobody else shares it. Until the next
@@ -117,6 +153,7 @@ impl Param {
         if home.is_none() {
             *home = Some((value.device(), value.dtype()));
             *value = Tensor::hollow(&self.0.shape);
+            self.forget_fp8();
         }
     }
 
@@ -303,6 +340,7 @@ impl Param {
         let filled = slot.filled;
         let grad = slot.buffer.as_mut().filter(|_| filled);
         let mut value = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
+        self.forget_fp8();
         f(&mut value, grad)
     }
 

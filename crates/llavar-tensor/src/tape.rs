@@ -7,7 +7,13 @@
 
 use std::cell::RefCell;
 
-use crate::{Error, Param, Result, Tensor, cpu, cuda};
+use crate::{
+    Error, Param, Result, Tensor, cpu,
+    cuda::{
+        self,
+        ops::{Fp8Copies, Wanted},
+    },
+};
 
 /// Identity of a recorded value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +146,8 @@ pub struct Tape {
     unread: std::cell::Cell<bool>,
     /// Seed of dropout; without one nothing is dropped.
     dropout: Option<u64>,
+    /// The input of the last FP8 product with its copies.
+    fp8_input: RefCell<Option<(Tensor, Fp8Copies)>>,
 }
 
 impl std::fmt::Debug for Tape {
@@ -263,6 +271,30 @@ impl Tape {
         let output = f(self);
         self.unread.set(unread);
         output
+    }
+
+    /// FP8 copies of the input of a product, made by `make` where they are not those of the product before:
+    /// projections of one input share them.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub(crate) fn fp8_input(
+        &self,
+        x: &Tensor,
+        wanted: Wanted,
+        make: impl FnOnce() -> Result<Fp8Copies>,
+    ) -> Result<Fp8Copies> {
+        if let Some((last, copies)) = &*self.fp8_input.borrow()
+            && last.is_same_memory(x)
+            && copies.has(wanted)
+        {
+            return Ok(copies.clone());
+        }
+        // Those of another input go before new ones come.
+        self.fp8_input.take();
+        let copies = make()?;
+        self.fp8_input.replace(Some((x.clone(), copies.clone())));
+        Ok(copies)
     }
 
     /// Whether somebody reads the output of the operation at hand.

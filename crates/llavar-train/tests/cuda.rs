@@ -171,6 +171,103 @@ fn cuda_runs_are_the_same_bits_again_and_when_they_resume() {
 
 #[test]
 #[ignore = "needs a GPU"]
+fn cuda_fp8_learns_as_bf16_does() {
+    let world = World::wide(12, false);
+    let base = ["num_train_epochs=12", "train.seed=3"];
+    for precision in ["bf16", "bf16-pure"] {
+        let run = |name: &str, sets: &[&str]| {
+            let run = format!("{precision}-{name}");
+            train(&world, &run, &on_gpu(sets, precision), Resume::No, u64::MAX)
+        };
+        let (plain, fp8) = (
+            run("plain", &base),
+            run("fp8", &[&base[..], &["fp8=true"]].concat()),
+        );
+        assert_ne!(plain.losses(), fp8.losses(), "{precision}: that was bf16");
+        let info = fp8.info.as_ref().unwrap();
+        assert!(
+            info.device.ends_with("with FP8 products"),
+            "{}",
+            info.device
+        );
+        let more = info.memory.weights - plain.info.as_ref().unwrap().memory.weights;
+        assert!(more > 0 && info.warnings.iter().all(|w| !w.contains("fp8")));
+        for (a, b) in fp8.steps.iter().zip(&plain.steps).take(3) {
+            let error = (a.loss / b.loss - 1.0).abs();
+            assert!(
+                error < 0.05,
+                "{precision} step {}: {} {}",
+                a.step,
+                a.loss,
+                b.loss
+            );
+        }
+        let (first, last) = (fp8.steps[0].loss, fp8.steps.last().unwrap().loss);
+        assert!(last < 0.7 * first, "{precision}: {first} {last}");
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn cuda_fp8_runs_repeat_resume_and_recompute_to_the_same_bits() {
+    let world = World::wide(10, false);
+    let sets = [
+        "num_train_epochs=3",
+        "save_steps=2",
+        "save_total_limit=0",
+        "fp8=true",
+    ];
+    for precision in ["bf16", "bf16-pure"] {
+        let sets = on_gpu(&sets, precision);
+        let name = |run: &str| format!("{precision}-{run}");
+        let a = train(&world, &name("a"), &sets, Resume::No, u64::MAX);
+        let b = train(&world, &name("b"), &sets, Resume::No, u64::MAX);
+        assert_eq!(a.losses(), b.losses(), "{precision}");
+        let bits = weights(&world.path(&name("a")));
+        assert!(bits == weights(&world.path(&name("b"))), "{precision}");
+        let first = train(&world, &name("stopped"), &sets, Resume::No, 3);
+        let second = train(&world, &name("stopped"), &sets, Resume::Auto, u64::MAX);
+        assert_eq!([first.losses(), second.losses()].concat(), a.losses());
+        assert!(
+            bits == weights(&world.path(&name("stopped"))),
+            "{precision}"
+        );
+        let again = [&sets[..], &["gradient_checkpointing=true".to_owned()]].concat();
+        let again = train(&world, &name("again"), &again, Resume::No, u64::MAX);
+        assert_eq!(
+            again.losses(),
+            a.losses(),
+            "{precision}: recomputation changes bits"
+        );
+        // A run does not change its products on the way.
+        let sets: Vec<&str> = sets
+            .iter()
+            .map(String::as_str)
+            .filter(|s| *s != "fp8=true")
+            .collect();
+        let from = Resume::From(world.path(&name("a/checkpoints/step-00000002")));
+        let error = Trainer::new(world.recipe(&sets), &world.path(&name("other")), from);
+        let error = error.err().unwrap().to_string();
+        assert!(error.contains("train.fp8"), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn cuda_fp8_says_what_stays_in_bf16() {
+    let world = World::new(8);
+    // Keys and values of 8 columns, an MLP of 24: five weights of each layer cannot.
+    let sets = on_gpu(&["max_steps=2", "fp8=true"], "bf16");
+    let run = train(&world, "run", &sets, Resume::No, u64::MAX);
+    let warnings = &run.info.unwrap().warnings;
+    let said = warnings
+        .iter()
+        .any(|w| w.starts_with("train.fp8:") && w.contains("10 of 14"));
+    assert!(said, "{warnings:?}");
+}
+
+#[test]
+#[ignore = "needs a GPU"]
 fn cuda_compact_checkpoints_resume_bit_by_bit() {
     let world = World::wide(8, false);
     let sets = [

@@ -198,6 +198,11 @@ fn settings_that_cannot_work_are_named() {
     assert!(open(&["input_image_size=100"]).contains("model"));
     let adapter = format!("pretrain_mm_mlp_adapter={}", world.path("images").display());
     assert!(open(&[&adapter]).contains("holds no mm_projector.safetensors"));
+    // The CPU has no FP8: what is wrong, why, and what to do.
+    let fp8 = open(&["fp8=true"]);
+    for part in ["train.fp8", "on the CPU", "train.fp8=false"] {
+        assert!(fp8.contains(part), "{fp8}");
+    }
 }
 
 #[test]

@@ -176,6 +176,23 @@ impl Cuda {
         Ok(())
     }
 
+    /// Whether its units multiply in FP8 (Ada, Hopper and later).
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] that names the GPU.
+    pub fn check_fp8(&self) -> Result<()> {
+        if self.info.capability < (8, 9) {
+            return Err(Error::InvalidArgument {
+                op: "fp8",
+                reason: format!(
+                    "{} (compute capability {}.{}) has no FP8 products: they need 8.9 (Ada) or 9.0 (Hopper) and later",
+                    self.info.name, self.info.capability.0, self.info.capability.1
+                ),
+            });
+        }
+        Ok(())
+    }
+
     /// Waits until everything on the stream is done.
     ///
     /// # Errors

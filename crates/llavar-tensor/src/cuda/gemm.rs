@@ -17,8 +17,10 @@ use cudarc::cublaslt::{
     },
 };
 
+mod fp8;
+
 use super::Cuda;
-use crate::{DType, Error, Result, Tensor, cpu::Layout};
+use crate::{DType, Error, Result, Tensor, cpu::Layout, fp8::Fp8Format};
 
 /// Scratch memory of the products, bytes.
 static WORKSPACE: usize = 64 << 20;
@@ -45,12 +47,47 @@ enum Extra {
     Sums,
 }
 
+/// Element types of both operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Operands {
+    Both(DType),
+    /// Of a and b, with a scale each; `fast` sums in the tensor cores without leaving them for full f32.
+    Fp8 {
+        formats: [Fp8Format; 2],
+        fast: bool,
+    },
+}
+
+impl std::fmt::Display for Operands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Both(dtype) => write!(f, "{dtype}"),
+            Self::Fp8 {
+                formats: [a, b], ..
+            } => write!(f, "{a} and {b}"),
+        }
+    }
+}
+
+impl Operands {
+    /// As the library calls them.
+    fn kinds(self) -> Result<[ls::cudaDataType; 2]> {
+        Ok(match self {
+            Self::Both(dtype) => [data_type(dtype)?; 2],
+            Self::Fp8 { formats, .. } => formats.map(|format| match format {
+                Fp8Format::E4M3 => ls::cudaDataType::CUDA_R_8F_E4M3,
+                Fp8Format::E5M2 => ls::cudaDataType::CUDA_R_8F_E5M2,
+            }),
+        })
+    }
+}
+
 /// Everything that a plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     layout: Layout,
     sizes: [usize; 3],
-    input: DType,
+    input: Operands,
     output: DType,
     extra: Extra,
     added: bool,
@@ -152,7 +189,7 @@ impl Cuda {
         let key = Key {
             layout,
             sizes: [m, n, k],
-            input: a.dtype(),
+            input: Operands::Both(a.dtype()),
             output: c.dtype(),
             extra: match epilogue.bias {
                 Some(_) => Extra::Bias,
@@ -168,7 +205,7 @@ impl Cuda {
         let operands = [pa, pb, pc, pd];
         let plan = self.plan(key)?;
         let plan = plan.ok_or_else(|| failed(key, "no algorithm".into()))?;
-        self.run(key, plan, operands, bias, beta)
+        self.run(key, plan, operands, bias, [0; 2], beta)
     }
 
     /// `c = a^T b + beta c` and `sums = sum over rows of a`, with `a [k, m]`, `b [k, n]`, `sums [m]` of the
@@ -196,7 +233,7 @@ impl Cuda {
         let key = Key {
             layout: Layout::TN,
             sizes: [m, n, k],
-            input: a.dtype(),
+            input: Operands::Both(a.dtype()),
             output: c.dtype(),
             extra: Extra::Sums,
             added: beta != 0.0,
@@ -205,7 +242,7 @@ impl Cuda {
         let Some(plan) = self.plan(key)? else {
             return Ok(false);
         };
-        self.run(key, plan, [pa, pb, pd, pd], sums, beta)?;
+        self.run(key, plan, [pa, pb, pd, pd], sums, [0; 2], beta)?;
         Ok(true)
     }
 
@@ -235,22 +272,26 @@ impl Cuda {
         Ok(plan)
     }
 
-    /// Queues a product; `vector` is the bias or takes the sums.
+    /// Queues a product; `vector` is the bias or takes the sums, `scales` are those of FP8 operands.
     fn run(
         &self,
         key: Key,
         plan: Plan,
         [pa, pb, pc, pd]: [u64; 4],
         vector: u64,
+        scales: [u64; 2],
         beta: f32,
     ) -> Result<()> {
         let state = self.gemm.lock();
         let one = 1.0f32;
         // SAFETY: the plan describes exactly these operands, whose sizes were checked; the lock is held
-        // because the vector's address is part of the shared description.
+        // because the addresses of vector and scales are part of the shared description.
         unsafe {
             if key.extra != Extra::None {
                 set_desc(plan.desc, Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector)?;
+            }
+            if matches!(key.input, Operands::Fp8 { .. }) {
+                set_scales(plan.desc, scales)?;
             }
             lt::matmul(
                 self.gemm.handle,
@@ -275,8 +316,8 @@ impl Cuda {
         let [m, n, k] = key.sizes;
         self.mark(|| {
             format!(
-                "product {:?} {m} x {n} x {k} into {}",
-                key.layout, key.output
+                "product {:?} {m} x {n} x {k} of {} into {}",
+                key.layout, key.input, key.output
             )
         })
     }
@@ -333,17 +374,19 @@ impl Gemm {
                 let kind = data_type(key.output)?;
                 set_desc(desc, Desc::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &kind)?;
             }
-            let matrix = |dtype, (rows, columns): (usize, usize)| {
-                lt::create_matrix_layout(
-                    data_type(dtype)?,
-                    rows as u64,
-                    columns as u64,
-                    rows as i64,
-                )
-                .map_err(|e| failed(key, format!("{e:?}")))
+            if let Operands::Fp8 { fast, .. } = key.input {
+                let fast = i8::from(fast);
+                set_desc(desc, Desc::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast)?;
+                // There is a scale; where it is each call says.
+                set_scales(desc, [self.lock().workspace; 2])?;
+            }
+            let matrix = |kind, (rows, columns): (usize, usize)| {
+                lt::create_matrix_layout(kind, rows as u64, columns as u64, rows as i64)
+                    .map_err(|e| failed(key, format!("{e:?}")))
             };
-            let (a, b) = (matrix(key.input, b_shape)?, matrix(key.input, a_shape)?);
-            let c = matrix(key.output, (n, m))?;
+            let [of_a, of_b] = key.input.kinds()?;
+            let (a, b) = (matrix(of_b, b_shape)?, matrix(of_a, a_shape)?);
+            let c = matrix(data_type(key.output)?, (n, m))?;
             let preference = lt::create_matmul_pref().map_err(|e| error(&e))?;
             let set = |what, value: *const std::ffi::c_void, size| {
                 lt::set_matmul_pref_attribute(preference, what, value, size)
@@ -369,7 +412,7 @@ impl Gemm {
                 set(what, (&raw const bytes).cast(), 4)?;
             }
             let found = lt::get_matmul_algo_heuristic(self.handle, desc, a, b, c, c, preference)
-                .map_err(|e| error(&e));
+                .map_err(|e| failed(key, format!("no algorithm: {e:?}")));
             let _ = lt::destroy_matmul_pref(preference);
             Ok(Plan {
                 desc,
@@ -379,6 +422,18 @@ impl Gemm {
                 algo: found?.algo,
             })
         }
+    }
+}
+
+/// Sets where the scales of FP8 operands are, `[a, b]` as we count them.
+///
+/// # Safety
+/// `desc` is alive.
+unsafe fn set_scales(desc: ls::cublasLtMatmulDesc_t, [a, b]: [u64; 2]) -> Result<()> {
+    // SAFETY: the caller's promise; both attributes are addresses. The library has the operands exchanged.
+    unsafe {
+        set_desc(desc, Desc::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &b)?;
+        set_desc(desc, Desc::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &a)
     }
 }
 

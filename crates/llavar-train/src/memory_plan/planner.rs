@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use llavar_model::{
     config::{ModelConfig, Parameter, parameters},
     lora::adapter_parameters,
+    takes_fp8,
 };
 use llavar_tensor::optim::Precision;
 
@@ -16,7 +17,7 @@ use crate::{
     Recipe, TrainError,
     recipe::{GradientCheckpointing, PrecisionName, TrainSection},
     stage::is_trained,
-    trainer::makes_adapters,
+    trainer::{fp8_bytes, makes_adapters},
 };
 
 /// How a run is spread and what one micro-batch of it is.
@@ -47,6 +48,8 @@ pub struct Planner {
     coded: usize,
     coded_bytes: usize,
     largest_coded: usize,
+    /// Elements of the weights that multiply in FP8.
+    fp8: usize,
     /// Elements that a token keeps in the adapters of all layers.
     low_rank: usize,
     /// Whether adapters train.
@@ -108,6 +111,14 @@ impl Planner {
             coded: in_few_bits.clone().map(Parameter::numel).sum(),
             coded_bytes: list.iter().filter_map(coded).sum(),
             largest_coded: in_few_bits.map(Parameter::numel).max().unwrap_or(0),
+            fp8: match recipe.train.fp8 {
+                true => list
+                    .iter()
+                    .filter(|p| takes_fp8(&p.name, &p.shape) && coded(p).is_none())
+                    .map(Parameter::numel)
+                    .sum(),
+                false => 0,
+            },
             low_rank: low_rank_widths(
                 low_rank
                     .iter()
@@ -191,7 +202,7 @@ impl Planner {
             device: "gpu".into(),
             precision,
             capacity: Some(spread.memory),
-            weights: size * weights + self.coded_bytes,
+            weights: size * weights + self.coded_bytes + fp8_bytes(self.fp8.min(weights)),
             gradients: precision.grads().size() * gradients,
             optimizer_states: (super::state_bytes(precision) + self.train.average_bytes()) * states,
             activations: 0,
@@ -300,6 +311,28 @@ mod tests {
 
     fn own(plan: &MemoryPlan) -> usize {
         plan.weights + plan.gradients + plan.optimizer_states
+    }
+
+    #[test]
+    fn fp8_copies_are_two_bytes_an_element_of_the_layers() {
+        let spread = |gpus, stage| spread(gpus, stage, Precision::PureBf16);
+        let weights = |sets: &[&str], at: Spread| {
+            let planner = planner("phi3-readme-sft", sets, Preset::Phi35Mini);
+            planner.plan(&at, (6400, 8), None).weights
+        };
+        let more = |sets: &[&str], at: Spread| {
+            weights(&[sets, &["fp8=true"]].concat(), at) - weights(sets, at)
+        };
+        let layer = 3072 * (9216 + 3072 + 16_384 + 8192);
+        assert_eq!(more(&[], spread(1, 0)), 2 * 32 * layer);
+        assert_eq!(more(&[], spread(8, 2)), 2 * 32 * layer);
+        // Of what ZeRO 3 has not gathered there are no copies.
+        let sharded = more(&[], spread(8, 3));
+        assert!(sharded > 0 && sharded < 2 * 8 * layer, "{sharded}");
+        // Adapters change nothing; weights of 4 bits have none.
+        let lora = ["lora_enable=true", "lora_r=64"];
+        assert_eq!(more(&lora, spread(1, 0)), 2 * 32 * layer);
+        assert_eq!(more(&[&lora[..], &["bits=4"]].concat(), spread(1, 0)), 0);
     }
 
     #[test]

@@ -391,6 +391,10 @@ pub struct TrainSection {
     /// `f32`, `bf16` (with f32 gradients, moments and master weights) or `bf16-pure`; None: `bf16` on a GPU,
     /// `f32` on the CPU, which has nothing else.
     pub precision: Option<PrecisionName>,
+    /// Matrix products of the language model's layers in FP8, forward and backward (weights and activations E4M3, gradients
+    /// E5M2, each tensor scaled by its own largest value); everything else, the weights themselves and their
+    /// updates stay as `precision` has them, `bf16` or `bf16-pure`. Needs a GPU from Ada or Hopper on.
+    pub fp8: bool,
     /// ZeRO stage of a run on several ranks: 0 keeps everything on each, 1 shards moments and master weights,
     /// 2 gradients too, 3 weights too (2 all the same with `lora.bits = 4`).
     pub zero_stage: u8,
@@ -462,6 +466,7 @@ impl Default for TrainSection {
             gradient_checkpointing: GradientCheckpointing::Switch(true),
             device: "auto".into(),
             precision: None,
+            fp8: false,
             zero_stage: 0,
             save_steps: 500,
             save_total_limit: 2,

@@ -157,6 +157,14 @@ fn changed_keys_are_those_that_change_the_result() {
     let mut keys = b.changed_keys(&a);
     keys.sort();
     assert_eq!(keys, ["train.mm_projector_lr", "train.seed"]);
+    let fp8 = Recipe::resolve("nano-sft", &sets(&["fp8=true"])).unwrap();
+    assert_eq!(fp8.changed_keys(&a), ["train.fp8"]);
+    let both = Recipe::resolve("nano-sft", &sets(&["fp8=true", "precision=f32"]));
+    let error = crate::error::chain(&both.unwrap_err());
+    assert!(
+        error.contains("train.fp8") && error.contains("bf16-pure"),
+        "{error}"
+    );
 }
 
 #[test]

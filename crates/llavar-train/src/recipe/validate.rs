@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{LrSchedulerType, Recipe};
+use super::{LrSchedulerType, PrecisionName, Recipe};
 
 /// One thing wrong with a recipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -224,6 +224,12 @@ impl Recipe {
             "train.max_shard_bytes",
             &t.max_shard_bytes.unwrap_or_default(),
             "65536 bytes or more",
+        );
+        check(
+            !t.fp8 || t.precision != Some(PrecisionName::F32),
+            "train.fp8",
+            &t.fp8,
+            "false with train.precision = \"f32\"; true with bf16 or bf16-pure",
         );
         check(
             t.zero_stage <= 3,

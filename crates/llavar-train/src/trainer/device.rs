@@ -65,6 +65,14 @@ impl Place {
                 });
             }
         };
+        if train.fp8 {
+            check_fp8(&device, precision, note.as_deref()).map_err(|reason| {
+                TrainError::Setting {
+                    key: "train.fp8",
+                    reason,
+                }
+            })?;
+        }
         Ok(Self {
             device,
             precision,
@@ -73,8 +81,9 @@ impl Place {
     }
 
     /// Device with its name and size, and the element types.
-    pub(super) fn describe(&self) -> String {
-        format!("{}, {}", self.device.describe(), self.precision)
+    pub(super) fn describe(&self, fp8: bool) -> String {
+        let products = if fp8 { " with FP8 products" } else { "" };
+        format!("{}, {}{products}", self.device.describe(), self.precision)
     }
 
     /// Bytes that a run may use on the device, where that is known.
@@ -84,6 +93,29 @@ impl Place {
             None => available_bytes(),
         }
     }
+}
+
+/// Whether products can be FP8, or why not and what to do.
+fn check_fp8(device: &Device, precision: Precision, note: Option<&str>) -> Result<(), String> {
+    const OTHERWISE: &str = "set train.fp8=false (--set train.fp8=false) to train in";
+    let Some(cuda) = device.as_cuda() else {
+        let why = note.map_or(String::new(), |why| format!(" ({why})"));
+        return Err(format!(
+            "FP8 products need a GPU from Ada or Hopper on, and this run is on the CPU{why}; {OTHERWISE} f32"
+        ));
+    };
+    if precision == Precision::F32 {
+        return Err(format!(
+            "FP8 products are made from bf16, and this run is in f32; set train.precision=bf16, or {OTHERWISE} f32"
+        ));
+    }
+    let checked = cuda.check_fp8();
+    checked.map_err(|e| format!("{e}; {OTHERWISE} {precision}"))
+}
+
+/// Bytes of the FP8 copies of weights of so many elements: as they lie and transposed.
+pub(crate) fn fp8_bytes(elements: usize) -> usize {
+    2 * elements
 }
 
 impl Trainer {
@@ -107,11 +139,12 @@ impl Trainer {
         };
         let workspace = workspace + size * self.largest_coded();
         let (weights, gradients) = self.zero.held(elements, self.trainable());
+        let fp8 = self.model.fp8_elements().min(weights);
         let mut plan = MemoryPlan {
             device: self.place.device.to_string(),
             precision,
             capacity: self.place.capacity(),
-            weights: size * weights + coded_bytes,
+            weights: size * weights + coded_bytes + fp8_bytes(fp8),
             gradients: precision.grads().size() * gradients,
             optimizer_states: (state_bytes(precision) + train.average_bytes()) * trainable,
             activations: 0,

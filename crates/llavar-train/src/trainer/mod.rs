@@ -20,6 +20,7 @@ use std::{
 };
 
 use device::Place;
+pub(crate) use device::fp8_bytes;
 use llavar_model::LlavaModel;
 use llavar_tensor::collective::Group;
 pub(crate) use model::makes_adapters;
@@ -188,7 +189,7 @@ impl Trainer {
             ranks: self.group.size(),
             backend: self.group.collective().backend(),
             zero_stage: self.zero.stage(),
-            device: self.place.describe(),
+            device: self.place.describe(self.recipe.train.fp8),
             groups: self.optimizer.groups(),
             device_note: self.place.note.clone(),
             memory: self.memory_plan(),

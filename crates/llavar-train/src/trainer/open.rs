@@ -134,6 +134,10 @@ impl Trainer {
             }
         }
         select_trainable(&params, &recipe.train)?;
+        if recipe.train.fp8 {
+            let others = use_fp8(&model)?;
+            warnings.extend(others.filter(|_| group.is_first()));
+        }
         let phi3 = model.config.llm.family == LlmFamily::Phi3;
         let sharding = Sharding(if group.size() > 1 {
             recipe.zero_stage()
@@ -310,6 +314,29 @@ impl Trainer {
         }
         self.zero.take_over()
     }
+}
+
+/// Lets products be FP8; says which of the language model's layers stay as they are.
+fn use_fp8(model: &LlavaModel) -> Result<Option<String>, TrainError> {
+    let weights = model.set_fp8(true);
+    let Some(first) = weights.others.first() else {
+        return Ok(None);
+    };
+    let all = weights.count + weights.others.len();
+    let why = format!("sizes that are no multiples of 16, or 4 bits, as `{first}`");
+    if weights.count == 0 {
+        return Err(TrainError::Setting {
+            key: "train.fp8",
+            reason: format!(
+                "none of the {all} weights in the language model's layers can multiply in FP8: {why}; set \
+                 train.fp8=false"
+            ),
+        });
+    }
+    let others = weights.others.len();
+    Ok(Some(format!(
+        "train.fp8: {others} of {all} weights in the language model's layers multiply in bf16: {why}"
+    )))
 }
 
 fn lock(run_dir: &Path) -> Result<File, TrainError> {

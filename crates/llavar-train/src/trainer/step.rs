@@ -224,6 +224,10 @@ impl Trainer {
         let result = self.optimizer.step(factor, limits)?;
         self.optimizer.zero_grad();
         self.zero.finish_update()?;
+        if self.recipe.train.fp8 && self.group.size() > 1 {
+            // Ranks exchange weights in buckets, which their parameters do not see.
+            self.model.forget_fp8();
+        }
         pipe.look();
 
         let state = &mut self.state;

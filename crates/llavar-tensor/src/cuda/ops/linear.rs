@@ -1,10 +1,12 @@
 //! Linear layer: one cuBLASLt product with bias and residual in its epilogue.
 
+mod fp8;
+
 use std::sync::Arc;
 
 use super::{add_assign, column_sums, widened};
 use crate::{
-    Param, Result, Tape, Tensor, Var,
+    Grads, Param, Result, Tape, Tensor, Var,
     cpu::Layout,
     cuda::{Cuda, Epilogue},
 };
@@ -23,6 +25,9 @@ pub(crate) fn linear(
     let n = weight.shape().first().copied().unwrap_or(1);
     let k = x.value().last_dim();
     let w = weight.value();
+    if bias.is_none() && fp8::can(x.value(), weight, &w) {
+        return fp8::linear(tape, cuda, x, weight, &w, residual, shape);
+    }
     let b = bias.map(Param::value);
     let mut out = cuda.empty(shape, x.value().dtype())?;
     let epilogue = Epilogue {
@@ -72,14 +77,16 @@ pub(super) fn record_linear(
             cuda.gemm(Layout::NN, [rows, k, n], &dy, &w, &mut dx, 0.0)?;
             grads.add(&x, dx)?;
         }
-        match residual {
-            Some(r) => {
-                let dr = dy.reshape(r.shape())?;
-                grads.add(&r, dr)
-            }
-            None => Ok(()),
-        }
+        residual_gradient(residual.as_ref(), &dy, grads)
     })
+}
+
+/// `d residual = dy`, where there is a residual.
+fn residual_gradient(residual: Option<&Var>, dy: &Tensor, grads: &mut Grads) -> Result<()> {
+    match residual {
+        Some(r) => grads.add(r, dy.reshape(r.shape())?),
+        None => Ok(()),
+    }
 }
 
 /// `dW += dy^T x` and `db += sum over rows of dy`, the latter inside the product where the library can.

@@ -9,6 +9,7 @@ mod broadcast;
 mod copy_rows;
 mod depthwise_conv;
 mod embed_merge;
+mod fp8;
 mod gated_add;
 mod layer_norm;
 mod linear;
@@ -40,6 +41,7 @@ pub(crate) use broadcast::{add_broadcast, concat_last, narrow_backward, param};
 pub(crate) use copy_rows::copy_rows;
 pub(crate) use depthwise_conv::depthwise_conv;
 pub(crate) use embed_merge::embed_merge;
+pub(crate) use fp8::{Fp8Copies, Fp8Matrix, Wanted, padded};
 pub(crate) use gated_add::gated_add;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::linear;
@@ -69,6 +71,7 @@ pub(super) const SOURCES: &[&Source] = &[
     &copy_rows::SOURCE,
     &depthwise_conv::SOURCE,
     &embed_merge::SOURCE,
+    &fp8::SOURCE,
     &linear_cross_entropy::SOURCE,
     &linear_layer_scale::SOURCE,
     &lora::SOURCE,
