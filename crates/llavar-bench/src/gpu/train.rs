@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use llavar_model::{Checkpointing, LlavaModel};
-use llavar_tensor::{PixelLevels, Segments, Tape, Tensor, optim::Precision};
+use llavar_tensor::{Error, PixelLevels, Segments, Tape, Tensor, optim::Precision};
 
-use super::{Bench, Options, Result, update::Update, words::Words};
+use super::{Bench, BenchError, Options, Result, update::Update, words::Words};
 use crate::{Row, flops};
 
 /// Id of an image position.
@@ -62,13 +62,23 @@ impl Bench<'_> {
         let forward = flops::language_model(&self.config, &lengths)
             + flops::head(&self.config, supervised)
             + self.options.batch as f64 * flops::vision(&self.config);
-        let mut ways = vec![(Checkpointing::ALL, "full recompute".to_owned())];
-        if precision == Precision::PureBf16 {
+        let pure = precision == Precision::PureBf16;
+        let with_fp8 = pure && self.cuda.check_fp8().is_ok();
+        let mut ways = Vec::new();
+        let mut add = |checkpoint, how: String| {
+            ways.push((checkpoint, false, how.clone()));
+            if with_fp8 {
+                ways.push((checkpoint, true, format!("{how}, FP8 products")));
+            }
+        };
+        add(Checkpointing::ALL, "full recompute".into());
+        if pure {
             let some = format!("{KEPT} blocks not recomputed");
-            ways.push((Checkpointing::keeping(KEPT), some));
-            ways.push((Checkpointing::NONE, "no recompute".to_owned()));
+            add(Checkpointing::keeping(KEPT), some);
+            add(Checkpointing::NONE, "no recompute".into());
         }
-        for (checkpoint, how) in ways {
+        for (checkpoint, fp8, how) in ways {
+            model.set_fp8(fp8);
             progress(&format!("training step, {precision}, {how}"));
             self.cuda.reset_peak();
             let mut losses = Vec::new();
@@ -85,9 +95,15 @@ impl Bench<'_> {
                 losses.push(sum);
                 Ok(())
             };
-            for _ in 0..2 {
-                step()?;
+            let warmed = (0..2).try_for_each(|_| step());
+            if let (true, Err(BenchError::Tensor(error @ Error::OutOfMemory { .. }))) =
+                (fp8, &warmed)
+            {
+                // Copies of the weights take room that the same step in bf16 has.
+                progress(&format!("{how} does not fit: {error}"));
+                continue;
             }
+            warmed?;
             self.device.synchronize()?;
             let before = self.cuda.memory();
             let start = Instant::now();
@@ -98,6 +114,7 @@ impl Bench<'_> {
             self.device.synchronize()?;
             let ms = start.elapsed().as_secs_f64() * 1e3 / self.options.steps as f64;
             let after = self.cuda.memory();
+            progress(&format!("{how}: {ms:.1} ms"));
             if self.options.profile {
                 let shares = self.cuda.profile(&mut step)?;
                 self.show(&shares, progress);
@@ -127,6 +144,7 @@ impl Bench<'_> {
                 ),
             });
         }
+        model.set_fp8(false);
         Ok(())
     }
 }
