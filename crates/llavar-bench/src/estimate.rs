@@ -22,19 +22,24 @@ pub struct Rates {
     pub pure_recompute: f64,
     /// All bf16, nothing recomputed.
     pub pure_keep: f64,
+    /// How many times as fast a step is with FP8 products.
+    pub fp8: f64,
 }
 
 impl Rates {
     /// The rows of BENCHMARKS.md, "One GPU beside PyTorch": SFT steps of the 3.8B shape, 8 x 800 tokens, H200,
     /// 2026-11-24. 172 TFLOP of the model and 57 of recomputation in 444 ms (f32 states), 424 ms (bf16 states);
-    /// 172 alone in 345 ms.
+    /// 172 alone in 345 ms. FP8: bf16 states on one H100, 2026-11-26, 450.0 and 359.7 ms, without recomputation
+    /// 365.6 and 291.8 ms: the same ratio.
     pub fn measured() -> Self {
         Self {
-            source: "BENCHMARKS.md, one H200, 2026-11-24".into(),
+            source: "BENCHMARKS.md, one H200, 2026-11-24; FP8 beside bf16: one H100, 2026-11-26"
+                .into(),
             gpu: "NVIDIA H200".into(),
             mixed_recompute: 229.0 / 0.444,
             pure_recompute: 229.0 / 0.424,
             pure_keep: 172.0 / 0.345,
+            fp8: 450.0 / 359.7,
         }
     }
 
@@ -52,12 +57,17 @@ impl Rates {
         let again = 4.0 / 3.0;
         let pure_recompute = rate("bf16-pure", "full recompute", again);
         let mixed_recompute = rate("bf16", "full recompute", again);
+        let pure_fp8 = rate("bf16-pure", "full recompute, FP8 products", again);
         Some(Self {
             source: source.to_owned(),
             gpu: report.machine.gpu.clone(),
             mixed_recompute: mixed_recompute.or(pure_recompute)?,
             pure_recompute: pure_recompute.or(mixed_recompute)?,
             pure_keep: rate("bf16-pure", " no recompute", 1.0).or(pure_recompute)?,
+            // A report without such a row promises nothing.
+            fp8: pure_fp8
+                .zip(pure_recompute)
+                .map_or(1.0, |(fp8, bf16)| fp8 / bf16),
         })
     }
 }
@@ -81,6 +91,8 @@ pub struct StepWork {
     pub recomputed: f64,
     /// Whether moments and masters are f32.
     pub mixed: bool,
+    /// Whether products of the language model are FP8.
+    pub fp8: bool,
 }
 
 /// Operations of a step, TFLOP, those of recomputation among them.
@@ -110,7 +122,8 @@ pub fn step_seconds(config: &ModelConfig, work: &StepWork, rates: &Rates) -> f64
     // No row has f32 states without recomputation: the difference is taken from the bf16 rows.
     let keep = rates.pure_keep * recompute / rates.pure_recompute;
     let rate = recompute * work.recomputed + keep * (1.0 - work.recomputed);
-    step_tflop(config, work) / rate
+    let faster = if work.fp8 { rates.fp8 } else { 1.0 };
+    step_tflop(config, work) / (rate * faster)
 }
 
 #[cfg(test)]
@@ -129,6 +142,7 @@ mod tests {
             language: true,
             recomputed,
             mixed,
+            fp8: false,
         }
     }
 
@@ -141,6 +155,12 @@ mod tests {
         {
             let seconds = step_seconds(&config, &work(recomputed, mixed), &rates);
             assert!((seconds * 1e3 / ms - 1.0).abs() < 0.02, "{seconds} {ms}");
+        }
+        for (recomputed, ratio) in [(1.0, 17_792.0 / 14_222.0), (0.0, 21_937.0 / 17_507.0)] {
+            let bf16 = work(recomputed, false);
+            let fp8 = StepWork { fp8: true, ..bf16 };
+            let [bf16, fp8] = [bf16, fp8].map(|work| step_seconds(&config, &work, &rates));
+            assert!((bf16 / fp8 / ratio - 1.0).abs() < 0.005, "{bf16} {fp8}");
         }
         let tflop = step_tflop(&config, &work(0.0, false));
         assert!((tflop / 172.0 - 1.0).abs() < 0.01, "{tflop}");
@@ -199,6 +219,12 @@ mod tests {
         assert!((rates.pure_recompute - expected).abs() < 1e-6);
         assert_eq!(rates.mixed_recompute, rates.pure_recompute);
         assert!((rates.pure_keep - 0.505 * 989.0).abs() < 1e-6);
+        assert_eq!(rates.fp8, 1.0);
+        let fp8 = "SFT step, batch 8 x 800, bf16-pure, full recompute, FP8 products";
+        report.rows.push(row(fp8, 51.25));
+        let with_fp8 = Rates::of_report(&report, "x.json").unwrap();
+        assert!((with_fp8.fp8 - 1.25).abs() < 1e-9, "{}", with_fp8.fp8);
+        assert_eq!(with_fp8.pure_recompute, rates.pure_recompute);
         report.rows.clear();
         assert!(Rates::of_report(&report, "x.json").is_none());
     }

@@ -61,6 +61,12 @@ fn a_published_recipe_on_eight_gpus_is_planned_with_time_and_cost() {
     let ratio = number(&plan16["time"]["hours"]) / hours;
     assert!((0.49..0.51).contains(&ratio), "{ratio}");
 
+    // FP8 products: faster, and copies of the weights beside what ZeRO 2 and 3 share out.
+    let (_, fp8) = plan(&world, &[&eight[..], &["--set", "train.fp8=true"]].concat());
+    let ratio = hours / number(&fp8["time"]["hours"]);
+    assert!((1.2..1.3).contains(&ratio), "{ratio}");
+    assert!(number(&fp8["stages"][2]["weights"]) > number(&stages[2]["weights"]));
+
     let text = world.run(&["plan"], &eight).ok();
     for word in [
         "3 <--",

@@ -68,6 +68,7 @@ pub(super) fn time(
         language,
         recomputed,
         mixed: planner.precision() != Precision::PureBf16,
+        fp8: recipe.train.fp8,
     };
     let step_seconds = step_seconds(planner.config(), &work, &rates);
     let hours = steps.total_steps() as f64 * step_seconds / 3600.0;
