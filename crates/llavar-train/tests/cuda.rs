@@ -138,6 +138,18 @@ fn learns_and_agrees(world: &World) {
     }
 }
 
+/// Two runs with the same losses and weights, which are returned.
+fn trained_twice(world: &World, precision: &str, sets: &[String]) -> (Recorder, Vec<u8>) {
+    let [a, b] = ["a", "b"].map(|run| {
+        let name = format!("{precision}-{run}");
+        let run = train(world, &name, sets, Resume::No, u64::MAX);
+        (run, weights(&world.path(&name)))
+    });
+    assert_eq!(a.0.losses(), b.0.losses(), "{precision}");
+    assert!(a.1 == b.1, "{precision}");
+    a
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn cuda_runs_are_the_same_bits_again_and_when_they_resume() {
@@ -146,11 +158,7 @@ fn cuda_runs_are_the_same_bits_again_and_when_they_resume() {
     for precision in PRECISIONS {
         let sets = on_gpu(&sets, precision);
         let name = |run: &str| format!("{precision}-{run}");
-        let a = train(&world, &name("a"), &sets, Resume::No, u64::MAX);
-        let b = train(&world, &name("b"), &sets, Resume::No, u64::MAX);
-        assert_eq!(a.losses(), b.losses(), "{precision}");
-        let bits = weights(&world.path(&name("a")));
-        assert!(bits == weights(&world.path(&name("b"))), "{precision}");
+        let (a, bits) = trained_twice(&world, precision, &sets);
         for stop_at in [1, 3, 4] {
             let run = name(&format!("stopped-{stop_at}"));
             let first = train(&world, &run, &sets, Resume::No, stop_at);
@@ -220,11 +228,7 @@ fn cuda_fp8_runs_repeat_resume_and_recompute_to_the_same_bits() {
     for precision in ["bf16", "bf16-pure"] {
         let sets = on_gpu(&sets, precision);
         let name = |run: &str| format!("{precision}-{run}");
-        let a = train(&world, &name("a"), &sets, Resume::No, u64::MAX);
-        let b = train(&world, &name("b"), &sets, Resume::No, u64::MAX);
-        assert_eq!(a.losses(), b.losses(), "{precision}");
-        let bits = weights(&world.path(&name("a")));
-        assert!(bits == weights(&world.path(&name("b"))), "{precision}");
+        let (a, bits) = trained_twice(&world, precision, &sets);
         let first = train(&world, &name("stopped"), &sets, Resume::No, 3);
         let second = train(&world, &name("stopped"), &sets, Resume::Auto, u64::MAX);
         assert_eq!([first.losses(), second.losses()].concat(), a.losses());

@@ -351,6 +351,10 @@ fn fp8_figures() {
             copies(&w, k, Fp8Format::E4M3),
         );
         let dy8 = copies(&dy, n, Fp8Format::E5M2);
+        let dw = |dtype| {
+            let quantised = [dy8.transposed(), x8.transposed()];
+            ("dw", Layout::TN, [n, k, m], [&dy, &x], quantised, dtype)
+        };
         for (name, layout, sizes, plain, quantised, dtype) in [
             (
                 "y",
@@ -368,22 +372,8 @@ fn fp8_figures() {
                 [dy8.plain(), w8.transposed()],
                 DType::BF16,
             ),
-            (
-                "dw",
-                Layout::TN,
-                [n, k, m],
-                [&dy, &x],
-                [dy8.transposed(), x8.transposed()],
-                DType::BF16,
-            ),
-            (
-                "dw",
-                Layout::TN,
-                [n, k, m],
-                [&dy, &x],
-                [dy8.transposed(), x8.transposed()],
-                DType::F32,
-            ),
+            dw(DType::BF16),
+            dw(DType::F32),
         ] {
             let flops = 2.0 * sizes.iter().map(|s| *s as f64).product::<f64>();
             let quantised = quantised.map(Option::unwrap);
