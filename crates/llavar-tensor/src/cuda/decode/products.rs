@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::{
-    DType, Error, Param, Result, Tensor,
+    DType, Param, Result, Tensor,
     cpu::Layout,
     cuda::{Arg, Cuda, Epilogue, Grid, Kernel, Source, args},
 };
@@ -91,9 +91,14 @@ enum Way {
 }
 
 impl Input<'_> {
-    /// Whether our own kernels take it.
-    pub(super) fn is_streamed(&self) -> bool {
-        self.way().is_some()
+    /// Outputs of a row.
+    fn outputs(&self) -> usize {
+        if self.is_gate { self.n / 2 } else { self.n }
+    }
+
+    /// Shared memory of x with plain arithmetic, bytes.
+    fn bytes(&self) -> usize {
+        self.rows * self.k.next_multiple_of(PADDING) * self.x.dtype().size()
     }
 
     fn way(&self) -> Option<Way> {
@@ -107,23 +112,26 @@ impl Input<'_> {
         if rows > 1 && rows <= STREAMED_ROWS && self.x.dtype() == DType::BF16 {
             return Some(Way::Tiles);
         }
-        let bytes = rows * k.next_multiple_of(PADDING) * self.x.dtype().size();
-        let fits = bytes <= SHARED && (self.norm.is_none() || k <= 8 * THREADS * GAINS);
+        let fits = self.bytes() <= SHARED && (self.norm.is_none() || k <= 8 * THREADS * GAINS);
         (rows <= STREAMED_ROWS && fits).then_some(Way::Rows(rows - 1))
     }
 }
 
-/// Rows of the weight that a block takes with plain arithmetic, by the index of the kernel.
-fn rows_of_a_block(kernel: usize) -> usize {
-    let rows_a_warp = if kernel == 0 { 1 } else { 2 };
-    THREADS / 32 * rows_a_warp
-}
-
-fn not_streamed(input: Input<'_>) -> Error {
-    super::invalid(format!(
-        "{} rows of {} elements are not for the streaming kernels",
-        input.rows, input.k
-    ))
+impl Way {
+    /// Blocks, threads and shared memory.
+    fn grid(self, input: &Input<'_>) -> Grid {
+        let blocks = |each| Grid::new(input.outputs().div_ceil(each), THREADS);
+        match self {
+            Self::Wide(wide) => wide.grid(),
+            Self::Tiles if input.is_gate => blocks(TILE_ROWS / 2),
+            Self::Tiles => blocks(TILE_ROWS),
+            Self::Rows(kernel) => {
+                let rows_a_warp = if kernel == 0 || input.is_gate { 1 } else { 2 };
+                let bytes = input.bytes();
+                blocks(THREADS / 32 * rows_a_warp).shared(bytes)
+            }
+        }
+    }
 }
 
 /// How the kernels of a step are launched.
@@ -175,60 +183,65 @@ impl Launcher {
         self.launch(&NORM_ROWS, grid, args![x, &gain, eps, y, k as i32])
     }
 
-    /// `y [rows, n] (+)= f(x) w^T` by the streaming kernel; `weights` lie one behind the other as rows.
+    /// `y [rows, n] (+)= f(x) w^T`, where a kernel of our own takes it; `weights` lie one behind the other as rows.
+    /// Whether one does.
     pub(super) fn streamed(
         &self,
         input: Input<'_>,
         weights: &[Param],
         y: &mut Tensor,
         add: bool,
-    ) -> Result<()> {
-        let n = input.n;
-        let is_logits = y.dtype() != self.dtype;
-        let (kernel, each) = match input.way() {
-            Some(Way::Wide(wide)) => (wide.kernel(&input, is_logits), n),
-            Some(Way::Tiles) if is_logits => (&TILES_LOGITS, TILE_ROWS),
-            Some(Way::Tiles) => (&TILES, TILE_ROWS),
-            Some(Way::Rows(i)) if is_logits => (&LOGITS[i], rows_of_a_block(i)),
-            Some(Way::Rows(i)) => (&PRODUCT[i], rows_of_a_block(i)),
-            None => return Err(not_streamed(input)),
+    ) -> Result<bool> {
+        let Some(way) = input.way() else {
+            return Ok(false);
         };
-        self.stream(kernel, input, weights, None, [n, each], y, add)
+        let is_logits = y.dtype() != self.dtype;
+        let kernel = match way {
+            Way::Wide(wide) => wide.kernel(&input, is_logits),
+            Way::Tiles if is_logits => &TILES_LOGITS,
+            Way::Tiles => &TILES,
+            Way::Rows(i) if is_logits => &LOGITS[i],
+            Way::Rows(i) => &PRODUCT[i],
+        };
+        self.stream(kernel, way.grid(&input), input, weights, None, y, add)?;
+        Ok(true)
     }
 
-    /// `y [rows, f] = silu(f(x) gate^T) * (f(x) up^T)` by the streaming kernel.
+    /// `y [rows, f] = silu(f(x) gate^T) * (f(x) up^T)`, where a kernel of our own takes it. Whether one does.
     pub(super) fn streamed_gate(
         &self,
         input: Input<'_>,
         gate_up: &[Param],
         y: &mut Tensor,
-    ) -> Result<()> {
-        let f = input.n / 2;
-        let (kernel, each) = match input.way() {
-            Some(Way::Wide(wide)) => (wide.kernel(&input, false), f),
-            Some(Way::Tiles) => (&TILES_GATED, TILE_ROWS / 2),
-            Some(Way::Rows(i)) => (&GATED[i], THREADS / 32),
-            None => return Err(not_streamed(input)),
+    ) -> Result<bool> {
+        let Some(way) = input.way() else {
+            return Ok(false);
+        };
+        let kernel = match way {
+            Way::Wide(wide) => wide.kernel(&input, false),
+            Way::Tiles => &TILES_GATED,
+            Way::Rows(i) => &GATED[i],
         };
         // One matrix that holds gate and up: the second half is the other one.
         let up = match gate_up {
             [both] => {
-                let bytes = f * input.k * self.dtype.size();
+                let bytes = input.outputs() * input.k * self.dtype.size();
                 Some(both.value().cuda_address()? + bytes as u64)
             }
             _ => None,
         };
-        self.stream(kernel, input, gate_up, up, [f, each], y, false)
+        self.stream(kernel, way.grid(&input), input, gate_up, up, y, false)?;
+        Ok(true)
     }
 
-    /// Launches a streaming kernel for `n` outputs of a row, `each` a block.
+    /// Launches a streaming kernel.
     fn stream(
         &self,
         kernel: &Kernel,
+        grid: Grid,
         input: Input<'_>,
         weights: &[Param],
         second: Option<u64>,
-        [n, each]: [usize; 2],
         y: &mut Tensor,
         add: bool,
     ) -> Result<()> {
@@ -251,17 +264,9 @@ impl Launcher {
         let (end0, end1) = (ends.next().unwrap_or(0), ends.next().unwrap_or(i32::MAX));
         let gain = norm.map(|(gain, _)| gain.value());
         let [w0, w1, w2] = addresses.map(Arg::Address);
-        let way = input.way();
-        let grid = match way {
-            Some(Way::Wide(wide)) => wide.grid(),
-            Some(Way::Rows(_)) => {
-                let x = rows * k.next_multiple_of(PADDING) * self.dtype.size();
-                Grid::new(n.div_ceil(each), THREADS).shared(x)
-            }
-            _ => Grid::new(n.div_ceil(each), THREADS),
-        };
         let eps = norm.map_or(0.0, |(_, eps)| eps);
-        let (rows, n, k, add) = (rows as i32, n as i32, k as i32, i32::from(add));
+        let n = input.outputs() as i32;
+        let (rows, k, add) = (rows as i32, k as i32, i32::from(add));
         self.launch(
             kernel,
             grid,

@@ -273,14 +273,14 @@ impl Work {
         };
         if with_norm {
             let from_x = input(x, Some((norm, eps)));
-            if from_x.is_streamed() {
-                return launcher.streamed(from_x, std::slice::from_ref(head), logits, false);
+            if launcher.streamed(from_x, std::slice::from_ref(head), logits, false)? {
+                return Ok(());
             }
             launcher.norm(x, norm, eps, normed, rows)?;
         }
         let from_normed = input(normed, None);
-        if from_normed.is_streamed() {
-            return launcher.streamed(from_normed, std::slice::from_ref(head), logits, false);
+        if launcher.streamed(from_normed, std::slice::from_ref(head), logits, false)? {
+            return Ok(());
         }
         launcher.product(normed, head, [rows, d], logits, false)
     }
@@ -359,10 +359,8 @@ impl Pass<'_> {
             n: q + 2 * kv,
             is_gate: false,
         };
-        let streamed = input.is_streamed();
-        if streamed {
-            launcher.streamed(input, &layer.qkv, qkv, false)?;
-        } else {
+        let streamed = launcher.streamed(input, &layer.qkv, qkv, false)?;
+        if !streamed {
             launcher.norm(x, &layer.input_norm, eps, normed, rows)?;
         }
         match layer.qkv.as_slice() {
@@ -419,10 +417,9 @@ impl Pass<'_> {
                 n: d,
                 is_gate: false,
             };
-            if input.is_streamed() {
-                launcher.streamed(input, std::slice::from_ref(weight), x, true)
-            } else {
-                launcher.product(from, weight, [rows, k], x, true)
+            match launcher.streamed(input, std::slice::from_ref(weight), x, true)? {
+                true => Ok(()),
+                false => launcher.product(from, weight, [rows, k], x, true),
             }
         };
         add(heads, q, &layer.o, x)?;
@@ -434,9 +431,7 @@ impl Pass<'_> {
             n: 2 * f,
             is_gate: true,
         };
-        if input.is_streamed() {
-            launcher.streamed_gate(input, &layer.gate_up, act)?;
-        } else {
+        if !launcher.streamed_gate(input, &layer.gate_up, act)? {
             launcher.norm(x, &layer.post_norm, eps, normed, rows)?;
             for (weight, y) in layer.gate_up.iter().zip(&mut *gate_up) {
                 launcher.product(normed, weight, [rows, d], y, false)?;

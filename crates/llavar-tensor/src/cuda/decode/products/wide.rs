@@ -82,8 +82,7 @@ impl Wide {
         [multiprocessors, most]: [usize; 2],
         has_pairs: bool,
     ) -> Option<Self> {
-        let outputs = if input.is_gate { input.n / 2 } else { input.n };
-        let (eights, tiles) = (input.rows.div_ceil(8), outputs.div_ceil(TILE));
+        let (eights, tiles) = (input.rows.div_ceil(8), input.outputs().div_ceil(TILE));
         let pairs = multiprocessors / 2;
         let whole = |depth| (depth, false, tiles.min(multiprocessors));
         let mut ways = vec![whole(4)];

@@ -122,25 +122,25 @@ fn products_of_up_to_sixteen_rows_agree_with_plain_loops() {
                 if takes(input(2 * n, false)) {
                     let mut y = empty(2 * n, DType::BF16);
                     let input = input(2 * n, false);
-                    launcher.streamed(input, &both, &mut y, false).unwrap();
+                    assert!(launcher.streamed(input, &both, &mut y, false).unwrap());
                     check(&y, products(&x_, &joined, k), 1e-2, "two weights,");
                 }
                 if takes(input(n, false)) {
                     let mut y = empty(n, DType::BF16);
                     cuda.copy(&old.value(), &mut y).unwrap();
                     let of = input(n, false);
-                    launcher.streamed(of, &one, &mut y, true).unwrap();
+                    assert!(launcher.streamed(of, &one, &mut y, true).unwrap());
                     let plain = products(&x_, &w0_, k);
                     let added = plain.iter().zip(&old_).map(|(v, old)| v + f64::from(*old));
                     check(&y, added.collect(), 1e-2, "added,");
                     let mut y = empty(n, DType::F32);
-                    launcher.streamed(of, &one, &mut y, false).unwrap();
+                    assert!(launcher.streamed(of, &one, &mut y, false).unwrap());
                     check(&y, plain, 2e-3, "logits,");
                 }
                 if takes(input(2 * n, true)) {
                     let mut y = empty(n, DType::BF16);
                     let of = input(2 * n, true);
-                    launcher.streamed_gate(of, &both, &mut y).unwrap();
+                    assert!(launcher.streamed_gate(of, &both, &mut y).unwrap());
                     let (gate, up) = (products(&x_, &w0_, k), products(&x_, &w1_, k));
                     let gated = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u);
                     check(&y, gated.collect(), 1e-2, "gated,");
