@@ -34,7 +34,7 @@ def together(entries):
     for label, value in entries:
         found.setdefault(label.lower(), (label, []))[1].append(value)
     said = [(label, SEVERAL.join(dict.fromkeys(values))) for label, values in found.values()]
-    return [pair for pair in said if len(pair[1]) < 260]
+    return [pair for pair in said if len(pair[1]) < (260 if SEVERAL not in pair[1] else 700)]
 
 
 class Forms(Pages):
@@ -113,6 +113,29 @@ class Forms(Pages):
             block.entries += [(row[0], " ".join(filter(None, row[1:]))) for row in cells if any(row[1:])]
         return block
 
+    def sections(self, rng):
+        """The same few labels again and again, each time with other values: people, places, shops of a report."""
+        block, count = Block(), rng.choice([2, 2, 3, 3, 4, 5, 6, 8, 12, 18])
+        labels = [self.label(rng) for _ in range(rng.choice([1, 1, 2, 2, 3, 4]))]
+        across, under = rng.random() < 0.4, rng.random() < 0.35
+        gap, room = rng.randint(1, 5), rng.random() < 0.5
+        for _ in range(count):
+            values = [None if rng.random() < 0.1 else self.single(rng)[: rng.choice([8, 16, 28])].strip() or "-" for _ in labels]
+            if across:  # Side by side, values behind or below their labels.
+                at, heads, below = 0, [], []
+                for label, value in zip(labels, values):
+                    heads.append((at, label))
+                    (below if under else heads).append((at if under else at + len(label) + gap, value or ""))
+                    at += (max(len(label), len(value or "")) if under else len(label) + gap + len(value or "")) + rng.randint(2, 6)
+                block.lines += [heads] + [below] * under
+            else:
+                for label, value in zip(labels, values):
+                    block.lines += [[(0, label)], [(gap, value or "")]] if under else [[(0, label), (len(label) + gap, value or "")]]
+            block.entries += [(label, value) for label, value in zip(labels, values) if value]
+            block.lines += [[]] * room
+        block.lines = [[(at, text) for at, text in line if text] for line in block.lines]
+        return block
+
     def loose(self, rng):
         """Headings, sentences, numbers of pages: nothing that is asked for."""
         block = Block()
@@ -126,6 +149,9 @@ class Forms(Pages):
 
     def form(self, rng):
         lines, entries, self.used = [], [], []
+        if rng.random() < 0.3:
+            first = self.sections(rng)
+            lines, entries = list(first.lines), list(first.entries)
         while len(lines) < 6 or len(lines) < 26 and rng.random() < 0.7:
             left, margin = self.block(rng), rng.randint(0, 8)
             entries += left.entries
@@ -158,6 +184,9 @@ class Forms(Pages):
             if not entries:
                 continue
             asked = rng.sample(entries, min(len(entries), rng.randint(1, 6)))
+            again = [pair for pair in entries if SEVERAL in pair[1]]
+            if again and rng.random() < 0.7 and not any(pair in asked for pair in again):
+                asked[0] = rng.choice(again)
             # Labels are misread now and then; values stay, since nothing would tell what they were.
             wrong = {label for label, _ in entries if rng.random() < 0.08}
             rows, squeeze = [], rng.uniform(0.6, 1.0)

@@ -4,8 +4,8 @@
     mix_real.py REAL
 
 Fields of receipts and forms are answered in one way each (answers.py).
-Single questions for totals stand three times, questions of ChartQA also with the wish for one word that its
-evaluation adds.
+Single questions for totals stand three times, labels that stand several times on a form five times, questions of ChartQA
+also with the wish for one word that its evaluation adds.
 """
 
 import json
@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from answers import asked_otherwise, entry, sentence
+from answers import SEVERAL, asked_otherwise, entry, sentence
 
 SENTENCE = re.compile(r'The "(.*)" information in the image is (.*)\.', re.DOTALL)
 WISH = "\nAnswer the question with a single word."
@@ -26,6 +26,10 @@ def load(real, *names):
 
 def asks_total(sample):
     return sample["conversations"][1]["value"].startswith("The total amount of this invoice is")
+
+
+def asks_several(sample):
+    return "FUNSD" in sample["image"] and any(SEVERAL in turn["value"] for turn in sample["conversations"][1::2])
 
 
 def with_text(sample):
@@ -68,9 +72,9 @@ def main():
     for name, samples in [("plain", plain), ("prefix", prefix)]:
         for sample in load(real, "chartqa-ask-ocr" if name == "prefix" else "chartqa-ask"):
             sample["conversations"][0]["value"] += WISH
-            samples += [sample] * 3
+            samples.append(sample)
         totals = [s for s in samples if len(s["conversations"]) == 2 and asks_total(s)]
-        samples += 2 * totals
+        samples += 2 * totals + 4 * [sample for sample in samples if asks_several(sample)]
         aside = real / f"{name}.part"
         aside.write_text("[\n" + ",\n".join(json.dumps(s, ensure_ascii=False) for s in samples) + "\n]\n", "utf-8")
         aside.rename(real / f"{name}.json")

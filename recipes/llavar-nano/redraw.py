@@ -6,7 +6,7 @@
 DATA has the sets as published, REAL what real.sh made of them, FONTS and CORPUS what fetch.py brought. A few hundred
 training pages are known by heart within minutes, pictures and all; of these no two say the same. Words and figures
 are exchanged as scramble.py does it, the boxes of the labels tell where, and a part of the words stays as it was
-scanned. Half of the pictures are parts of a page.
+scanned. Half of the pictures are parts of a page. On half of the forms some labels become one that stands several times.
 
 OUT is laid out as `llavar data synth` does it: images/, transcriptions.json with `cells`, data.json with questions
 for entries and fields, words.jsonl for `llavar data prefix`. Needs Pillow.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from answers import ABSENT, FORM, asked_otherwise, entry
+from answers import FORM, SEVERAL, asked_otherwise, entry
 from copy_pages import read_corpus, write
 from real_cells import cells, labelled, part, read, rows, worn
 from scramble import Page, Scrambler
@@ -73,8 +73,8 @@ def levels(region):
     return (paper, ink) if abs(paper - ink) > 50 else (paper, max(0, paper - 140))
 
 
-def drawn(image, boxes, changed, fonts, rng):
-    """The boxes with their new text, which is drawn into the picture."""
+def drawn(image, boxes, changed, fonts, rng, anyway=()):
+    """The boxes with their new text, which is drawn into the picture; also where it stays, of the entries `anyway`."""
     draw, out, of_entry = ImageDraw.Draw(image), [], {}
     # As many kinds of letters as a page is likely to have: print, a typewriter, a hand.
     chosen = [rng.choice(fonts) for _ in range(rng.choice([1, 1, 2, 3]))]
@@ -91,7 +91,7 @@ def drawn(image, boxes, changed, fonts, rng):
             room = (row[place + 1][0] if place + 1 < len(row) else image.width) - x0 - 2
             area = [max(0, round(x0) - 1), max(0, round(y0)), min(image.width, round(x1) + 1), min(image.height, round(y1))]
             small = area[2] - area[0] < 3 or area[3] - area[1] < 4 or room < 4
-            if small or new[place] == text and number not in touched:
+            if small or new[place] == text and number not in touched and number not in anyway:
                 out.append((x0, y0, x1, y1, text, number))
                 continue
             paper, ink = levels(image.crop(area))
@@ -149,7 +149,10 @@ class Redrawer:
         changed = self.scrambler.change(rng, page.rounds, rng.random() < 0.65)
         with Image.open(self.images / sample["image"]) as image:
             image = image.convert("L")
-        boxes = drawn(image, boxes, changed, self.fonts, rng)
+        again = set()
+        if form and rng.random() < 0.5:
+            boxes, entries, again = alike(boxes, entries, rng)
+        boxes = drawn(image, boxes, changed, self.fonts, rng, again)
         entries = [(numbers, changed(label), changed(value)) for numbers, label, value in entries]
         whole = rng.random() < 0.5
         if not whole:
@@ -162,8 +165,9 @@ class Redrawer:
         if form:
             there = {box[5] for box in boxes}
             rounds = [(self.wording(rng, label), entry(label, value)) for numbers, label, value in entries if numbers <= there]
+            several = [pair for pair in rounds if SEVERAL in pair[1]]
             rounds = rng.sample(rounds, min(len(rounds), rng.choice([1, 2, 3, 5])))
-            rounds += self.absent(rng, boxes) if rng.random() < 0.1 else []
+            rounds += rng.sample(several, 1) if several and not any(pair in rounds for pair in several) else []
         else:
             rounds = self.scrambler.turns(rng, page, rng.sample(page.rounds, min(len(page.rounds), 3)), changed) if whole else []
             rounds += rng.sample(ends := list(at_end(boxes, rng)), min(len(ends), rng.choice([0, 1, 2])))
@@ -175,15 +179,6 @@ class Redrawer:
         seen = {"id": sample["id"], "image": name, "width": image.width, "height": image.height, "words": list(words(boxes, rng))}
         return sample, asked, seen, boxes
 
-    def absent(self, rng, boxes):
-        """A question for an entry of another form, if nothing of it is on this one."""
-        entries = rng.choice(self.pages[True])[2]
-        there = " ".join(box[4] for box in boxes).lower()
-        label = rng.choice(entries)[1] if entries else ""
-        if len(label) > 3 and not any(len(word) > 3 and word in there for word in re.findall(r"\w+", label.lower())):
-            return [(self.wording(rng, label), ABSENT)]
-        return []
-
     def wording(self, rng, label):
         kind, bare = rng.random(), label.strip(" :.?-")
         if kind < 0.4 or len(bare) < 2:
@@ -193,6 +188,39 @@ class Redrawer:
         if bare.lower() in MEANT and rng.random() < 0.6:
             return rng.choice(MEANT[bare.lower()])
         return rng.choice(SPOKEN).format(bare.lower() if rng.random() < 0.7 else bare)
+
+
+def alike(boxes, entries, rng):
+    """Some labels of a form become one label that stands several times: boxes, entries, numbers of those labels."""
+    told = {}
+    for box in boxes:
+        told.setdefault(box[5], []).append(box)
+    groups = {}
+    for at, (numbers, label, value) in enumerate(entries):
+        own = [number for number in numbers if number in told and " ".join(box[4] for box in told[number]) == label]
+        if len(own) == 1 and SEVERAL not in value and len(value) < 60:
+            groups.setdefault(min(3, len(told[own[0]])), []).append((at, own[0]))
+    groups = [group for group in groups.values() if len(group) > 1]
+    if not groups:
+        return boxes, entries, set()
+    group = rng.choice(groups)
+    group = rng.sample(group, min(len(group), rng.choice([2, 2, 3, 3, 4, 6, 8, 12, 20])))
+    size = min(len(told[number]) for _, number in group)
+    chosen = rng.choice([number for _, number in group if len(told[number]) == size])
+    words_of = [box[4] for box in told[chosen]]
+    numbers, out = {number for _, number in group}, []
+    for number, of_entry in told.items():
+        if number in numbers:
+            # A longer label keeps its first places.
+            out += [(*box[:4], word, number) for box, word in zip(of_entry, words_of)]
+        else:
+            out += of_entry
+    # From the top, as they are read.
+    placed_at = {at: (round(told[number][0][1] / 12), told[number][0][0]) for at, number in group}
+    members = sorted(placed_at, key=placed_at.get)
+    values = list(dict.fromkeys(entries[at][2] for at in members))
+    joined = (set().union(*(entries[at][0] for at in members)), " ".join(words_of), SEVERAL.join(values))
+    return out, [one for at, one in enumerate(entries) if at not in placed_at] + [joined], numbers
 
 
 def at_end(boxes, rng):
