@@ -122,14 +122,17 @@ impl Linear {
         self.product(tape, x, self.bias.as_ref(), None)
     }
 
-    /// As [`Linear::forward`] with another bias than its own.
-    pub(crate) fn forward_with_bias(
-        &self,
+    /// Three layers of one input, each with the bias named beside it in place of its own.
+    pub(crate) fn three(
         tape: &Tape,
         x: &Var,
-        bias: &Param,
-    ) -> TensorResult<Var> {
-        self.product(tape, x, Some(bias), None)
+        layers: [(&Self, Option<&Param>); 3],
+    ) -> TensorResult<[Var; 3]> {
+        if layers.iter().all(|(layer, _)| layer.lora.is_none()) {
+            return tape.linear_three(x, layers.map(|(layer, bias)| (&layer.weight, bias)));
+        }
+        let [a, b, c] = layers.map(|(layer, bias)| layer.product(tape, x, bias, None));
+        Ok([a?, b?, c?])
     }
 
     /// As [`Linear::forward`], plus `residual [.., N]`.

@@ -193,12 +193,8 @@ impl ClipLayer {
             window: None,
             scale: (head_dim as f32).sqrt().recip(),
         };
-        let (q, k, v) = (
-            split(self.q_proj.forward(tape, &y)?)?,
-            split(self.project_keys(tape, &y)?)?,
-            split(self.v_proj.forward(tape, &y)?)?,
-        );
-        let y = tape.attention(&q, &k, &v, &spec)?;
+        let [q, k, v] = self.project(tape, &y)?;
+        let y = tape.attention(&split(q)?, &split(k)?, &split(v)?, &spec)?;
         let y = tape.reshape(&y, x.shape())?;
         let x = self.out_proj.forward_residual(tape, &y, x)?;
         let y = self.layer_norm2.forward(tape, &x)?;
@@ -208,16 +204,25 @@ impl ClipLayer {
 }
 
 impl ClipLayer {
+    /// Queries, keys and values.
+    ///
     /// A bias of the keys adds the same to all scores of a query, which the softmax takes out again: its
     /// gradient is zero. Computed, it would be rounding noise, and Adam, which divides by the gradient's
     /// size, would make real steps of it.
-    fn project_keys(&self, tape: &Tape, y: &Var) -> TensorResult<Var> {
-        let Some(bias) = &self.k_proj.bias else {
-            return self.k_proj.forward(tape, y);
+    fn project(&self, tape: &Tape, y: &Var) -> TensorResult<[Var; 3]> {
+        let bias_k = self.k_proj.bias.as_ref();
+        let fixed = bias_k.map(|bias| Param::new(bias.name(), bias.value()));
+        let layers = [
+            (&self.q_proj, self.q_proj.bias.as_ref()),
+            (&self.k_proj, fixed.as_ref()),
+            (&self.v_proj, self.v_proj.bias.as_ref()),
+        ];
+        let [q, k, v] = Linear::three(tape, y, layers)?;
+        let k = match bias_k {
+            Some(bias) => with_zero_gradient(tape, k, bias),
+            None => k,
         };
-        let fixed = Param::new(bias.name(), bias.value());
-        let keys = self.k_proj.forward_with_bias(tape, y, &fixed)?;
-        Ok(with_zero_gradient(tape, keys, bias))
+        Ok([q, k, v])
     }
 }
 

@@ -1,8 +1,9 @@
-//! Products of our own for Hopper with the activation behind them inside: `c = f(a b^T + bias)`.
+//! Products of our own for Hopper with the activation behind them inside, or three of one input in one
+//! launch: `c = f(a b^T + bias)`.
 //!
 //! cuBLASLt has neither the exact GELU nor CLIP's as an epilogue, and an epilogue of its keeps the tensor
 //! cores waiting. The kernel (`kernels/product.cu`) lets two groups of warps take turns: one multiplies,
-//! the other finishes its tile.
+//! the other finishes its tile. Three products that do not fill the card one by one do together.
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ const GELU: Kernel = kernel("product_gelu");
 const GELU_KEPT: Kernel = kernel("product_gelu_kept");
 const QUICK_GELU: Kernel = kernel("product_quick_gelu");
 const QUICK_GELU_KEPT: Kernel = kernel("product_quick_gelu_kept");
+const THREE: Kernel = kernel("product_three");
 
 /// Rows and columns of a tile, steps of the ring, buffers of a group: as in the source file.
 const TILE: usize = 128;
@@ -47,15 +49,10 @@ const MIN_ROWS: usize = 512;
 const MIN_DRIVER: i32 = 12_000;
 const MIN_NVRTC: (i32, i32) = (12, 0);
 
-/// A product and what is behind it.
+/// `a [m, k]` times weights `[n, k]`, turned, plus their biases `[n]`.
 pub(crate) struct Product<'a> {
-    /// `[m, k]`.
     pub(crate) a: &'a Tensor,
-    /// `[n, k]`.
-    pub(crate) b: &'a Tensor,
-    /// `[n]`.
-    pub(crate) bias: Option<&'a Tensor>,
-    pub(crate) activation: Activation,
+    pub(crate) layers: &'a [(&'a Tensor, Option<&'a Tensor>)],
     /// m, n, k.
     pub(crate) sizes: [usize; 3],
 }
@@ -72,24 +69,26 @@ impl Cuda {
             && k > 0
             && n.is_multiple_of(8)
             && k.is_multiple_of(8)
-            && m.max(n).max(k) < 1 << 30;
-        for tensor in [Some(product.a), Some(product.b), product.bias] {
-            let Some(tensor) = tensor else { continue };
+            && m.max(n).max(k) < 1 << 28;
+        let layers = product.layers.iter();
+        let operands = layers.flat_map(|(w, b)| std::iter::once(*w).chain(*b));
+        for tensor in std::iter::once(product.a).chain(operands) {
             fits &= tensor.dtype() == DType::BF16 && tensor.cuda_address()?.is_multiple_of(16);
         }
         Ok(fits)
     }
 
-    /// Queues `c = f(a b^T + bias)` and, where `before` is given, the value before `f` into it, for a
-    /// product that [`Cuda::takes_product`] takes; `c` and `before` are fresh tensors of bf16.
-    pub(crate) fn product(
+    /// Queues `c = f(a b^T + bias)` of the first layer and, where `before` is given, the value before `f`
+    /// into it, for a product that [`Cuda::takes_product`] takes; `c` and `before` are fresh tensors of bf16.
+    pub(crate) fn product_activation(
         self: &Arc<Self>,
         product: &Product<'_>,
+        kind: Activation,
         c: &mut Tensor,
         before: Option<&mut Tensor>,
     ) -> Result<()> {
         let [m, n, k] = product.sizes;
-        let kernel = match (product.activation, before.is_some()) {
+        let kernel = match (kind, before.is_some()) {
             (Activation::Gelu, false) => &GELU,
             (Activation::Gelu, true) => &GELU_KEPT,
             (Activation::QuickGelu, false) => &QUICK_GELU,
@@ -100,24 +99,47 @@ impl Cuda {
             Some(before) => tensor_map(before, [m, n])?,
             None => map_c,
         };
-        // Blocks stay: one a multiprocessor.
+        let Some((b, bias)) = product.layers.first() else {
+            return Ok(());
+        };
+        let arguments = args![
+            tensor_map(product.a, [m, k])?,
+            tensor_map(b, [n, k])?,
+            map_c,
+            map_before,
+            *bias,
+            m as i32,
+            n as i32,
+            k as i32
+        ];
+        self.launch(kernel, DType::BF16, self.product_grid(m, n), arguments)
+    }
+
+    /// Queues `c = a b^T + bias` of three layers, for a product that [`Cuda::takes_product`] takes; the
+    /// outputs are fresh tensors of bf16.
+    pub(crate) fn product_three(
+        self: &Arc<Self>,
+        product: &Product<'_>,
+        outputs: [&mut Tensor; 3],
+    ) -> Result<()> {
+        let [m, n, k] = product.sizes;
+        let mut arguments = args![tensor_map(product.a, [m, k])?].to_vec();
+        for (b, _) in product.layers {
+            arguments.push(tensor_map(b, [n, k])?.into());
+        }
+        for c in outputs {
+            arguments.push(tensor_map(c, [m, n])?.into());
+        }
+        arguments.extend(product.layers.iter().map(|(_, bias)| (*bias).into()));
+        arguments.extend([m, n, k].map(|size| (size as i32).into()));
+        let grid = self.product_grid(m, 3 * n.next_multiple_of(TILE));
+        self.launch(&THREE, DType::BF16, grid, &arguments)
+    }
+
+    /// Blocks stay: one a multiprocessor.
+    fn product_grid(&self, m: usize, n: usize) -> Grid {
         let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
-        let blocks = self.info().multiprocessors.min(tiles);
-        self.launch(
-            kernel,
-            DType::BF16,
-            Grid::new(blocks, THREADS).shared(SHARED),
-            args![
-                tensor_map(product.a, [m, k])?,
-                tensor_map(product.b, [n, k])?,
-                map_c,
-                map_before,
-                product.bias,
-                m as i32,
-                n as i32,
-                k as i32
-            ],
-        )
+        Grid::new(self.info().multiprocessors.min(tiles), THREADS).shared(SHARED)
     }
 }
 

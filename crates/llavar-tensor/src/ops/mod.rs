@@ -15,6 +15,7 @@ mod linear;
 mod linear_activation;
 mod linear_cross_entropy;
 mod linear_layer_scale;
+mod linear_three;
 pub(crate) mod lora;
 mod mean_tokens;
 mod narrow_tokens;

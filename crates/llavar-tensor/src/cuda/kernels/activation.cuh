@@ -42,6 +42,22 @@ struct Gelu {
     }
 };
 
+// The same GELU for results that are rounded to bf16: x Phi(x) = max(x, 0) - |x| Phi(-|x|) with Phi(-|x|) as two to the
+// power of a polynomial. Relative error below 2^-14 down to x = -5.3 and below 2^-12 down to -9, where 1e-18 is left; a
+// third less work than by normal_cdf, with one visit to the special function unit in place of two. Infinity gives NaN.
+struct ShortGelu {
+    static DEVICE float value(float x) {
+        float a = fabsf(x), q = fmaf(-1.16621954e-6f, a, 4.59092405e-5f);
+        q = fmaf(q, a, -7.86114561e-4f);
+        q = fmaf(q, a, 7.84925089e-3f);
+        q = fmaf(q, a, -5.24166535e-2f);
+        q = fmaf(q, a, -4.60194456e-1f);
+        q = fmaf(q, a, -1.15051339f);
+        q = fmaf(q, a, -1.00004945f);
+        return fmaf(-a, fast_exp2(q), fmaxf(x, 0.f));
+    }
+};
+
 struct QuickGelu {
     static DEVICE float value(float x) { return x * logistic(1.702f * x); }
     static DEVICE float slope(float x) {

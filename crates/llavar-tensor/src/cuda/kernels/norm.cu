@@ -315,6 +315,16 @@ NORM(4096, 256, 2)
 NORM(6144, 256, 3)
 NORM(8192, 256, 4)
 
+// Layer norm of rows of up to 768 and 1,024 elements by one warp each: no barrier to wait for. On the way back the sums
+// of gradients would take it too many registers.
+#define WARP_FORWARD(name, V)                                                                                  \
+    BOUNDS layer_forward_warp_##name(const T* x, const T* w, const T* b, T* y, float* stats, i64 rows, int c,  \
+                                     float eps) {                                                              \
+        forward<true, 32, V>(x, w, b, y, stats, rows, c, eps);                                                 \
+    }
+WARP_FORWARD(768, 3)
+WARP_FORWARD(1024, 4)
+
 BOUNDS rms_forward_any(const T* x, const T* w, T* y, float* stats, i64 rows, int c, float eps) {
     forward_any<false>(x, w, nullptr, y, stats, rows, c, eps);
 }

@@ -1,4 +1,4 @@
-// Products of bf16 matrices for Hopper with the activation behind them inside:
+// Products of bf16 matrices for Hopper with the activation behind them inside, or several with one a in one launch:
 // c [m, n] = f(a [m, k] b [n, k]^T + bias [n]), sums in f32, f sees them before they are rounded.
 //
 // One warp group copies tiles of a and b into a ring in shared memory (TMA), two groups multiply (wgmma), each a tile of
@@ -109,10 +109,22 @@ DEVICE void place(int t, int rows, int columns, int& row, int& column) {
     row = first + t - column * size;
 }
 
-// KEEP: the sums themselves go to `kept`, for the way back. bias may be null.
-template <typename F, bool KEEP>
-DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* c, const TensorMap* kept,
-                    const bf16* bias, int m, int n, int k) {
+struct Same {
+    static DEVICE float value(float x) { return x; }
+};
+
+template <typename P, int COUNT> DEVICE P pick(P const (&all)[COUNT], int which) {
+    P p = all[0];
+    #pragma unroll
+    for (int i = 1; i < COUNT; i++) p = which == i ? all[i] : p;
+    return p;
+}
+
+// COUNT products: their columns lie side by side. KEEP: the sums themselves go to `kept`, for the way back. A bias
+// may be null.
+template <typename F, bool KEEP, int COUNT>
+DEVICE void product(const TensorMap* a, const TensorMap* const (&bs)[COUNT], const TensorMap* const (&cs)[COUNT],
+                    const TensorMap* kept, const bf16* const (&biases)[COUNT], int m, int n, int k) {
     extern __shared__ char memory[];
     u32 base = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u;
     u32 out = base + STEPS * BYTES, full = out + 2 * BUFFERS * BYTES_OUT;
@@ -130,7 +142,7 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* c, 
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    int columns = (n + COLUMNS - 1) / COLUMNS;
+    int each = (n + COLUMNS - 1) / COLUMNS, columns = COUNT * each;
     int rows = (m + ROWS - 1) / ROWS;
     int tiles = rows * columns, steps = (k + 63) / 64;
     int first = blockIdx.x, stride = gridDim.x;
@@ -142,8 +154,9 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* c, 
             for (int t = first; t < tiles; t += stride) {
                 int row, column;
                 place(t, rows, columns, row, column);
+                const TensorMap* b = pick(bs, column / each);
                 row *= ROWS;
-                column *= COLUMNS;
+                column = column % each * COLUMNS;
                 for (int step = 0; step < steps; step++) {
                     u32 to = base + at * BYTES, bar = full + 8 * at;
                     barrier_wait(empty + 8 * at, parity);
@@ -164,8 +177,10 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* c, 
         for (int t = first + me * stride; t < tiles; t += 2 * stride) {
             int row, column;
             place(t, rows, columns, row, column);
+            const TensorMap* c = pick(cs, column / each);
+            const bf16* bias = pick(biases, column / each);
             row *= ROWS;
-            column *= COLUMNS;
+            column = column % each * COLUMNS;
 
             // Sums begin with the bias; it is read while the other group multiplies.
             float d[2][COLUMNS / 2];
@@ -251,10 +266,18 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* c, 
         const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, \
         const __grid_constant__ TensorMap c, const __grid_constant__ TensorMap kept, \
         const bf16* bias, int m, int n, int k) { \
-        product<F, keep>(&a, &b, &c, &kept, bias, m, n, k); \
+        product<F, keep, 1>(&a, {&b}, {&c}, &kept, {bias}, m, n, k); \
     }
-PRODUCT(product_gelu, Gelu, false)
-PRODUCT(product_gelu_kept, Gelu, true)
+PRODUCT(product_gelu, ShortGelu, false)
+PRODUCT(product_gelu_kept, ShortGelu, true)
 PRODUCT(product_quick_gelu, QuickGelu, false)
 PRODUCT(product_quick_gelu_kept, QuickGelu, true)
+
+KERNEL __launch_bounds__(384, 1) product_three(
+    const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b0, const __grid_constant__ TensorMap b1,
+    const __grid_constant__ TensorMap b2, const __grid_constant__ TensorMap c0, const __grid_constant__ TensorMap c1,
+    const __grid_constant__ TensorMap c2, const bf16* bias0, const bf16* bias1, const bf16* bias2, int m, int n,
+    int k) {
+    product<Same, false, 3>(&a, {&b0, &b1, &b2}, {&c0, &c1, &c2}, nullptr, {bias0, bias1, bias2}, m, n, k);
+}
 #endif

@@ -95,24 +95,32 @@ mod tests {
         x * if x < 0.0 { tail } else { 1.0 - tail }
     }
 
+    /// The numbers of the kernels' source from `begin` to `end`.
+    fn numbers_of(begin: &str, end: &str) -> Vec<f32> {
+        let source = include_str!("../kernels/activation.cuh");
+        let body = source.split(begin).nth(1).unwrap();
+        let body = body.split(end).next().unwrap();
+        body.split(|c: char| !(c.is_ascii_digit() || "-.e".contains(c)))
+            .filter(|word| word.contains('.') && word.contains(|c: char| c.is_ascii_digit()))
+            .map(|word| word.parse().unwrap())
+            .collect()
+    }
+
+    /// Every finite bf16, and its GELU.
+    fn gelu_of_all_bf16() -> impl Iterator<Item = (f32, f64)> {
+        let all = (0..=u16::MAX).map(|bits| f32::from_bits(u32::from(bits) << 16));
+        all.filter(|x| x.is_finite()).map(|x| {
+            let wide = f64::from(x);
+            let cdf = 0.5 * erfc_f64(-wide * std::f64::consts::FRAC_1_SQRT_2);
+            (x, wide * cdf)
+        })
+    }
+
     #[test]
     fn the_kernels_gelu_is_closer_than_bf16_rounds() {
-        let source = include_str!("../kernels/activation.cuh");
-        let body = source.split("float normal_cdf(").nth(1).unwrap();
-        let body = body.split("\n}").next().unwrap();
-        let numbers: Vec<f32> = body
-            .split(|c: char| !(c.is_ascii_digit() || "-.".contains(c)))
-            .filter(|word| word.contains('.'))
-            .map(|word| word.parse().unwrap())
-            .collect();
+        let numbers = numbers_of("float normal_cdf(", "\n}");
         assert_eq!(numbers.len(), 11, "{numbers:?}");
-        for bits in 0..=u16::MAX {
-            let x = f32::from_bits(u32::from(bits) << 16);
-            if !x.is_finite() {
-                continue;
-            }
-            let wide = f64::from(x);
-            let want = wide * 0.5 * erfc_f64(-wide * std::f64::consts::FRAC_1_SQRT_2);
+        for (x, want) in gelu_of_all_bf16() {
             for off in [-1.0, 0.0, 1.0] {
                 let got = f64::from(gelu_of_the_kernel(x, &numbers, off));
                 let error = (got - want).abs();
@@ -127,6 +135,48 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// The arithmetic of `ShortGelu`, as above.
+    fn short_gelu_of_the_kernel(x: f32, numbers: &[f32], off: f32) -> f32 {
+        let &[highest, ref others @ .., _zero] = numbers else {
+            unreachable!("{numbers:?}")
+        };
+        let power = others
+            .iter()
+            .fold(highest, |power, c| power.mul_add(x.abs(), *c));
+        let tail = power.exp2() * (1.0 + off * 2f32.powi(-22));
+        let tail = if tail.is_subnormal() { 0.0 } else { tail };
+        (-x.abs()).mul_add(tail, x.max(0.0))
+    }
+
+    #[test]
+    fn the_short_gelu_of_products_is_the_nearest_bf16_or_one_beside_it() {
+        let numbers = numbers_of("struct ShortGelu", "\n};");
+        assert_eq!(numbers.len(), 9, "{numbers:?}");
+        let step = |x: f32| i32::from(half::bf16::from_f32(x).to_bits());
+        let (mut apart, mut seen) = (0, 0);
+        for (x, want) in gelu_of_all_bf16() {
+            let bound = match x {
+                -5.3.. => want.abs() * 2f64.powi(-14),
+                -9.0.. => want.abs() * 2f64.powi(-12),
+                _ => 2e-18,
+            };
+            for off in [-1.0, 0.0, 1.0] {
+                let got = short_gelu_of_the_kernel(x, &numbers, off);
+                let error = (f64::from(got) - want).abs();
+                assert!(error <= bound, "{x:e}: {got:e}, exactly {want:e}");
+                // Not where bf16 has fewer bits, or nothing is left of x.
+                if want.abs() > 1e-17 {
+                    let steps = (step(got) - step(want as f32)).abs();
+                    assert!(steps <= 1, "{x:e}: {got:e}, exactly {want:e}");
+                    apart += steps;
+                    seen += 1;
+                }
+            }
+        }
+        // 16 of 31,002: values next to the middle between two.
+        assert!(seen > 90_000 && apart < 60, "{apart} of {seen}");
     }
 
     #[test]

@@ -25,9 +25,7 @@ pub(crate) fn linear_activation(
     let (w, b) = (weight.value(), bias.map(Param::value));
     let product = Product {
         a: x.value(),
-        b: &w,
-        bias: b.as_ref(),
-        activation: kind,
+        layers: &[(&w, b.as_ref())],
         sizes: [rows, n, k],
     };
     if !tape.output_is_read() || !cuda.takes_product(&product)? {
@@ -35,12 +33,12 @@ pub(crate) fn linear_activation(
     }
     let mut out = cuda.empty(shape, dtype)?;
     if !tape.needs_grad(&[x], &params) {
-        cuda.product(&product, &mut out, None)?;
+        cuda.product_activation(&product, kind, &mut out, None)?;
         return Ok(Some(Var::constant(out)));
     }
     // The slope is taken at the value before the activation.
     let mut before = cuda.empty(shape, dtype)?;
-    cuda.product(&product, &mut out, Some(&mut before))?;
+    cuda.product_activation(&product, kind, &mut out, Some(&mut before))?;
     let before = record_linear(tape, cuda, x, weight, bias, None, before);
     Ok(Some(record_activation(tape, cuda, &before, out, kind)))
 }

@@ -85,7 +85,8 @@ fn scale(
     let c = g.numel();
     let mut scaled = cuda.empty(&[c, k], w.dtype())?;
     let mut scaled_bias = cuda.empty(&[c], w.dtype())?;
-    let grid = Grid::new(c, 128);
+    // A vector of eight a thread.
+    let grid = Grid::new(c, k.div_ceil(8).next_multiple_of(32).clamp(32, 512));
     cuda.launch(
         &SCALE_WEIGHT,
         w.dtype(),

@@ -16,6 +16,13 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     code: include_str!("../kernels/norm.cu"),
 };
 
+pub(super) const fn kernel(name: &'static str) -> Kernel {
+    Kernel {
+        source: &SOURCE,
+        name,
+    }
+}
+
 /// Threads of a block.
 const THREADS: usize = 256;
 
@@ -25,7 +32,7 @@ const BLOCKS: usize = 2 * 132;
 
 /// The kernels of one norm for rows of up to `width` elements, `group` threads a row.
 pub(super) struct Kernels {
-    width: usize,
+    pub(super) width: usize,
     group: usize,
     pub(super) forward: Kernel,
     pub(super) backward: Kernel,
@@ -65,18 +72,11 @@ impl Kernels {
         forward: &'static str,
         backward: &'static str,
     ) -> Self {
-        let source = &SOURCE;
         Self {
             width,
             group,
-            forward: Kernel {
-                source,
-                name: forward,
-            },
-            backward: Kernel {
-                source,
-                name: backward,
-            },
+            forward: kernel(forward),
+            backward: kernel(backward),
         }
     }
 
@@ -112,6 +112,11 @@ impl Kernels {
     pub(super) fn backward_grid(&self, rows: usize) -> Grid {
         Grid::new(self.backward_blocks(rows), THREADS)
     }
+}
+
+/// The grid of a kernel that gives each warp a row.
+pub(super) fn warp_grid(rows: usize) -> Grid {
+    Grid::new(rows.div_ceil(THREADS / 32), THREADS)
 }
 
 /// Length of a row as the kernels take it.
