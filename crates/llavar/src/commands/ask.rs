@@ -100,7 +100,7 @@ impl Decoding {
 }
 
 /// The model's own probability of an answer below which it is called a guess. Of llavar-nano's answers about the test
-/// receipts and forms 5 to 9 of 100 below it are right, with and without OCR text (BENCHMARKS.md).
+/// receipts and forms 7 to 14 of 100 below it are right, with and without OCR text (BENCHMARKS.md).
 const GUESS: f64 = 0.2;
 
 /// The most tokens of an answer that is judged by the probability of the whole.
