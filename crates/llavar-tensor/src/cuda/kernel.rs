@@ -320,6 +320,11 @@ impl Cuda {
 }
 
 impl Source {
+    /// A kernel of this file.
+    pub(crate) const fn kernel(&'static self, name: &'static str) -> Kernel {
+        Kernel { source: self, name }
+    }
+
     /// What it is compiled for: a source that asks for what Hopper alone has gets it there.
     fn architecture<'a>(&self, card: &'a str) -> &'a str {
         match card {

@@ -19,17 +19,11 @@ pub(super) static SOURCE: Source = Source {
         include_str!("kernels/product.cu")
     ),
 };
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-const GELU: Kernel = kernel("product_gelu");
-const GELU_KEPT: Kernel = kernel("product_gelu_kept");
-const QUICK_GELU: Kernel = kernel("product_quick_gelu");
-const QUICK_GELU_KEPT: Kernel = kernel("product_quick_gelu_kept");
-const THREE: Kernel = kernel("product_three");
+const GELU: Kernel = SOURCE.kernel("product_gelu");
+const GELU_KEPT: Kernel = SOURCE.kernel("product_gelu_kept");
+const QUICK_GELU: Kernel = SOURCE.kernel("product_quick_gelu");
+const QUICK_GELU_KEPT: Kernel = SOURCE.kernel("product_quick_gelu_kept");
+const THREE: Kernel = SOURCE.kernel("product_three");
 
 /// Rows and columns of a tile, steps of the ring, buffers of a group: as in the source file.
 const TILE: usize = 128;

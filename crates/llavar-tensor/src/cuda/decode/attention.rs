@@ -34,15 +34,15 @@ macro_rules! by_width {
         /// By width of a head in units of 32 (the last is 8 of them), then by query heads of a block
         /// (1, 2, 4).
         const ATTEND: [[Kernel; 3]; 5] = [$([
-            Kernel { source: &$name, name: "attend_1" },
-            Kernel { source: &$name, name: "attend_2" },
-            Kernel { source: &$name, name: "attend_4" },
+            $name.kernel("attend_1"),
+            $name.kernel("attend_2"),
+            $name.kernel("attend_4"),
         ]),*];
         /// The same for runs of chunks, the next one under way in shared memory; bf16 alone.
         const ATTEND_RUNS: [[Kernel; 3]; 5] = [$([
-            Kernel { source: &$name, name: "attend_runs_1" },
-            Kernel { source: &$name, name: "attend_runs_2" },
-            Kernel { source: &$name, name: "attend_runs_4" },
+            $name.kernel("attend_runs_1"),
+            $name.kernel("attend_runs_2"),
+            $name.kernel("attend_runs_4"),
         ]),*];
     };
 }

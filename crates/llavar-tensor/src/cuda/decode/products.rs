@@ -17,36 +17,30 @@ pub(super) mod wide;
 
 pub(super) static SOURCE: Source = super::source!("decode_products");
 
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
 const PRODUCT: [Kernel; STREAMED_ROWS] = [
-    kernel("product_1"),
-    kernel("product_2"),
-    kernel("product_3"),
-    kernel("product_4"),
+    SOURCE.kernel("product_1"),
+    SOURCE.kernel("product_2"),
+    SOURCE.kernel("product_3"),
+    SOURCE.kernel("product_4"),
 ];
 const LOGITS: [Kernel; STREAMED_ROWS] = [
-    kernel("logits_1"),
-    kernel("logits_2"),
-    kernel("logits_3"),
-    kernel("logits_4"),
+    SOURCE.kernel("logits_1"),
+    SOURCE.kernel("logits_2"),
+    SOURCE.kernel("logits_3"),
+    SOURCE.kernel("logits_4"),
 ];
 const GATED: [Kernel; STREAMED_ROWS] = [
-    kernel("gated_1"),
-    kernel("gated_2"),
-    kernel("gated_3"),
-    kernel("gated_4"),
+    SOURCE.kernel("gated_1"),
+    SOURCE.kernel("gated_2"),
+    SOURCE.kernel("gated_3"),
+    SOURCE.kernel("gated_4"),
 ];
-const TILES: Kernel = kernel("tiled");
-const TILES_LOGITS: Kernel = kernel("tiled_logits");
-const TILES_GATED: Kernel = kernel("tiled_gated");
-const EMBED_ROWS: Kernel = kernel("embed_rows");
-const NORM_ROWS: Kernel = kernel("norm_rows");
-const GATE_ROWS: Kernel = kernel("gate_rows");
+const TILES: Kernel = SOURCE.kernel("tiled");
+const TILES_LOGITS: Kernel = SOURCE.kernel("tiled_logits");
+const TILES_GATED: Kernel = SOURCE.kernel("tiled_gated");
+const EMBED_ROWS: Kernel = SOURCE.kernel("embed_rows");
+const NORM_ROWS: Kernel = SOURCE.kernel("norm_rows");
+const GATE_ROWS: Kernel = SOURCE.kernel("gate_rows");
 
 /// Most rows of the kernels that stream the weight without keeping x.
 const STREAMED_ROWS: usize = 4;

@@ -18,10 +18,7 @@ use crate::{
 };
 
 pub(super) static PICK_SOURCE: Source = super::source!("decode_pick");
-const PICK: Kernel = Kernel {
-    source: &PICK_SOURCE,
-    name: "pick",
-};
+const PICK: Kernel = PICK_SOURCE.kernel("pick");
 
 /// Parts of a search for the best id, as in the kernel.
 const PICK_PARTS: usize = 32;

@@ -288,13 +288,13 @@ DEVICE void backward_any(const T* x, const T* w, const T* dy, const float* stats
 }
 
 #define BOUNDS extern "C" __global__ void __launch_bounds__(THREADS, 2)
-#define NORM(name, G, V)                                                                                       \
+#define NORM(name, FORWARD_G, FORWARD_V, G, V)                                                                 \
     BOUNDS rms_forward_##name(const T* x, const T* w, T* y, float* stats, i64 rows, int c, float eps) {        \
-        forward<false, G, V>(x, w, nullptr, y, stats, rows, c, eps);                                           \
+        forward<false, FORWARD_G, FORWARD_V>(x, w, nullptr, y, stats, rows, c, eps);                           \
     }                                                                                                          \
     BOUNDS layer_forward_##name(const T* x, const T* w, const T* b, T* y, float* stats, i64 rows, int c,       \
                                 float eps) {                                                                   \
-        forward<true, G, V>(x, w, b, y, stats, rows, c, eps);                                                  \
+        forward<true, FORWARD_G, FORWARD_V>(x, w, b, y, stats, rows, c, eps);                                  \
     }                                                                                                          \
     BOUNDS rms_backward_##name(const T* x, const T* w, const T* dy, const float* stats, T* dx,                 \
                                const T* arrived, float* dw, i64 rows, int c) {                                                              \
@@ -304,26 +304,18 @@ DEVICE void backward_any(const T* x, const T* w, const T* dy, const float* stats
                                  const T* arrived, float* dw, float* db, i64 rows, int c) {                    \
         backward<true, G, V>(x, w, dy, stats, dx, arrived, dw, db, rows, c);                                   \
     }
-// Rows of up to so many elements. At most 128 registers, so that two blocks share a multiprocessor.
-NORM(256, 32, 1)
-NORM(512, 32, 2)
-NORM(1024, 64, 2)
-NORM(1536, 64, 3)
-NORM(2048, 128, 2)
-NORM(3072, 128, 3)
-NORM(4096, 256, 2)
-NORM(6144, 256, 3)
-NORM(8192, 256, 4)
-
-// Layer norm of rows of up to 768 and 1,024 elements by one warp each: no barrier to wait for. On the way back the sums
-// of gradients would take it too many registers.
-#define WARP_FORWARD(name, V)                                                                                  \
-    BOUNDS layer_forward_warp_##name(const T* x, const T* w, const T* b, T* y, float* stats, i64 rows, int c,  \
-                                     float eps) {                                                              \
-        forward<true, 32, V>(x, w, b, y, stats, rows, c, eps);                                                 \
-    }
-WARP_FORWARD(768, 3)
-WARP_FORWARD(1024, 4)
+// Rows of up to so many elements. At most 128 registers, so that two blocks share a multiprocessor. One warp a row has
+// no barrier to wait for; on the way back the sums of gradients would take a warp too many registers from 768 on.
+NORM(256, 32, 1, 32, 1)
+NORM(512, 32, 2, 32, 2)
+NORM(768, 32, 3, 64, 2)
+NORM(1024, 32, 4, 64, 2)
+NORM(1536, 64, 3, 64, 3)
+NORM(2048, 128, 2, 128, 2)
+NORM(3072, 128, 3, 128, 3)
+NORM(4096, 256, 2, 256, 2)
+NORM(6144, 256, 3, 256, 3)
+NORM(8192, 256, 4, 256, 4)
 
 BOUNDS rms_forward_any(const T* x, const T* w, T* y, float* stats, i64 rows, int c, float eps) {
     forward_any<false>(x, w, nullptr, y, stats, rows, c, eps);

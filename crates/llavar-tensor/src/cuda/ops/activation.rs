@@ -17,14 +17,11 @@ pub(in crate::cuda) static SOURCE: Source = Source {
         include_str!("../kernels/activation.cu")
     ),
 };
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-static GELU: [Kernel; 2] = [kernel("gelu"), kernel("gelu_backward")];
-static QUICK_GELU: [Kernel; 2] = [kernel("quick_gelu"), kernel("quick_gelu_backward")];
+static GELU: [Kernel; 2] = [SOURCE.kernel("gelu"), SOURCE.kernel("gelu_backward")];
+static QUICK_GELU: [Kernel; 2] = [
+    SOURCE.kernel("quick_gelu"),
+    SOURCE.kernel("quick_gelu_backward"),
+];
 
 /// As [`Tape::activation`].
 pub(crate) fn activation(tape: &Tape, cuda: &Arc<Cuda>, x: &Var, kind: Activation) -> Result<Var> {

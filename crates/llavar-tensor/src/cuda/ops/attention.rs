@@ -17,16 +17,10 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "attention",
     code: include_str!("../kernels/attention.cu"),
 };
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-const FORWARD: Kernel = kernel("attention_forward");
-const DELTA: Kernel = kernel("attention_delta");
-const DQ: Kernel = kernel("attention_dq");
-const DKV: Kernel = kernel("attention_dkv");
+const FORWARD: Kernel = SOURCE.kernel("attention_forward");
+const DELTA: Kernel = SOURCE.kernel("attention_delta");
+const DQ: Kernel = SOURCE.kernel("attention_dq");
+const DKV: Kernel = SOURCE.kernel("attention_dkv");
 
 /// Warps of a block, one row each.
 const WARPS: usize = 8;

@@ -18,17 +18,10 @@ pub(in crate::cuda) static SOURCE: Source = Source {
 };
 /// By head size.
 const KERNELS: [(usize, Kernel); 3] = [
-    (64, kernel("attend_tile_64")),
-    (96, kernel("attend_tile_96")),
-    (128, kernel("attend_tile_128")),
+    (64, SOURCE.kernel("attend_tile_64")),
+    (96, SOURCE.kernel("attend_tile_96")),
+    (128, SOURCE.kernel("attend_tile_128")),
 ];
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-
 /// Queries of a tile and threads of its block, as in the kernel.
 const TILE: usize = 64;
 const THREADS: usize = 128;

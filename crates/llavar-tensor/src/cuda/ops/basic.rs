@@ -11,20 +11,14 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "basic",
     code: include_str!("../kernels/basic.cu"),
 };
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-const CAST_F32_BF16: Kernel = kernel("cast_f32_bf16");
-const CAST_BF16_F32: Kernel = kernel("cast_bf16_f32");
-const ADD_ASSIGN: Kernel = kernel("add_assign");
-const ADD: Kernel = kernel("add");
-const COLUMN_PARTS: Kernel = kernel("column_parts");
-const COLUMN_PARTS_8: Kernel = kernel("column_parts_8");
-const SUM_PARTS_F32: Kernel = kernel("sum_parts_f32");
-const SUM_PARTS_BF16: Kernel = kernel("sum_parts_bf16");
+const CAST_F32_BF16: Kernel = SOURCE.kernel("cast_f32_bf16");
+const CAST_BF16_F32: Kernel = SOURCE.kernel("cast_bf16_f32");
+const ADD_ASSIGN: Kernel = SOURCE.kernel("add_assign");
+const ADD: Kernel = SOURCE.kernel("add");
+const COLUMN_PARTS: Kernel = SOURCE.kernel("column_parts");
+const COLUMN_PARTS_8: Kernel = SOURCE.kernel("column_parts_8");
+const SUM_PARTS_F32: Kernel = SOURCE.kernel("sum_parts_f32");
+const SUM_PARTS_BF16: Kernel = SOURCE.kernel("sum_parts_bf16");
 
 /// Blocks of a sum over many rows, and the fewest parts that it is made in; fixed by the sizes alone, so that sums are
 /// the same on every card.

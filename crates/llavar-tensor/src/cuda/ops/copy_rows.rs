@@ -11,10 +11,7 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "copy_rows",
     code: include_str!("../kernels/copy_rows.cu"),
 };
-const COPY_ROWS: Kernel = Kernel {
-    source: &SOURCE,
-    name: "copy_rows",
-};
+const COPY_ROWS: Kernel = SOURCE.kernel("copy_rows");
 
 /// `to[to_rows[i]] = from[from_rows[i]]` for `i < count`, rows of `width` elements; without a list, row `i`.
 /// The lists (i32) are checked by the caller; no row is written twice.

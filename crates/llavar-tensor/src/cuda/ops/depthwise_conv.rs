@@ -12,19 +12,13 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "depthwise_conv",
     code: include_str!("../kernels/depthwise_conv.cu"),
 };
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-const CONV7: Kernel = kernel("conv7");
-const CONV7_WEIGHT_GRAD: Kernel = kernel("conv7_weight_grad");
-const PACK_FILTER: Kernel = kernel("pack_filter");
-const CONV_ANY: Kernel = kernel("conv_any");
-const ANY_WEIGHT_GRAD: Kernel = kernel("any_weight_grad");
-const FINISH_F32: Kernel = kernel("finish_f32");
-const FINISH_BF16: Kernel = kernel("finish_bf16");
+const CONV7: Kernel = SOURCE.kernel("conv7");
+const CONV7_WEIGHT_GRAD: Kernel = SOURCE.kernel("conv7_weight_grad");
+const PACK_FILTER: Kernel = SOURCE.kernel("pack_filter");
+const CONV_ANY: Kernel = SOURCE.kernel("conv_any");
+const ANY_WEIGHT_GRAD: Kernel = SOURCE.kernel("any_weight_grad");
+const FINISH_F32: Kernel = SOURCE.kernel("finish_f32");
+const FINISH_BF16: Kernel = SOURCE.kernel("finish_bf16");
 
 /// Channels of a block, pixels of a tile's row, and the same with halo: as in the source file.
 const CHANNELS: usize = 64;

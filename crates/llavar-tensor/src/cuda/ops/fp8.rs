@@ -16,14 +16,8 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "fp8",
     code: include_str!("../kernels/fp8.cu"),
 };
-const LARGEST: Kernel = Kernel {
-    source: &SOURCE,
-    name: "fp8_largest",
-};
-const COPIES: Kernel = Kernel {
-    source: &SOURCE,
-    name: "fp8_copies",
-};
+const LARGEST: Kernel = SOURCE.kernel("fp8_largest");
+const COPIES: Kernel = SOURCE.kernel("fp8_copies");
 
 /// Rows and columns of a tile of the kernel.
 const TILE: usize = 128;

@@ -13,10 +13,7 @@ use crate::{
 
 static GATED_ADD: ByRun = ByRun::new(&tokens::SOURCE, "gated_add_1", "gated_add_8");
 static GATED_BACK: ByRun = ByRun::new(&tokens::SOURCE, "gated_back_1", "gated_back_8");
-static GATE_SLOPE: Kernel = Kernel {
-    source: &tokens::SOURCE,
-    name: "gate_slope",
-};
+static GATE_SLOPE: Kernel = tokens::SOURCE.kernel("gate_slope");
 
 /// As [`Tape::gated_add`], with checked shapes.
 pub(crate) fn gated_add(

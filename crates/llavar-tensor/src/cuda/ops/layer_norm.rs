@@ -3,23 +3,14 @@
 
 use std::sync::Arc;
 
-use super::norm::{
-    Kernels, Target, accumulate, check_gradient, check_types, kernel, kernels, warp_grid, width,
-};
+use super::norm::{Kernels, Target, accumulate, check_gradient, check_types, kernels, width};
 use crate::{
     DType, Param, Result, Tape, Var,
-    cuda::{Arg, Cuda, Kernel, args},
+    cuda::{Arg, Cuda, args},
 };
 
 const OP: &str = "layer_norm";
-static KERNELS: [Kernels; 10] = kernels!("layer");
-
-/// In place of the forward kernel for rows of up to 1,024 elements, and for how many each: one warp a row
-/// has no barrier to wait for.
-static BY_WARP: [(usize, Kernel); 2] = [
-    (768, kernel("layer_forward_warp_768")),
-    (1024, kernel("layer_forward_warp_1024")),
-];
+static KERNELS: [Kernels; 11] = kernels!("layer");
 
 /// As [`Tape::layer_norm`], with checked shapes.
 pub(crate) fn layer_norm(
@@ -38,14 +29,10 @@ pub(crate) fn layer_norm(
     // Mean and 1/std of every row.
     let mut stats = cuda.empty(&[rows, 2], DType::F32)?;
     let kernels = Kernels::choose(&KERNELS, c, &[x.value(), &w, &b, &out])?;
-    let (forward, grid) = match BY_WARP.iter().find(|(width, _)| c <= *width) {
-        Some((_, forward)) if kernels.width == 1024 => (forward, warp_grid(rows)),
-        _ => (&kernels.forward, kernels.forward_grid(rows)),
-    };
     cuda.launch(
-        forward,
+        &kernels.forward,
         dtype,
-        grid,
+        kernels.forward_grid(rows),
         args![x.value(), &w, &b, &mut out, &mut stats, rows as i64, n, eps],
     )?;
     if !tape.needs_grad(&[x], &[weight, bias]) {

@@ -12,17 +12,11 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "cross_entropy",
     code: include_str!("../kernels/cross_entropy.cu"),
 };
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-const GATHER: Kernel = kernel("gather_rows");
-const SCATTER: Kernel = kernel("scatter_rows");
-const LOSSES: Kernel = kernel("row_losses");
-const TOTAL: Kernel = kernel("total");
-const GRADIENTS: Kernel = kernel("logit_gradients");
+const GATHER: Kernel = SOURCE.kernel("gather_rows");
+const SCATTER: Kernel = SOURCE.kernel("scatter_rows");
+const LOSSES: Kernel = SOURCE.kernel("row_losses");
+const TOTAL: Kernel = SOURCE.kernel("total");
+const GRADIENTS: Kernel = SOURCE.kernel("logit_gradients");
 
 /// Rows of logits that exist at the same time: 262 MB of f32 for a vocabulary of 32,064.
 const CHUNK: usize = 2048;

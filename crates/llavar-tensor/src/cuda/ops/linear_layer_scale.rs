@@ -13,15 +13,9 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "linear_layer_scale",
     code: include_str!("../kernels/linear_layer_scale.cu"),
 };
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-const SCALE_WEIGHT: Kernel = kernel("scale_weight");
-const GRADIENTS_F32: Kernel = kernel("layer_scale_gradients_f32");
-const GRADIENTS_BF16: Kernel = kernel("layer_scale_gradients_bf16");
+const SCALE_WEIGHT: Kernel = SOURCE.kernel("scale_weight");
+const GRADIENTS_F32: Kernel = SOURCE.kernel("layer_scale_gradients_f32");
+const GRADIENTS_BF16: Kernel = SOURCE.kernel("layer_scale_gradients_bf16");
 
 /// As [`Tape::linear_layer_scale`], with checked shapes.
 pub(crate) fn linear_layer_scale(

@@ -13,17 +13,11 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "lora",
     code: include_str!("../kernels/lora.cu"),
 };
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-const DROPOUT: Kernel = kernel("dropout");
-const SCALE: Kernel = kernel("scale");
-const ROW_NORMS: Kernel = kernel("row_norms");
-const SCALE_TO: Kernel = kernel("scale_to");
-const SCALE_TO_BACKWARD: Kernel = kernel("scale_to_backward");
+const DROPOUT: Kernel = SOURCE.kernel("dropout");
+const SCALE: Kernel = SOURCE.kernel("scale");
+const ROW_NORMS: Kernel = SOURCE.kernel("row_norms");
+const SCALE_TO: Kernel = SOURCE.kernel("scale_to");
+const SCALE_TO_BACKWARD: Kernel = SOURCE.kernel("scale_to_backward");
 
 /// `out = x` with elements dropped.
 pub(crate) fn dropout(cuda: &Arc<Cuda>, x: &Tensor, out: &mut Tensor, drop: Dropout) -> Result<()> {

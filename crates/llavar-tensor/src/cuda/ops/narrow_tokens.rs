@@ -12,14 +12,8 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "blocks",
     code: include_str!("../kernels/blocks.cu"),
 };
-const COPY_16: Kernel = Kernel {
-    source: &SOURCE,
-    name: "copy_blocks_16",
-};
-const COPY_2: Kernel = Kernel {
-    source: &SOURCE,
-    name: "copy_blocks_2",
-};
+const COPY_16: Kernel = SOURCE.kernel("copy_blocks_16");
+const COPY_2: Kernel = SOURCE.kernel("copy_blocks_2");
 
 /// `count` blocks of `bytes` bytes, at strides of their own on both sides.
 struct Blocks {

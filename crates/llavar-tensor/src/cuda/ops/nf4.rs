@@ -12,14 +12,8 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "nf4",
     code: include_str!("../kernels/nf4.cu"),
 };
-const PLAIN: Kernel = Kernel {
-    source: &SOURCE,
-    name: "nf4_plain",
-};
-const DOUBLE: Kernel = Kernel {
-    source: &SOURCE,
-    name: "nf4_double",
-};
+const PLAIN: Kernel = SOURCE.kernel("nf4_plain");
+const DOUBLE: Kernel = SOURCE.kernel("nf4_double");
 
 /// The weight in the activations' type; itself where it is in no fewer bits.
 pub(crate) fn widened(cuda: &Arc<Cuda>, weight: &Tensor, dtype: DType) -> Result<Tensor> {

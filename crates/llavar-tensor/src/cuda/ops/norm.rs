@@ -16,13 +16,6 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     code: include_str!("../kernels/norm.cu"),
 };
 
-pub(super) const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-
 /// Threads of a block.
 const THREADS: usize = 256;
 
@@ -30,10 +23,11 @@ const THREADS: usize = 256;
 /// so that sums over rows do not depend on the card.
 const BLOCKS: usize = 2 * 132;
 
-/// The kernels of one norm for rows of up to `width` elements, `group` threads a row.
+/// The kernels of one norm for rows of up to `width` elements, so many threads a row each.
 pub(super) struct Kernels {
-    pub(super) width: usize,
-    group: usize,
+    width: usize,
+    forward_group: usize,
+    backward_group: usize,
     pub(super) forward: Kernel,
     pub(super) backward: Kernel,
 }
@@ -42,24 +36,27 @@ pub(super) struct Kernels {
 macro_rules! kernels {
     ($norm:literal) => {
         [
-            $crate::cuda::ops::norm::kernels!($norm, "256", 256, 32),
-            $crate::cuda::ops::norm::kernels!($norm, "512", 512, 32),
-            $crate::cuda::ops::norm::kernels!($norm, "1024", 1024, 64),
-            $crate::cuda::ops::norm::kernels!($norm, "1536", 1536, 64),
-            $crate::cuda::ops::norm::kernels!($norm, "2048", 2048, 128),
-            $crate::cuda::ops::norm::kernels!($norm, "3072", 3072, 128),
-            $crate::cuda::ops::norm::kernels!($norm, "4096", 4096, 256),
-            $crate::cuda::ops::norm::kernels!($norm, "6144", 6144, 256),
-            $crate::cuda::ops::norm::kernels!($norm, "8192", 8192, 256),
-            $crate::cuda::ops::norm::kernels!($norm, "any", usize::MAX, 256),
+            $crate::cuda::ops::norm::kernels!($norm, "256", 256, [32, 32]),
+            $crate::cuda::ops::norm::kernels!($norm, "512", 512, [32, 32]),
+            $crate::cuda::ops::norm::kernels!($norm, "768", 768, [32, 64]),
+            $crate::cuda::ops::norm::kernels!($norm, "1024", 1024, [32, 64]),
+            $crate::cuda::ops::norm::kernels!($norm, "1536", 1536, [64, 64]),
+            $crate::cuda::ops::norm::kernels!($norm, "2048", 2048, [128, 128]),
+            $crate::cuda::ops::norm::kernels!($norm, "3072", 3072, [128, 128]),
+            $crate::cuda::ops::norm::kernels!($norm, "4096", 4096, [256, 256]),
+            $crate::cuda::ops::norm::kernels!($norm, "6144", 6144, [256, 256]),
+            $crate::cuda::ops::norm::kernels!($norm, "8192", 8192, [256, 256]),
+            $crate::cuda::ops::norm::kernels!($norm, "any", usize::MAX, [256, 256]),
         ]
     };
-    ($norm:literal, $name:literal, $width:expr, $group:expr) => {
+    ($norm:literal, $name:literal, $width:expr, $groups:expr) => {
         $crate::cuda::ops::norm::Kernels::new(
             $width,
-            $group,
-            concat!($norm, "_forward_", $name),
-            concat!($norm, "_backward_", $name),
+            $groups,
+            [
+                concat!($norm, "_forward_", $name),
+                concat!($norm, "_backward_", $name),
+            ],
         )
     };
 }
@@ -68,21 +65,21 @@ pub(super) use kernels;
 impl Kernels {
     pub(super) const fn new(
         width: usize,
-        group: usize,
-        forward: &'static str,
-        backward: &'static str,
+        [forward_group, backward_group]: [usize; 2],
+        [forward, backward]: [&'static str; 2],
     ) -> Self {
         Self {
             width,
-            group,
-            forward: kernel(forward),
-            backward: kernel(backward),
+            forward_group,
+            backward_group,
+            forward: SOURCE.kernel(forward),
+            backward: SOURCE.kernel(backward),
         }
     }
 
     /// The kernels for rows of `c` elements in `tensors`: 16-byte accesses where every row starts on one.
     pub(super) fn choose<'a>(
-        all: &'a [Self; 10],
+        all: &'a [Self; 11],
         c: usize,
         tensors: &[&Tensor],
     ) -> Result<&'a Self> {
@@ -95,28 +92,19 @@ impl Kernels {
         Ok(vectors.iter().find(fits).unwrap_or(any))
     }
 
-    fn rows_a_block(&self) -> usize {
-        THREADS / self.group
-    }
-
     /// The grid of a forward pass: a group of threads for every row.
     pub(super) fn forward_grid(&self, rows: usize) -> Grid {
-        Grid::new(rows.div_ceil(self.rows_a_block()), THREADS)
+        Grid::new(rows.div_ceil(THREADS / self.forward_group), THREADS)
     }
 
     /// Blocks of a backward pass, each with a part of the sums over rows; none without rows.
     pub(super) fn backward_blocks(&self, rows: usize) -> usize {
-        rows.div_ceil(self.rows_a_block()).min(BLOCKS)
+        rows.div_ceil(THREADS / self.backward_group).min(BLOCKS)
     }
 
     pub(super) fn backward_grid(&self, rows: usize) -> Grid {
         Grid::new(self.backward_blocks(rows), THREADS)
     }
-}
-
-/// The grid of a kernel that gives each warp a row.
-pub(super) fn warp_grid(rows: usize) -> Grid {
-    Grid::new(rows.div_ceil(THREADS / 32), THREADS)
 }
 
 /// Length of a row as the kernels take it.

@@ -12,17 +12,11 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "optim",
     code: include_str!("../kernels/optim.cu"),
 };
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-const NORM_PARTS: Kernel = kernel("norm_parts");
-const BEGIN_STEP: Kernel = kernel("begin_step");
-const ADAMW_F32: Kernel = kernel("adamw_f32");
-const ADAMW_PURE: Kernel = kernel("adamw_pure");
-const MOVING_AVERAGE: Kernel = kernel("moving_average");
+const NORM_PARTS: Kernel = SOURCE.kernel("norm_parts");
+const BEGIN_STEP: Kernel = SOURCE.kernel("begin_step");
+const ADAMW_F32: Kernel = SOURCE.kernel("adamw_f32");
+const ADAMW_PURE: Kernel = SOURCE.kernel("adamw_pure");
+const MOVING_AVERAGE: Kernel = SOURCE.kernel("moving_average");
 
 /// Elements of a gradient whose squares one block adds up.
 const NORM_CHUNK: usize = 32 << 10;

@@ -30,10 +30,7 @@ static PACK: Direction = Direction {
         (14, ByRun::new(&SOURCE, "pack_14_1", "pack_14_8")),
     ],
     general: ByRun::new(&SOURCE, "pack_0_1", "pack_0_8"),
-    direct: Kernel {
-        source: &SOURCE,
-        name: "pack_any",
-    },
+    direct: SOURCE.kernel("pack_any"),
 };
 static UNPACK: Direction = Direction {
     by_size: [
@@ -42,10 +39,7 @@ static UNPACK: Direction = Direction {
         (14, ByRun::new(&SOURCE, "unpack_14_1", "unpack_14_8")),
     ],
     general: ByRun::new(&SOURCE, "unpack_0_1", "unpack_0_8"),
-    direct: Kernel {
-        source: &SOURCE,
-        name: "unpack_any",
-    },
+    direct: SOURCE.kernel("unpack_any"),
 };
 
 /// Patches of a batch.

@@ -12,10 +12,7 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "pixels",
     code: include_str!("../kernels/pixels.cu"),
 };
-const PIXELS: Kernel = Kernel {
-    source: &SOURCE,
-    name: "pixels",
-};
+const PIXELS: Kernel = SOURCE.kernel("pixels");
 
 /// `rgb` looked up in `levels`.
 pub(crate) fn from_rgb(

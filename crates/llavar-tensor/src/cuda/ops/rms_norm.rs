@@ -9,7 +9,7 @@ use crate::{
 };
 
 const OP: &str = "rms_norm";
-static KERNELS: [Kernels; 10] = kernels!("rms");
+static KERNELS: [Kernels; 11] = kernels!("rms");
 
 /// As [`Tape::rms_norm`], with checked shapes.
 pub(crate) fn rms_norm(

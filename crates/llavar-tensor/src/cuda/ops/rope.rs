@@ -12,19 +12,13 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "rope",
     code: include_str!("../kernels/rope.cu"),
 };
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
 /// Row to heads; by runs of eight elements and by single ones.
-const SPLIT: [Kernel; 2] = [kernel("split_8"), kernel("split_1")];
+const SPLIT: [Kernel; 2] = [SOURCE.kernel("split_8"), SOURCE.kernel("split_1")];
 /// Heads to row, rotated back.
-const MERGE: [Kernel; 2] = [kernel("merge_8"), kernel("merge_1")];
+const MERGE: [Kernel; 2] = [SOURCE.kernel("merge_8"), SOURCE.kernel("merge_1")];
 
 /// Heads of a row where they lie.
-const TURN: [Kernel; 2] = [kernel("turn_8"), kernel("turn_1")];
+const TURN: [Kernel; 2] = [SOURCE.kernel("turn_8"), SOURCE.kernel("turn_1")];
 
 /// Most threads of a block.
 const THREADS: usize = 256;

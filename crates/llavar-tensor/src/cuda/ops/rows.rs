@@ -21,11 +21,8 @@ impl ByRun {
         eight: &'static str,
     ) -> Self {
         Self {
-            one: Kernel { source, name: one },
-            eight: Kernel {
-                source,
-                name: eight,
-            },
+            one: source.kernel(one),
+            eight: source.kernel(eight),
         }
     }
 

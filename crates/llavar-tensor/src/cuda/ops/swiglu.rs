@@ -13,14 +13,8 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     name: "swiglu",
     code: include_str!("../kernels/swiglu.cu"),
 };
-const FORWARD: Kernel = Kernel {
-    source: &SOURCE,
-    name: "swiglu",
-};
-const BACKWARD: Kernel = Kernel {
-    source: &SOURCE,
-    name: "swiglu_backward",
-};
+const FORWARD: Kernel = SOURCE.kernel("swiglu");
+const BACKWARD: Kernel = SOURCE.kernel("swiglu_backward");
 
 /// Most blocks along the second axis of a grid.
 const MAX_ROWS: usize = 65_535;

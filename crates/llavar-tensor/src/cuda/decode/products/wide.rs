@@ -15,21 +15,23 @@ pub(in crate::cuda::decode) static SOURCE: Source = Source {
     ),
 };
 
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel {
-        source: &SOURCE,
-        name,
-    }
-}
-
 /// For up to 8 rows and up to 16.
-const PLAIN: [Kernel; 2] = [kernel("wide_8"), kernel("wide_16")];
-const LOGITS: [Kernel; 2] = [kernel("wide_8_logits"), kernel("wide_16_logits")];
-const GATED: [Kernel; 2] = [kernel("wide_8_gated"), kernel("wide_16_gated")];
+const PLAIN: [Kernel; 2] = [SOURCE.kernel("wide_8"), SOURCE.kernel("wide_16")];
+const LOGITS: [Kernel; 2] = [
+    SOURCE.kernel("wide_8_logits"),
+    SOURCE.kernel("wide_16_logits"),
+];
+const GATED: [Kernel; 2] = [
+    SOURCE.kernel("wide_8_gated"),
+    SOURCE.kernel("wide_16_gated"),
+];
 /// With less under way, for an x that leaves no room.
-const GATED_3: Kernel = kernel("wide_16_gated_3");
-const PAIRS: [Kernel; 2] = [kernel("wide_8_pair"), kernel("wide_16_pair")];
-const PAIRS_LOGITS: [Kernel; 2] = [kernel("wide_8_pair_logits"), kernel("wide_16_pair_logits")];
+const GATED_3: Kernel = SOURCE.kernel("wide_16_gated_3");
+const PAIRS: [Kernel; 2] = [SOURCE.kernel("wide_8_pair"), SOURCE.kernel("wide_16_pair")];
+const PAIRS_LOGITS: [Kernel; 2] = [
+    SOURCE.kernel("wide_8_pair_logits"),
+    SOURCE.kernel("wide_16_pair_logits"),
+];
 
 /// Rows that these kernels are for. One row alone is faster with plain arithmetic, where two blocks of a
 /// multiprocessor take turns; more than 16 are cuBLASLt's.
