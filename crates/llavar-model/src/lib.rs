@@ -32,6 +32,7 @@ mod int8;
 mod language_model;
 mod layers;
 pub mod lora;
+pub mod memory;
 mod mm_projector;
 mod model;
 mod parts;

@@ -149,14 +149,6 @@ pub struct Silent;
 
 impl Observer for Silent {}
 
-/// Main memory that new work can have, bytes, where `/proc` tells.
-pub(crate) fn available_bytes() -> Option<usize> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find(|l| l.starts_with("MemAvailable:"))?;
-    let kib: usize = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
-}
-
 /// Resident memory of this process, bytes, where `/proc` tells.
 pub(crate) fn resident_bytes() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -5,36 +5,17 @@
 
 use std::{collections::VecDeque, ops::ControlFlow};
 
-use llavar_tensor::{Device, Tensor};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
-    Generation, GenerationOptions, StopReason, sampling,
+    Generation, GenerationOptions, Job, Source, StopReason, sampling,
     session::{Next, Session, Text, Want},
     stop::stop_string,
 };
-use crate::{LlavaModel, ModelError, Result, language_model::KvCache};
-
-/// Sequences side by side, at most: on the CPU, where products gain little from more rows, and on a GPU.
-const SLOTS: [usize; 2] = [8, 32];
+use crate::{LlavaModel, Result};
 
 /// Tokens of prompts that are read in one pass, unless one alone has more.
 const TOKENS_A_PASS: usize = 16 << 10;
-
-/// A prompt that has been checked, and how long its answer may be.
-pub(super) struct Job<'a> {
-    pub(super) prompt: Vec<i32>,
-    pub(super) features: Option<&'a Tensor>,
-    pub(super) max_new: usize,
-    pub(super) at_limit: StopReason,
-}
-
-impl Job<'_> {
-    /// Tokens that the cache has to hold: the last id of an answer is never read.
-    pub(super) fn capacity(&self) -> usize {
-        self.prompt.len() + self.max_new.saturating_sub(1)
-    }
-}
 
 /// An answer on its way.
 struct Answer {
@@ -45,11 +26,11 @@ struct Answer {
 }
 
 impl Answer {
-    fn new(job: &Job<'_>, options: &GenerationOptions) -> Self {
+    fn new(options: &GenerationOptions) -> Self {
         Self {
             ids: Vec::new(),
             score: 0.0,
-            stop_reason: (job.max_new == 0).then(|| job.at_limit.clone()),
+            stop_reason: None,
             rng: ChaCha8Rng::seed_from_u64(options.seed),
         }
     }
@@ -58,10 +39,10 @@ impl Answer {
     fn accept(
         &mut self,
         next: Next,
-        job: &Job<'_>,
-        options: &GenerationOptions,
-        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+        job: &Job,
+        on_token: impl FnOnce(u32, f32) -> ControlFlow<()>,
     ) {
+        let options = &*job.options;
         let (id, log_probability) = match next {
             Next::Picked(id, p) => (id, p),
             Next::Logits(logits) => self.choose(logits, options),
@@ -72,7 +53,7 @@ impl Answer {
             return;
         }
         self.ids.push(id);
-        self.stop_reason = if on_token(id).is_break() {
+        self.stop_reason = if on_token(id, log_probability).is_break() {
             Some(StopReason::Callback)
         } else if let Some(text) = stop_string(options, &self.ids) {
             Some(StopReason::StopString(text))
@@ -99,95 +80,72 @@ impl Answer {
     }
 }
 
-/// Answers to all jobs, without beams.
-pub(super) fn run(
-    model: &LlavaModel,
-    jobs: &[Job<'_>],
-    options: &GenerationOptions,
-    on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
-) -> Result<Vec<Generation>> {
-    let answers: Vec<Answer> = jobs.iter().map(|job| Answer::new(job, options)).collect();
-    let waiting: VecDeque<usize> = (0..jobs.len()).filter(|i| !answers[*i].is_done()).collect();
-    if !waiting.is_empty() {
-        let open = waiting.iter().map(|i| &jobs[*i]);
-        let capacity = open.map(Job::capacity).max().unwrap_or(0);
-        let slots = slots(model, waiting.len(), capacity);
-        let greedy = options.temperature == 0.0 && options.repetition_penalty == 1.0;
-        let mut batch = Batch {
-            session: Session::new(model, slots, capacity, options.vocab_limit)?,
-            jobs,
-            answers,
-            options,
-            on_token,
-            in_slot: vec![None; slots],
-            waiting,
-            want: if greedy { Want::Pick } else { Want::Logits },
-        };
-        batch.run()?;
-        return Ok(finish(jobs, batch.answers));
+/// A job in its slot.
+struct Running<K> {
+    key: K,
+    job: Job,
+    answer: Answer,
+}
+
+impl<K> Running<K> {
+    fn is_done(&self) -> bool {
+        self.answer.is_done()
     }
-    Ok(finish(jobs, answers))
 }
 
-fn finish(jobs: &[Job<'_>], answers: Vec<Answer>) -> Vec<Generation> {
-    let both = jobs.iter().zip(answers);
-    both.map(|(job, answer)| Generation {
-        ids: answer.ids,
-        stop_reason: answer.stop_reason.unwrap_or_else(|| job.at_limit.clone()),
-        prompt_tokens: job.prompt.len(),
-        score: answer.score,
-    })
-    .collect()
-}
-
-/// Sequences side by side: no more than fit half of the free memory of a GPU.
-fn slots(model: &LlavaModel, wanted: usize, capacity: usize) -> usize {
-    let config = model.language_model.config();
-    let bytes = KvCache::bytes(config, capacity, model.activation_dtype());
-    let most = match model.device() {
-        Device::Cpu => SLOTS[0],
-        Device::Cuda(cuda) => {
-            let memory = cuda.memory();
-            let free = memory.total.saturating_sub(memory.in_use) / 2;
-            (free / bytes.max(1)).clamp(1, SLOTS[1])
-        }
+/// Answers the jobs of a source, without beams, until it has no more. `capacity`: tokens that each of the
+/// `slots` sequences can have, as [`Job::capacity`] counts them.
+pub(super) fn run<S: Source>(
+    model: &LlavaModel,
+    (slots, capacity): (usize, usize),
+    vocab_limit: Option<usize>,
+    source: &mut S,
+) -> Result<()> {
+    let mut batch = Batch {
+        session: Session::new(model, slots, capacity, vocab_limit)?,
+        source,
+        slots: (0..slots).map(|_| None).collect(),
     };
-    wanted.clamp(1, most)
+    batch.run()
 }
 
-struct Batch<'a, 'b> {
+/// Hands back jobs that have nothing to generate, and takes no other.
+pub(super) fn answer_nothing<S: Source>(source: &mut S) {
+    let _ = next_job(source, true);
+}
+
+/// The next job that has anything to generate; those that have not are answered on the way.
+fn next_job<S: Source>(source: &mut S, idle: bool) -> Option<(S::Key, Job)> {
+    loop {
+        let (key, job) = source.next(idle)?;
+        if job.max_new > 0 {
+            return Some((key, job));
+        }
+        let nothing = Answer::new(&job.options);
+        source.done(key, finish(&job, nothing));
+    }
+}
+
+struct Batch<'a, S: Source> {
     session: Session<'a>,
-    jobs: &'a [Job<'b>],
-    answers: Vec<Answer>,
-    options: &'a GenerationOptions,
-    on_token: &'a mut dyn FnMut(usize, u32) -> ControlFlow<()>,
-    /// Which job each slot works on.
-    in_slot: Vec<Option<usize>>,
-    waiting: VecDeque<usize>,
-    want: Want,
+    source: &'a mut S,
+    slots: Vec<Option<Running<S::Key>>>,
 }
 
-impl Batch<'_, '_> {
+impl<S: Source> Batch<'_, S> {
     fn run(&mut self) -> Result<()> {
         loop {
-            for slot in 0..self.in_slot.len() {
-                if self.in_slot[slot].is_some_and(|i| self.answers[i].is_done()) {
-                    self.in_slot[slot] = None;
-                }
-                if self.in_slot[slot].is_none() {
-                    self.session.clear(slot);
-                    self.in_slot[slot] = self.waiting.pop_front();
-                }
-            }
-            let open = self.in_slot.iter().enumerate();
-            let open: Vec<(usize, usize)> = open.filter_map(|(s, i)| Some((s, (*i)?))).collect();
+            self.hand_out();
+            self.fill();
+            let slots = 0..self.slots.len();
+            let open: Vec<usize> = slots.filter(|slot| self.slots[*slot].is_some()).collect();
             if open.is_empty() {
                 return Ok(());
             }
-            let unread: Vec<(usize, usize)> = open
+            let unread: Vec<usize> = open
                 .iter()
                 .copied()
-                .filter(|(slot, _)| self.session.held(*slot) == 0 || self.session.turns(*slot))
+                .filter(|slot| self.session.held(*slot) == 0 || self.session.turns(*slot))
                 .collect();
             if unread.is_empty() {
                 self.decode(&open)?;
@@ -197,59 +155,81 @@ impl Batch<'_, '_> {
         }
     }
 
+    /// Gives finished answers to their owner.
+    fn hand_out(&mut self) {
+        for (slot, running) in self.slots.iter_mut().enumerate() {
+            if let Some(done) = running.take_if(|running| running.is_done()) {
+                self.session.clear(slot);
+                self.source.done(done.key, finish(&done.job, done.answer));
+            }
+        }
+    }
+
+    /// Puts waiting jobs into free slots.
+    fn fill(&mut self) {
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].is_some() {
+                continue;
+            }
+            let idle = self.slots.iter().all(Option::is_none);
+            let Some((key, job)) = next_job(self.source, idle) else {
+                return;
+            };
+            let answer = Answer::new(&job.options);
+            self.slots[slot] = Some(Running { key, job, answer });
+        }
+    }
+
     /// Reads the texts of slots from their beginning.
-    fn read(&mut self, unread: &[(usize, usize)]) -> Result<()> {
+    fn read(&mut self, unread: &[usize]) -> Result<()> {
         let mut rest = unread;
         while !rest.is_empty() {
             let mut tokens = 0;
-            let fits = |(_, i): &&(usize, usize)| {
-                tokens += self.jobs[*i].prompt.len() + self.answers[*i].ids.len();
+            let fits = |slot: &&usize| {
+                let length = |r: &Running<_>| r.job.prompt.len() + r.answer.ids.len();
+                tokens += self.slots[**slot].as_ref().map_or(0, length);
                 tokens <= TOKENS_A_PASS
             };
             let count = rest.iter().take_while(fits).count().max(1);
             let (now, later) = rest.split_at(count);
             rest = later;
-            let texts: Vec<Text<'_>> = now
-                .iter()
-                .map(|(slot, i)| Text {
+            let text = |slot: &usize| {
+                let running = self.slots[*slot].as_ref()?;
+                Some(Text {
                     slot: *slot,
-                    prompt: &self.jobs[*i].prompt,
-                    features: self.jobs[*i].features,
-                    answer: &self.answers[*i].ids,
+                    prompt: &running.job.prompt,
+                    features: running.job.features.as_ref(),
+                    answer: &running.answer.ids,
                 })
-                .collect();
-            for (slot, _) in now {
-                self.session.clear(*slot);
-            }
-            let next = self.session.read(&texts, self.want)?;
+            };
+            let texts: Vec<Text<'_>> = now.iter().filter_map(text).collect();
+            let want = self.want(now);
+            let next = self.session.read(&texts, want)?;
             self.accept(now, next);
         }
         Ok(())
     }
 
-    /// Steps of all open sequences until one of them ends or has to be read again.
-    fn decode(&mut self, open: &[(usize, usize)]) -> Result<()> {
-        let last_ids = |answers: &[Answer]| -> Vec<u32> {
-            let last = open.iter().map(|(_, i)| answers[*i].ids.last());
-            last.map(|id| id.copied().unwrap_or(0)).collect()
-        };
-        let slots = open.iter().map(|(slot, _)| *slot);
-        self.session
-            .begin(slots.zip(last_ids(&self.answers)).collect())?;
-        let depth = match self.want {
+    /// Steps of all open sequences until one of them ends or has to be read again, or one that waits can
+    /// join them.
+    fn decode(&mut self, open: &[usize]) -> Result<()> {
+        let rows = open.iter().copied().zip(self.last_ids(open)).collect();
+        self.session.begin(rows)?;
+        let want = self.want(open);
+        let depth = match want {
             Want::Pick => self.session.depth(),
             Want::Logits => 1,
         };
+        let room = open.len() < self.slots.len();
         let mut pending = VecDeque::new();
         loop {
-            let goes_on = open.iter().all(|(slot, i)| {
-                let (answer, job) = (&self.answers[*i], &self.jobs[*i]);
-                !answer.is_done()
-                    && answer.ids.len() + pending.len() < job.max_new
-                    && !self.session.turns(*slot)
-            });
+            let goes_on = !(room && self.source.is_waiting())
+                && self.of(open).zip(open).all(|(running, slot)| {
+                    let length = running.answer.ids.len() + pending.len();
+                    !running.is_done() && length < running.job.max_new && !self.session.turns(*slot)
+                });
             if goes_on && pending.len() < depth {
-                pending.push_back(self.session.step(self.want)?);
+                pending.push_back(self.session.step(want)?);
                 continue;
             }
             let Some(oldest) = pending.pop_front() else {
@@ -257,35 +237,51 @@ impl Batch<'_, '_> {
             };
             let next = oldest.wait()?;
             self.accept(open, next);
-            let all_open = open.iter().all(|(_, i)| !self.answers[*i].is_done());
-            if self.want == Want::Logits && all_open {
-                self.session.set_ids(&last_ids(&self.answers))?;
+            if want == Want::Logits && self.of(open).all(|running| !running.is_done()) {
+                self.session.set_ids(&self.last_ids(open))?;
             }
         }
     }
 
-    fn accept(&mut self, of: &[(usize, usize)], next: Vec<Next>) {
-        for ((_, i), next) in of.iter().zip(next) {
-            let answer = &mut self.answers[*i];
-            if !answer.is_done() {
-                let on_token = &mut *self.on_token;
-                let mut on_token = |id| on_token(*i, id);
-                answer.accept(next, &self.jobs[*i], self.options, &mut on_token);
+    fn accept(&mut self, slots: &[usize], next: Vec<Next>) {
+        for (slot, next) in slots.iter().zip(next) {
+            let Some(running) = &mut self.slots[*slot] else {
+                continue;
+            };
+            if !running.is_done() {
+                let (key, source) = (&running.key, &mut *self.source);
+                let on_token = |id, log_probability| source.on_token(key, id, log_probability);
+                running.answer.accept(next, &running.job, on_token);
             }
+        }
+    }
+
+    fn of(&self, slots: &[usize]) -> impl Iterator<Item = &Running<S::Key>> {
+        slots.iter().filter_map(|slot| self.slots[*slot].as_ref())
+    }
+
+    fn last_ids(&self, slots: &[usize]) -> Vec<u32> {
+        let last = |running: &Running<_>| running.answer.ids.last().copied().unwrap_or(0);
+        self.of(slots).map(last).collect()
+    }
+
+    /// What has to be known of the next tokens of all these sequences.
+    fn want(&self, slots: &[usize]) -> Want {
+        let greedy = |options: &GenerationOptions| {
+            options.temperature == 0.0 && options.repetition_penalty == 1.0
+        };
+        match self.of(slots).all(|running| greedy(&running.job.options)) {
+            true => Want::Pick,
+            false => Want::Logits,
         }
     }
 }
 
-/// The checks that every job passes.
-pub(super) fn check(prompt: &[i32], context: usize) -> Result<()> {
-    if prompt.is_empty() {
-        return Err(ModelError::EmptyPrompt);
+fn finish(job: &Job, answer: Answer) -> Generation {
+    Generation {
+        ids: answer.ids,
+        stop_reason: answer.stop_reason.unwrap_or_else(|| job.at_limit.clone()),
+        prompt_tokens: job.prompt.len(),
+        score: answer.score,
     }
-    if prompt.len() >= context {
-        return Err(ModelError::PromptTooLong {
-            prompt: prompt.len(),
-            context,
-        });
-    }
-    Ok(())
 }

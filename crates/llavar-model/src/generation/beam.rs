@@ -10,8 +10,7 @@
 //! `BeamSearchScorer` of transformers 4.45 with `early_stopping = false`.
 
 use super::{
-    GenerationOptions, StopReason,
-    batch::Job,
+    GenerationOptions, Job, StopReason,
     sampling::{log_softmax, penalise},
     session::{Next, Session, Text, Want},
     stop::stop_string,
@@ -42,12 +41,12 @@ struct Candidate {
 /// One prompt and the continuations that share it, one a slot.
 struct Beams<'a> {
     session: Session<'a>,
-    job: &'a Job<'a>,
+    job: &'a Job,
     slots: usize,
 }
 
 impl<'a> Beams<'a> {
-    fn new(model: &'a LlavaModel, job: &'a Job<'a>, slots: usize) -> Result<Self> {
+    fn new(model: &'a LlavaModel, job: &'a Job, slots: usize) -> Result<Self> {
         Ok(Self {
             session: Session::new(model, slots, job.capacity(), None)?,
             job,
@@ -93,7 +92,7 @@ impl<'a> Beams<'a> {
             let text = Text {
                 slot,
                 prompt: &self.job.prompt,
-                features: self.job.features,
+                features: self.job.features.as_ref(),
                 answer,
             };
             next.extend(logits(self.session.read(&[text], Want::Logits)?));
@@ -114,7 +113,7 @@ fn logits(next: Vec<Next>) -> Vec<Vec<f32>> {
 /// The best answer to a prompt.
 pub(super) fn search(
     model: &LlavaModel,
-    job: &Job<'_>,
+    job: &Job,
     options: &GenerationOptions,
 ) -> Result<Hypothesis> {
     let (width, max_new, at_limit) = (options.num_beams, job.max_new, job.at_limit.clone());

@@ -4,6 +4,7 @@
 use llavar_tensor::{DType, Device};
 
 use super::{
+    source_tests,
     tests::{
         PROMPT, alike_prompts, alike_variants, greedy, many, many_prompts, model, plain_logits,
         run, same,
@@ -144,6 +145,15 @@ fn beginnings_that_are_taken_over_change_no_answer() {
             let want: Vec<Generation> = prompts.iter().map(|p| run(&gpu, p, options)).collect();
             same(&many(&gpu, &prompts, options), &want, &changes.to_string());
         }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn jobs_that_come_and_go_do_not_change_each_others_answers() {
+    llavar_tensor::memory::set_poison(true);
+    for changes in source_tests::variants() {
+        source_tests::come_and_go(&on_gpu(&changes, DType::F32), &changes.to_string());
     }
 }
 

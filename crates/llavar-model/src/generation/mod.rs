@@ -2,6 +2,7 @@
 
 mod batch;
 mod beam;
+mod job;
 mod options;
 mod prefix;
 mod sampling;
@@ -11,16 +12,19 @@ mod stop;
 #[cfg(test)]
 mod cuda_tests;
 #[cfg(test)]
+mod source_tests;
+#[cfg(test)]
 mod tests;
 
-use std::ops::ControlFlow;
+use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
 
 use llavar_tensor::Tensor;
+
+pub use job::{Job, Room, Source, generate_as_they_come};
 pub use options::{Decode, GenerationOptions};
 pub use stop::StopReason;
 
-use crate::{LlavaModel, ModelError, Result, model::expand_image_tokens};
-use batch::Job;
+use crate::{LlavaModel, ModelError, Result};
 
 /// A generated answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,28 +88,15 @@ pub fn generate_many(
     mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Generation>> {
     options.check()?;
+    let shared = Arc::new(options.clone());
     let context = model.context_length();
     let jobs = prompts
         .iter()
-        .map(|prompt| {
-            let ids = fit_to_features(model, prompt.ids, prompt.features)?;
-            batch::check(&ids, context)?;
-            let room = context - ids.len();
-            let (max_new, at_limit) = if options.max_new_tokens <= room {
-                (options.max_new_tokens, StopReason::MaxNewTokens)
-            } else {
-                (room, StopReason::ContextFull)
-            };
-            Ok(Job {
-                prompt: ids,
-                features: prompt.features,
-                max_new,
-                at_limit,
-            })
-        })
+        .map(|prompt| Job::new(model, prompt.ids, prompt.features, shared.clone(), context))
         .collect::<Result<Vec<_>>>()?;
     if options.num_beams == 1 {
-        return batch::run(model, &jobs, options, &mut on_token);
+        let answers = Many::answer(model, jobs, options.vocab_limit, &mut on_token)?;
+        return Ok(answers.into_iter().flatten().collect());
     }
     let mut answers = Vec::with_capacity(jobs.len());
     for (i, job) in jobs.iter().enumerate() {
@@ -118,31 +109,60 @@ pub fn generate_many(
         answers.push(Generation {
             ids,
             stop_reason,
-            prompt_tokens: job.prompt.len(),
+            prompt_tokens: job.prompt_tokens(),
             score: best.score,
         });
     }
     Ok(answers)
 }
 
-/// The prompt with one negative id for each image position.
-fn fit_to_features(
-    model: &LlavaModel,
-    prompt: &[i32],
-    features: Option<&Tensor>,
-) -> Result<Vec<i32>> {
-    let negative = prompt.iter().filter(|id| **id < 0).count();
-    let rows = features.map_or(0, Tensor::rows);
-    if negative == rows {
-        return Ok(prompt.to_vec());
+/// Jobs that are all there, known by their number.
+struct Many<'a> {
+    waiting: VecDeque<(usize, Job)>,
+    answers: Vec<Option<Generation>>,
+    on_token: &'a mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+}
+
+impl<'a> Many<'a> {
+    fn answer(
+        model: &LlavaModel,
+        jobs: Vec<Job>,
+        vocab_limit: Option<usize>,
+        on_token: &'a mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<Vec<Option<Generation>>> {
+        let open = || jobs.iter().filter(|job| job.max_new > 0);
+        let capacity = open().map(Job::capacity).max().unwrap_or(0);
+        let slots = job::slots(model, open().count(), capacity);
+        let mut many = Self {
+            answers: jobs.iter().map(|_| None).collect(),
+            waiting: jobs.into_iter().enumerate().collect(),
+            on_token,
+        };
+        // A model is not set up for nothing.
+        match capacity {
+            0 => batch::answer_nothing(&mut many),
+            _ => batch::run(model, (slots, capacity), vocab_limit, &mut many)?,
+        }
+        Ok(many.answers)
     }
-    let tokens_per_image = model.tokens_per_image().unwrap_or(0);
-    if tokens_per_image > 0 && negative * tokens_per_image == rows {
-        return Ok(expand_image_tokens(prompt, tokens_per_image));
+}
+
+impl Source for Many<'_> {
+    type Key = usize;
+
+    fn next(&mut self, _idle: bool) -> Option<(usize, Job)> {
+        self.waiting.pop_front()
     }
-    Err(ModelError::ImagePositions {
-        expected: rows,
-        got: negative,
-        tokens_per_image,
-    })
+
+    fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn on_token(&mut self, number: &usize, id: u32, _: f32) -> ControlFlow<()> {
+        (self.on_token)(*number, id)
+    }
+
+    fn done(&mut self, number: usize, answer: Generation) {
+        self.answers[number] = Some(answer);
+    }
 }

@@ -8,7 +8,6 @@ use crate::{
     MemoryPlan, Recipe, TrainError,
     error::out_of_memory,
     memory_plan::{Activations, USABLE, gpu_workspace, micro_batch, state_bytes},
-    observer::available_bytes,
     recipe::{GradientCheckpointing, PrecisionName, TrainSection},
 };
 
@@ -90,7 +89,7 @@ impl Place {
     fn capacity(&self) -> Option<usize> {
         match self.device.as_cuda() {
             Some(cuda) => Some(cuda.memory().total),
-            None => available_bytes(),
+            None => llavar_model::memory::available_bytes(),
         }
     }
 }
