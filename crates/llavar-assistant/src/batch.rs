@@ -63,7 +63,7 @@ impl Assistant {
 
     /// The ids of a question, one negative for each picture position or picture.
     fn encode(&self, question: &Question<'_>) -> Result<Vec<i32>, Error> {
-        let ids = self.prompt_ids(question.messages)?;
+        let ids = self.prompt_ids(None, question.messages)?;
         // Pictures may still be one id each.
         let pictures = ids.iter().filter(|id| **id < 0).count();
         let prompt = ids.len() - pictures + question.features.map_or(0, Tensor::rows);
@@ -74,8 +74,19 @@ impl Assistant {
         Ok(ids)
     }
 
-    pub(crate) fn prompt_ids(&self, messages: &[Message]) -> Result<Vec<i32>, Error> {
-        let ids = self.template.encode_prompt(&self.tokenizer, messages);
+    /// The ids of a conversation whose last message is to be answered, one negative id for each `<image>`;
+    /// `system` stands in place of the template's own system text.
+    ///
+    /// # Errors
+    /// When the template does not take such a conversation.
+    pub fn prompt_ids(
+        &self,
+        system: Option<&str>,
+        messages: &[Message],
+    ) -> Result<Vec<i32>, Error> {
+        let other = system.map(|text| self.template.with_system(text));
+        let template = other.as_ref().unwrap_or(&self.template);
+        let ids = template.encode_prompt(&self.tokenizer, messages);
         let ids = ids.map_err(Error::Encode)?.into_iter();
         Ok(ids.map(|id| id as i32).collect())
     }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use llavar_data::Message;
+use llavar_data::{IMAGE_TAG, Message};
 use llavar_model::generation::GenerationOptions;
 use llavar_tensor::Tensor;
 
@@ -42,11 +42,7 @@ impl Conversation {
         options: &GenerationOptions,
         on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Answer, Error> {
-        // A tag that the user typed would ask for a picture that nobody gave.
-        let question = question.replace(llavar_data::IMAGE_TAG, "");
-        let tags = format!("{}\n", llavar_data::IMAGE_TAG).repeat(self.pending);
-        self.messages
-            .push(Message::user(format!("{tags}{}", question.trim())));
+        self.messages.push(user_turn(self.pending, question));
         let features = stack(&self.features)?;
         match assistant.answer(&self.messages, features.as_ref(), options, on_text) {
             Ok(answer) => {
@@ -62,10 +58,23 @@ impl Conversation {
     }
 }
 
+/// A turn of the user: its pictures, then what is said about them.
+pub fn user_turn(pictures: usize, text: &str) -> Message {
+    // A tag that the user typed would ask for a picture that nobody gave.
+    let text = text.replace(IMAGE_TAG, "");
+    let tags = format!("{IMAGE_TAG}\n").repeat(pictures);
+    Message::user(format!("{tags}{}", text.trim()))
+}
+
 /// Rows of all pictures in one tensor.
-fn stack(pictures: &[Tensor]) -> Result<Option<Tensor>, Error> {
+///
+/// # Errors
+/// When they are not of one width, or the device has no room.
+pub fn stack(pictures: &[Tensor]) -> Result<Option<Tensor>, Error> {
     match pictures {
         [] => Ok(None),
+        // Whoever knows the picture by its memory shall know it again.
+        [picture] => Ok(Some(picture.clone())),
         pictures => Ok(Some(Tensor::concat(pictures)?)),
     }
 }

@@ -23,9 +23,9 @@ use llavar_model::{
 use llavar_tensor::{DType, Device, Tape, Tensor};
 
 pub use batch::Question;
-pub use conversation::Conversation;
+pub use conversation::{Conversation, stack, user_turn};
 pub use error::Error;
-pub use pictures::{PictureCache, PictureCounts, Seen};
+pub use pictures::{Picture, PictureCache, PictureCounts, Seen};
 
 /// An answer with what it cost.
 #[derive(Debug, Clone, PartialEq)]
@@ -255,7 +255,7 @@ impl Assistant {
         options: &GenerationOptions,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Answer, Error> {
-        let prompt = self.prompt_ids(messages)?;
+        let prompt = self.prompt_ids(None, messages)?;
         let mut stream = self.tokenizer.decode_stream(true);
         let mut failed = None;
         let generation = generate(&self.model, &prompt, features, options, |id| {

@@ -2,9 +2,9 @@
 
 use std::{
     collections::HashMap,
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{BuildHasher, RandomState},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use llavar_image::{DecodeLimits, RgbImage, decode_bytes, read_file};
@@ -18,6 +18,35 @@ const DECODED: usize = 16;
 
 /// What a picture file holds: its length and a hash of its bytes.
 type Content = (u64, u64);
+
+/// The hash has a key that nobody knows, so that nobody can make a picture that passes for another one's.
+static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// A picture that is ready for the vision tower.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    content: Content,
+    square: RgbImage,
+}
+
+impl Picture {
+    /// Decodes a picture file in memory and fits it to the model's input; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// When it is no readable picture within the limits, or the model takes none.
+    pub fn read(
+        assistant: &Assistant,
+        file: &[u8],
+        name: &Path,
+        limits: &DecodeLimits,
+    ) -> Result<Self, Error> {
+        let image = decode_bytes(file, name, limits)?;
+        Ok(Self {
+            content: content(file),
+            square: assistant.to_square(&image)?,
+        })
+    }
+}
 
 /// Features of the pictures seen last. The same bytes are encoded once, whatever their path, as long as
 /// they are kept.
@@ -121,30 +150,24 @@ impl PictureCache {
                 at_hand.insert(*content, Ok(features.clone()));
             }
         }
+        let limits = DecodeLimits::default();
         for some in new.chunks(at_once.max(DECODED)) {
-            let squares: Vec<Result<RgbImage, Error>> = some
+            let read: Vec<Result<Picture, Error>> = some
                 .par_iter()
-                .map(|(_, path, bytes)| square(assistant, path, bytes))
+                .map(|(_, path, bytes)| Picture::read(assistant, bytes, path, &limits))
                 .collect();
-            let mut good = Vec::with_capacity(squares.len());
-            for ((content, ..), square) in some.iter().zip(squares) {
-                match square {
-                    Ok(square) => good.push((*content, square)),
+            let mut good = Vec::with_capacity(read.len());
+            for ((content, ..), picture) in some.iter().zip(read) {
+                match picture {
+                    Ok(picture) => good.push(picture),
                     Err(error) => {
                         at_hand.insert(*content, Err(Arc::new(error)));
                     }
                 }
             }
             for pass in good.chunks(at_once.max(1)) {
-                let squares: Vec<RgbImage> = pass.iter().map(|(_, s)| s.clone()).collect();
-                let features = assistant.see_squares(&squares)?;
-                let rows = features.rows() / squares.len();
-                for (i, (content, _)) in pass.iter().enumerate() {
-                    let own = features.narrow(i * rows, rows)?;
-                    self.counts.encoded += 1;
-                    self.bytes += bytes_of(&own);
-                    self.kept.insert(*content, (own.clone(), self.clock));
-                    at_hand.insert(*content, Ok(own));
+                for (picture, own) in pass.iter().zip(self.encode(assistant, pass)?) {
+                    at_hand.insert(picture.content, Ok(own));
                 }
             }
         }
@@ -158,6 +181,57 @@ impl PictureCache {
             .collect();
         self.counts.failed += seen.iter().filter(|seen| seen.is_err()).count();
         Ok(seen)
+    }
+
+    /// Features of pictures, `[N, D]` each, in their order; new ones are encoded `at_once` at a time.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn see(
+        &mut self,
+        assistant: &Assistant,
+        pictures: &[Picture],
+        at_once: usize,
+    ) -> Result<Vec<Tensor>, Error> {
+        self.clock += 1;
+        self.counts.asked += pictures.len();
+        let mut at_hand: HashMap<Content, Tensor> = HashMap::new();
+        let mut new: Vec<Picture> = Vec::new();
+        for picture in pictures {
+            if let Some((features, used)) = self.kept.get_mut(&picture.content) {
+                *used = self.clock;
+                at_hand.insert(picture.content, features.clone());
+            } else if !new.iter().any(|other| other.content == picture.content) {
+                new.push(picture.clone());
+            }
+        }
+        for pass in new.chunks(at_once.max(1)) {
+            let features = self.encode(assistant, pass)?;
+            at_hand.extend(pass.iter().map(|picture| picture.content).zip(features));
+        }
+        self.let_go();
+        let seen = pictures.iter().map(|picture| &at_hand[&picture.content]);
+        Ok(seen.cloned().collect())
+    }
+
+    /// Takes new pictures through the tower in one pass, and keeps what comes out.
+    fn encode(
+        &mut self,
+        assistant: &Assistant,
+        pictures: &[Picture],
+    ) -> Result<Vec<Tensor>, Error> {
+        let squares: Vec<RgbImage> = pictures.iter().map(|p| p.square.clone()).collect();
+        let features = assistant.see_squares(&squares)?;
+        let rows = features.rows() / squares.len();
+        let mut all = Vec::with_capacity(pictures.len());
+        for (i, picture) in pictures.iter().enumerate() {
+            let own = features.narrow(i * rows, rows)?;
+            self.counts.encoded += 1;
+            self.bytes += bytes_of(&own);
+            self.kept.insert(picture.content, (own.clone(), self.clock));
+            all.push(own);
+        }
+        Ok(all)
     }
 
     /// Drops what was not used for the longest time until the limit holds.
@@ -184,12 +258,9 @@ fn bytes_of(features: &Tensor) -> usize {
 
 fn read(path: &Path) -> Result<(Content, Vec<u8>), Error> {
     let bytes = read_file(path, &DecodeLimits::default())?;
-    let mut hash = DefaultHasher::new();
-    bytes.hash(&mut hash);
-    Ok(((bytes.len() as u64, hash.finish()), bytes))
+    Ok((content(&bytes), bytes))
 }
 
-fn square(assistant: &Assistant, path: &Path, bytes: &[u8]) -> Result<RgbImage, Error> {
-    let image = decode_bytes(bytes, path, &DecodeLimits::default())?;
-    assistant.to_square(&image)
+fn content(file: &[u8]) -> Content {
+    (file.len() as u64, KEY.hash_one(file))
 }

@@ -3,12 +3,12 @@
 
 use std::{ops::ControlFlow, path::Path};
 
-use llavar_assistant::{Assistant, PictureCache, Question};
+use llavar_assistant::{Assistant, Picture, PictureCache, Question};
 use llavar_data::{
     Message, Tokenizer,
     tokenizer::{BpeOptions, train_bpe},
 };
-use llavar_image::{RgbImage, encode_png};
+use llavar_image::{DecodeLimits, RgbImage, encode_png};
 use llavar_model::{LlavaModel, config::Preset, generation::GenerationOptions};
 use serde_json::{Value, json};
 
@@ -228,4 +228,24 @@ fn pictures_are_encoded_once_by_content_and_memory_is_bounded() {
     let encoded = small.counts().encoded;
     ask(&mut small, &[&files[5]]);
     assert_eq!(small.counts().encoded, encoded);
+
+    // Pictures in memory are the same pictures.
+    let limits = DecodeLimits::default();
+    let read = |path: &Path| {
+        let file = std::fs::read(path).unwrap();
+        Picture::read(&assistant, &file, "picture 1".as_ref(), &limits)
+    };
+    let pictures = [&files[0], &files[2], &copy, &files[4]].map(|path| read(path).unwrap());
+    let seen = cache.see(&assistant, &pictures, 2).unwrap();
+    for (seen, path) in seen.iter().zip([0, 2, 0, 4]) {
+        assert!(same(&seen.to_f32_vec().unwrap(), &own(&files[path])));
+    }
+    assert_eq!(cache.counts().encoded, 4, "all but the last were there");
+    assert_eq!(small.see(&assistant, &pictures, 2).unwrap().len(), 4);
+    assert!(small.bytes() <= 2 * one);
+    let error = read(&broken).unwrap_err().to_string();
+    assert!(
+        error.contains("picture 1") && !error.contains("broken.png"),
+        "{error}"
+    );
 }

@@ -13,6 +13,8 @@ pub use encode::{Encoded, MaskMode, TurnSpan};
 pub use names::TemplateName;
 pub use render::{Message, Position, Prompt, TurnMarks};
 
+use std::borrow::Cow;
+
 /// How a template joins its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
@@ -32,7 +34,9 @@ pub(crate) enum Style {
 pub struct Template {
     pub(crate) name: TemplateName,
     pub(crate) style: Style,
-    pub(crate) system: &'static str,
+    /// What stands before the system text.
+    pub(crate) system_mark: &'static str,
+    pub(crate) system: Cow<'static, str>,
     pub(crate) roles: [&'static str; 2],
     pub(crate) user_end: &'static str,
     pub(crate) assistant_end: &'static str,
@@ -44,7 +48,8 @@ impl Template {
         let two = |system| Self {
             name,
             style: Style::Two,
-            system,
+            system_mark: "",
+            system: Cow::Borrowed(system),
             roles: ["USER", "ASSISTANT"],
             user_end: " ",
             assistant_end: "</s>",
@@ -53,7 +58,8 @@ impl Template {
             TemplateName::Plain => Self {
                 name,
                 style: Style::Plain,
-                system: "",
+                system_mark: "",
+                system: Cow::Borrowed(""),
                 roles: ["", ""],
                 user_end: "",
                 assistant_end: "\n",
@@ -69,7 +75,8 @@ impl Template {
             TemplateName::Phi3Instruct => Self {
                 name,
                 style: Style::Mpt,
-                system: "<|system|>\nYou are a helpful AI assistant.",
+                system_mark: "<|system|>\n",
+                system: Cow::Borrowed("You are a helpful AI assistant."),
                 roles: ["\n<|user|>\n", "\n<|assistant|>\n"],
                 user_end: "<|end|>",
                 assistant_end: "<|end|>",
@@ -77,9 +84,11 @@ impl Template {
             TemplateName::Llama3 => Self {
                 name,
                 style: Style::Mpt,
-                system: "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n\
-                         A chat between a curious user and an artificial intelligence assistant. The \
-                         assistant gives helpful, detailed, and polite answers to the user's questions.",
+                system_mark: "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n",
+                system: Cow::Borrowed(
+                    "A chat between a curious user and an artificial intelligence assistant. The \
+                     assistant gives helpful, detailed, and polite answers to the user's questions.",
+                ),
                 roles: [
                     "<|start_header_id|>user<|end_header_id|>\n\n",
                     "<|start_header_id|>assistant<|end_header_id|>\n\n",
@@ -93,6 +102,15 @@ impl Template {
     /// The name.
     pub fn name(&self) -> TemplateName {
         self.name
+    }
+
+    /// The same with another system text in place of its own; `plain` has none.
+    pub fn with_system(&self, text: &str) -> Self {
+        let mut other = self.clone();
+        if self.style != Style::Plain {
+            other.system = Cow::Owned(text.to_owned());
+        }
+        other
     }
 
     /// The text that ends every answer; generation stops at it.

@@ -173,7 +173,8 @@ impl Template {
         match self.style {
             Style::Plain => self.render_plain(&mut prompt, messages, open)?,
             Style::Two => {
-                prompt.push(self.system);
+                prompt.push(self.system_mark);
+                prompt.push(&self.system);
                 prompt.push(self.user_end);
                 for message in messages {
                     prompt.push(self.role(message.role));
@@ -186,7 +187,8 @@ impl Template {
                 }
             }
             Style::Mpt => {
-                prompt.push(self.system);
+                prompt.push(self.system_mark);
+                prompt.push(&self.system);
                 prompt.push(self.user_end);
                 for message in messages {
                     prompt.push(self.role(message.role));
@@ -252,5 +254,37 @@ impl Template {
             prompt.push_answer(&answer.text, self.assistant_end);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::TemplateName;
+
+    #[test]
+    fn another_system_text_takes_the_place_of_the_own_one() {
+        let messages = [Message::user("Hi")];
+        for (name, start) in [
+            (TemplateName::V1, "Be brief. USER: Hi ASSISTANT:"),
+            (
+                TemplateName::Phi3Instruct,
+                "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\n",
+            ),
+            (
+                TemplateName::Llama3,
+                "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>\
+                 <|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>\
+                 <|start_header_id|>assistant<|end_header_id|>\n\n",
+            ),
+        ] {
+            let own = Template::new(name);
+            let other = own.with_system("Be brief.");
+            assert_eq!(other.render(&messages, true).unwrap().text(), start);
+            let own_text = own.system.to_string();
+            assert_eq!(own, other.with_system(&own_text), "nothing else is changed");
+        }
+        let plain = Template::new(TemplateName::Plain);
+        assert_eq!(plain.with_system("Be brief."), plain);
     }
 }

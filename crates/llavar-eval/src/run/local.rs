@@ -3,8 +3,8 @@
 use super::{AnswerError, Answerer, Ask, Replies, Reply, RunError, model_hash, model_id};
 use crate::results::{DecodeSettings, ModelInfo};
 use crate::tasks::chain;
-use llavar_assistant::{Answer, Assistant, PictureCache, PictureCounts, Question};
-use llavar_data::{IMAGE_TAG, Message};
+use llavar_assistant::{Answer, Assistant, PictureCache, PictureCounts, Question, user_turn};
+use llavar_data::Message;
 use llavar_model::generation::{GenerationOptions, StopReason};
 use serde_json::{Map, Value};
 use std::ops::ControlFlow;
@@ -123,7 +123,8 @@ impl Answerer for LocalModel<'_> {
         let seen = self
             .pictures
             .see_files(self.assistant, &paths, self.options.pictures)?;
-        let messages: Vec<[Message; 1]> = asks.iter().map(|ask| [message(&ask.prompt)]).collect();
+        let messages: Vec<[Message; 1]> =
+            asks.iter().map(|ask| [user_turn(1, &ask.prompt)]).collect();
         let mut replies = Replies::new();
         let (mut numbers, mut questions) = (Vec::new(), Vec::new());
         for (number, (seen, messages)) in seen.iter().zip(&messages).enumerate() {
@@ -169,12 +170,6 @@ impl Answerer for LocalModel<'_> {
             self.pictures.bytes() as f64 / f64::from(1 << 20),
         ))
     }
-}
-
-/// The user's turn. A picture tag in a question or in OCR text would ask for a picture that is not there.
-fn message(prompt: &str) -> Message {
-    let prompt = prompt.replace(IMAGE_TAG, "");
-    Message::user(format!("{IMAGE_TAG}\n{}", prompt.trim()))
 }
 
 fn reply(answer: Answer) -> Reply {
