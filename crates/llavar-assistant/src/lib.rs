@@ -9,6 +9,8 @@ mod batch;
 mod conversation;
 mod error;
 mod pictures;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 use std::{ops::ControlFlow, path::Path};
 

@@ -3,58 +3,13 @@
 
 use std::{ops::ControlFlow, path::Path};
 
-use llavar_assistant::{Assistant, Picture, PictureCache, Question};
-use llavar_data::{
-    Message, Tokenizer,
-    tokenizer::{BpeOptions, train_bpe},
+use llavar_assistant::{
+    Picture, PictureCache, Question,
+    testing::{assistant, picture},
 };
+use llavar_data::Message;
 use llavar_image::{DecodeLimits, RgbImage, encode_png};
-use llavar_model::{LlavaModel, config::Preset, generation::GenerationOptions};
-use serde_json::{Value, json};
-
-/// Two layers, pictures of 64 px, weights large enough that answers differ.
-fn assistant() -> Assistant {
-    let text = ["USER: what is the total of it ASSISTANT: the total is 7"; 4];
-    let (tokenizer, config) = train_bpe(text.iter(), &BpeOptions::new(280)).unwrap();
-    let settings: Value = serde_json::from_str(&config).unwrap();
-    let tokenizer = Tokenizer::from_json(&tokenizer, &settings).unwrap();
-    let base = Preset::Nano.config(Some(tokenizer.vocab_len())).unwrap();
-    let mut clip = base.as_json()["clip_vision_config"].clone();
-    for (key, value) in [
-        ("hidden_size", 16),
-        ("intermediate_size", 24),
-        ("num_hidden_layers", 4),
-        ("num_attention_heads", 2),
-    ] {
-        clip[key] = value.into();
-    }
-    let mut convnext = base.as_json()["convnext_config"].clone();
-    convnext["dims"] = json!([4, 8, 8, 8]);
-    convnext["depths"] = json!([1, 1, 1, 1]);
-    let changes = [
-        ("hidden_size", json!(64)),
-        ("intermediate_size", json!(96)),
-        ("num_hidden_layers", json!(2)),
-        ("num_attention_heads", json!(4)),
-        ("num_key_value_heads", json!(2)),
-        ("input_image_size", json!(64)),
-        ("mm_hidden_size", json!(16)),
-        ("initializer_range", json!(0.3)),
-        ("clip_vision_config", clip),
-        ("convnext_config", convnext),
-    ];
-    let changes = Vec::from(changes.map(|(key, value)| (key.to_owned(), value)));
-    let model = LlavaModel::init(base.with(changes).unwrap(), 3).unwrap();
-    Assistant::new(model, tokenizer, None, None)
-}
-
-/// A picture that depends on every argument.
-fn picture(width: usize, height: usize, seed: usize) -> RgbImage {
-    let data = (0..width * height * 3)
-        .map(|i| ((i * (7 + seed) + i / (width * 3) * 13 + seed * 31) % 251) as u8)
-        .collect();
-    RgbImage::new(width, height, data).unwrap()
-}
+use llavar_model::generation::GenerationOptions;
 
 /// 200 questions of all lengths about 25 pictures, from 1 x 40 to 300 x 7 pixels.
 fn questions() -> (Vec<RgbImage>, Vec<(usize, [Message; 1])>) {

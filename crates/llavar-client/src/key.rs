@@ -35,6 +35,18 @@ impl ApiKey {
         Ok(Some(Self(value.to_owned())))
     }
 
+    /// Whether a client sent this key. How long that takes says nothing of how much of it was right.
+    pub fn is(&self, sent: &str) -> bool {
+        let (own, sent) = (self.0.as_bytes(), sent.as_bytes());
+        let differs = sent
+            .iter()
+            .enumerate()
+            .fold(own.len() ^ sent.len(), |seen, (i, byte)| {
+                std::hint::black_box(seen | usize::from(byte ^ own[i % own.len()]))
+            });
+        differs == 0
+    }
+
     /// For the header alone.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
@@ -67,6 +79,23 @@ mod tests {
         let key = ApiKey("sk-secret".into());
         assert!(!format!("{key:?} {:?}", Some(&key)).contains("secret"));
         assert_eq!(key.redact("bad key sk-secret!"), "bad key [key]!");
+    }
+
+    #[test]
+    fn only_the_whole_key_is_the_key() {
+        let key = ApiKey("sk-secret".into());
+        assert!(key.is("sk-secret"));
+        for other in [
+            "",
+            "s",
+            "sk-secre",
+            "sk-secret1",
+            "sk-secretsk-secret",
+            "Sk-secret",
+            "é",
+        ] {
+            assert!(!key.is(other), "{other}");
+        }
     }
 
     #[test]

@@ -144,6 +144,30 @@ impl From<llavar_synth::SynthError> for Failure {
     }
 }
 
+impl From<llavar_serve::ServeError> for Failure {
+    fn from(error: llavar_serve::ServeError) -> Self {
+        use llavar_serve::ServeError as E;
+        match error {
+            E::Model(error) => {
+                Self::from(error).hint("fewer `--slots` or a shorter `--context` take less memory")
+            }
+            E::Listen { ref source, .. } => {
+                let hint = match source.kind() {
+                    ErrorKind::AddrInUse => {
+                        "another program listens there; `--port 0` takes a free port"
+                    }
+                    ErrorKind::PermissionDenied => {
+                        "ports below 1024 are the system's; take a higher one"
+                    }
+                    _ => "give `--host` a name or an address of this machine",
+                };
+                Self::new(Class::Usage, error).hint(hint)
+            }
+            other => Self::new(Class::Failure, other),
+        }
+    }
+}
+
 impl From<llavar_train::TrainError> for Failure {
     fn from(error: llavar_train::TrainError) -> Self {
         use llavar_train::TrainError as E;

@@ -16,6 +16,13 @@ pub(crate) fn file_size_limit_is_an_error() {
 
 /// The flag that the first signal sets; installs the handler on the first call.
 pub(crate) fn stop_flag() -> Outcome<Arc<AtomicBool>> {
+    stop_flag_saying(
+        "stopping after the present step and saving; press Ctrl-C again to end at once",
+    )
+}
+
+/// As [`stop_flag`], for work that stops in another way; the first call decides what is said.
+pub(crate) fn stop_flag_saying(note: &'static str) -> Outcome<Arc<AtomicBool>> {
     static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
     if let Some(flag) = FLAG.get() {
         return Ok(flag.clone());
@@ -26,9 +33,7 @@ pub(crate) fn stop_flag() -> Outcome<Arc<AtomicBool>> {
         if seen.swap(true, SeqCst) {
             std::process::exit(i32::from(Class::Interrupted as u8));
         }
-        crate::progress::note(
-            "stopping after the present step and saving; press Ctrl-C again to end at once",
-        );
+        crate::progress::note(note);
     })
     .map_err(|error| Failure::new(Class::Failure, error))?;
     Ok(flag)

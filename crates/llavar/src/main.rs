@@ -54,6 +54,8 @@ enum Command {
     Ask(commands::ask::Args),
     /// Talk about pictures in the terminal.
     Chat(commands::chat::Args),
+    /// Answer over HTTP: OpenAI's chat interface, and a page to ask from.
+    Serve(commands::serve::Args),
     /// Evaluate models on the benchmarks, or score answers that are there.
     #[command(subcommand)]
     Eval(commands::eval::Command),
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         Command::Model(command) => commands::model::run(command),
         Command::Ask(args) => commands::ask::run(args),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Eval(command) => commands::eval::run(command),
         Command::Ocr(command) => commands::ocr::run(command),
         Command::Select(command) => commands::select::run(command),

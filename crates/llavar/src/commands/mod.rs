@@ -19,6 +19,7 @@ pub(crate) mod plan;
 pub(crate) mod quickstart;
 pub(crate) mod runs;
 pub(crate) mod select;
+pub(crate) mod serve;
 pub(crate) mod train;
 
 use std::{fs, io::Write, path::Path};

@@ -6,7 +6,7 @@ mod run;
 
 use std::path::Path;
 
-use llavar_ocr::{EngineChoice, OcrError, Reader};
+use llavar_ocr::{Engine, EngineChoice, OcrError, Reader};
 
 use crate::{
     failure::{Class, Failure, Outcome},
@@ -47,9 +47,19 @@ impl OcrFlag {
     /// gets it unless the flag says otherwise, and reads by itself where the engine's models are not there; both
     /// are said.
     pub(crate) fn open(&self, model: &Path) -> Outcome<Option<Reader>> {
+        Ok(self.open_engine(model)?.map(Reader::of_user))
+    }
+
+    /// As [`OcrFlag::open`], without keeping results beyond the end of the program.
+    pub(crate) fn open_in_memory(&self, model: &Path) -> Outcome<Option<Reader>> {
+        let engine = self.open_engine(model)?;
+        Ok(engine.map(|engine| Reader::new(engine, None)))
+    }
+
+    fn open_engine(&self, model: &Path) -> Outcome<Option<Box<dyn Engine>>> {
         match &self.engine {
             Some(EngineChoice::None) => Ok(None),
-            Some(choice) => Ok(Some(Reader::of_user(choice.open()?))),
+            Some(choice) => Ok(Some(choice.open()?)),
             None => match wished_engine(model)? {
                 None | Some(EngineChoice::None) => Ok(None),
                 Some(choice) => open_wished(&choice, model),
@@ -58,14 +68,14 @@ impl OcrFlag {
     }
 }
 
-fn open_wished(choice: &EngineChoice, model: &Path) -> Outcome<Option<Reader>> {
+fn open_wished(choice: &EngineChoice, model: &Path) -> Outcome<Option<Box<dyn Engine>>> {
     let name = model.display();
     match choice.open() {
         Ok(engine) => {
             note(format!(
                 "ocr: {name} is given the text that an OCR engine reads (--ocr none asks without it)"
             ));
-            Ok(Some(Reader::of_user(engine)))
+            Ok(Some(engine))
         }
         Err(OcrError::NoModels { set, .. }) => {
             note(format!(

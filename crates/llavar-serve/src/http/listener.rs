@@ -1,0 +1,206 @@
+//! Connections as they come, a thread each.
+
+use std::{
+    io::{self, ErrorKind},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{Budget, Connection, Exchange, HttpLimits, ReadFault, Response};
+
+/// How often an idle connection looks whether the server ends.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What answers requests.
+pub(crate) trait Handler: Send + Sync + 'static {
+    /// Answers a request. One that it does not answer is answered with 500.
+    fn handle(&self, exchange: &mut Exchange<'_>);
+
+    /// The answer to what could not be read as a request, or failed.
+    fn refusal(&self, status: u16, message: &str) -> Response;
+}
+
+/// A socket that is listened to.
+pub(crate) struct Listener {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    handler: Arc<dyn Handler>,
+    limits: HttpLimits,
+    budget: Arc<Budget>,
+    open: AtomicUsize,
+    ending: AtomicBool,
+}
+
+impl Listener {
+    /// Listens at the first address that `host` and `port` stand for and that can be had.
+    pub(crate) fn bind(
+        host: &str,
+        port: u16,
+        handler: Arc<dyn Handler>,
+        limits: HttpLimits,
+    ) -> io::Result<Self> {
+        let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+        let listener = TcpListener::bind(&addresses[..])?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            handler,
+            budget: Budget::new(limits.all_body_bytes),
+            limits,
+            open: AtomicUsize::new(0),
+            ending: AtomicBool::new(false),
+        });
+        let of_thread = shared.clone();
+        let accepting = std::thread::Builder::new()
+            .name("accept".to_owned())
+            .spawn(move || accept(&listener, &of_thread))?;
+        Ok(Self {
+            address,
+            shared,
+            accepting: Some(accepting),
+        })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections that are open.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.open.load(SeqCst)
+    }
+
+    /// Takes no more connections, and ends each with the answer it is at.
+    pub(crate) fn stop(&mut self) {
+        let Some(accepting) = self.accepting.take() else {
+            return;
+        };
+        self.shared.ending.store(true, SeqCst);
+        // The thread waits for a connection: it gets one.
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let own = SocketAddr::new(ip, self.address.port());
+        let woken = TcpStream::connect_timeout(&own, Duration::from_secs(2));
+        if woken.is_ok() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for stream in listener.incoming() {
+        if shared.ending.load(SeqCst) {
+            return;
+        }
+        let Ok(stream) = stream else {
+            // Out of file descriptors, for one: some will be given back.
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        };
+        // Pieces of a streamed answer are small and are wanted at once.
+        let _ = stream.set_nodelay(true);
+        let guard = OpenConnection::new(shared);
+        if shared.open.load(SeqCst) > shared.limits.connections {
+            let busy = shared
+                .handler
+                .refusal(503, "too many connections; try again");
+            turn_away(stream, &busy.with("Retry-After", "1"));
+            continue;
+        }
+        let thread = std::thread::Builder::new().name("connection".to_owned());
+        // A thread that cannot be had closes its connection by dropping it.
+        let _ = thread.spawn(move || guard.serve(stream));
+    }
+}
+
+/// Answers before anything was read; the few bytes fit into the socket's buffer.
+fn turn_away(mut stream: TcpStream, response: &Response) {
+    use super::Wire;
+    let by = Instant::now() + LOOK;
+    let _ = stream.write_by(&response.bytes(None, &[], true), by);
+    stream.end();
+}
+
+/// Counts a connection as long as it lives.
+struct OpenConnection(Arc<Shared>);
+
+impl OpenConnection {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.open.fetch_add(1, SeqCst);
+        Self(shared.clone())
+    }
+
+    /// Answers the requests of a connection, one after the other.
+    fn serve(self, stream: TcpStream) {
+        let shared = &self.0;
+        let mut connection = Connection::new(stream);
+        while self.waits_for_request(&mut connection) {
+            let head = match connection.head(&shared.limits) {
+                Ok(head) => head,
+                Err(ReadFault::Gone) => return,
+                Err(ReadFault::Refused { status, message }) => {
+                    let response = shared.handler.refusal(status, &message);
+                    let by = Instant::now() + shared.limits.write_time;
+                    let bytes = response.bytes(None, &[], true);
+                    let _ = connection.wire.write_by(&bytes, by);
+                    break;
+                }
+            };
+            let ending = shared.ending.load(SeqCst);
+            let open = shared.open.load(SeqCst);
+            let bounds = (&shared.limits, &shared.budget);
+            let mut exchange = Exchange::new(&mut connection, &head, bounds, open, ending);
+            let handled = catch_unwind(AssertUnwindSafe(|| {
+                shared.handler.handle(&mut exchange);
+            }));
+            if !exchange.has_answered() {
+                let failed = shared.handler.refusal(500, "the server failed");
+                let _ = exchange.respond(&failed);
+            }
+            if handled.is_err() || !exchange.is_open() {
+                break;
+            }
+        }
+        connection.close();
+    }
+
+    /// Whether a request has begun to arrive before the connection has waited too long or the server ends.
+    fn waits_for_request(&self, connection: &mut Connection) -> bool {
+        let by = Instant::now() + self.0.limits.idle;
+        loop {
+            let look = (Instant::now() + LOOK).min(by);
+            match connection.has_begun(look) {
+                Ok(begun) => return begun,
+                Err(error) if error.kind() == ErrorKind::TimedOut && Instant::now() < by => {}
+                Err(_) => return false,
+            }
+            if self.0.ending.load(SeqCst) {
+                return false;
+            }
+        }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, SeqCst);
+    }
+}

@@ -1,0 +1,8 @@
+//! The server as clients see it, with a tiny model.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+mod contract;
+mod hostile;
+mod load;
+mod protocol;
