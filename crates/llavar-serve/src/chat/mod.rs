@@ -90,10 +90,9 @@ pub(crate) fn answer(
     id: &str,
 ) -> Result<Answered, Stop> {
     let arrived = Instant::now();
-    let request = {
-        let body = exchange.body()?;
-        ChatRequest::parse(body.bytes())?
-    };
+    let (body, lease) = exchange.body()?.into_parts();
+    let request = ChatRequest::parse(&body)?;
+    drop(body);
     if let Some(model) = &request.model
         && *model != loaded.name
     {
@@ -120,6 +119,8 @@ pub(crate) fn answer(
         stops: request.stop.clone(),
     };
     let prepared = prepare::prepare(loaded, request, || exchange.client_is_gone())?;
+    // Pictures are of one size from here on.
+    drop(lease);
     let (events, receiver) = mpsc::channel();
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Relaxed);

@@ -144,9 +144,9 @@ fn too_long(what: &str, context: usize) -> ApiError {
 
 /// Decodes a picture and reads its text, if there is an engine for that.
 fn read(loaded: &Loaded, url: &PictureUrl) -> Result<(Picture, String), Stop> {
+    let _permit = loaded.gate.enter();
     let file = url.file()?;
     let name: &Path = url.place.as_ref();
-    let _permit = loaded.gate.enter();
     let picture = Picture::read(&loaded.engine.assistant, &file, name, &LIMITS);
     let picture = picture.map_err(|error| match error {
         Error::Image(error) => bad_picture(url, &error),

@@ -34,35 +34,50 @@ impl Budget {
     }
 }
 
-/// The bytes of a body; they count as long as this lives.
+/// Bytes that count as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    budget: Arc<Budget>,
+    counted: usize,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.budget.left.fetch_add(self.counted, SeqCst);
+    }
+}
+
+/// The bytes of a body.
 #[derive(Debug)]
 pub(crate) struct Body {
     bytes: Vec<u8>,
-    budget: Arc<Budget>,
-    counted: usize,
+    lease: Lease,
 }
 
 impl Body {
     fn new(budget: &Arc<Budget>) -> Self {
         Self {
             bytes: Vec::new(),
-            budget: budget.clone(),
-            counted: 0,
+            lease: Lease {
+                budget: budget.clone(),
+                counted: 0,
+            },
         }
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// The bytes, and the lease on them: what is made of them may be as large.
+    pub(crate) fn into_parts(self) -> (Vec<u8>, Lease) {
+        (self.bytes, self.lease)
     }
 
     /// Counts what has come.
     fn count(&mut self) -> Result<(), ReadFault> {
-        let new = self.bytes.len() - self.counted;
-        if !self.budget.take(new) {
+        let new = self.bytes.len() - self.lease.counted;
+        if !self.lease.budget.take(new) {
             let message = "too many large requests at once; try again";
             return Err(ReadFault::refused(503, message));
         }
-        self.counted += new;
+        self.lease.counted += new;
         Ok(())
     }
 
@@ -119,12 +134,6 @@ impl Body {
             }
             connection.skip(2);
         }
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        self.budget.left.fetch_add(self.counted, SeqCst);
     }
 }
 

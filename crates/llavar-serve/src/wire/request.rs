@@ -11,6 +11,9 @@ use super::{
 /// Texts that end an answer, at most, and bytes of each.
 const STOPS: (usize, usize) = (16, 1 << 10);
 
+/// Values in a body, at most: as JSON they may have two bytes, in memory a hundred.
+const VALUES: usize = 200_000;
+
 /// What the user or the model said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Turn {
@@ -44,6 +47,9 @@ impl ChatRequest {
     /// refused.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let bad = |message: String| ApiError::new(400, message).code("invalid_json");
+        if values(body) > VALUES {
+            return Err(bad(format!("the body has more than {VALUES} values")));
+        }
         let body: Value = serde_json::from_slice(body)
             .map_err(|error| bad(format!("the body is no JSON: {error}")))?;
         let Value::Object(body) = body else {
@@ -80,6 +86,21 @@ impl ChatRequest {
     pub(crate) fn pictures(&self) -> usize {
         self.turns.iter().map(|turn| turn.pictures.len()).sum()
     }
+}
+
+/// Values in a JSON text, or a few more: there is one behind each comma and opening bracket outside of texts.
+fn values(json: &[u8]) -> usize {
+    let (mut count, mut in_text, mut escaped) = (0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 fn refuse_what_is_not_done(fields: &mut Fields) -> Result<(), ApiError> {
@@ -246,4 +267,24 @@ fn conversation(messages: Option<Value>) -> Result<(Option<String>, Vec<Turn>), 
     let system = system.join("\n");
     let system = (!system.trim().is_empty()).then_some(system);
     Ok((system, turns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_of_texts() {
+        for (json, count) in [
+            ("1", 0),
+            (r#"{"a": [1, 2, {}], "b": "x, [y\", {"}"#, 6),
+            (r#"["\\", "\\\"", ","]"#, 3),
+            ("[[[[", 4),
+        ] {
+            assert_eq!(values(json.as_bytes()), count, "{json}");
+        }
+        let many = format!("[{}1]", "[],".repeat(VALUES));
+        let error = ChatRequest::parse(many.as_bytes()).unwrap_err();
+        assert!(error.message.contains("200000 values"), "{error:?}");
+    }
 }
