@@ -168,7 +168,7 @@ fn size_class(len: usize) -> usize {
 impl<T: Element> Buffer<T> {
     /// `len` elements of unspecified value: for outputs that are written in full.
     pub fn unspecified(len: usize) -> Self {
-        let mut new = Self::raw(len);
+        let (mut new, _) = Self::raw(len);
         if POISON.load(Relaxed) {
             new.fill(T::POISON);
         }
@@ -177,26 +177,33 @@ impl<T: Element> Buffer<T> {
 
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
-        let mut new = Self::raw(len);
-        new.fill(T::ZERO);
+        let (mut new, is_zero) = Self::raw(len);
+        // The system gives pages of zeros when they are first used: room that is never used, as for answers
+        // that nobody asks for, takes none.
+        if !is_zero {
+            new.fill(T::ZERO);
+        }
         new
     }
 
-    fn raw(len: usize) -> Self {
+    /// A buffer, and whether it holds zeros.
+    fn raw(len: usize) -> (Self, bool) {
         let class = size_class(len);
         let pooled = if class * size_of::<T>() < SMALL_BYTES {
             None
         } else {
             T::pool().take(class)
         };
+        let is_zero = pooled.is_none();
         let data = pooled.unwrap_or_else(|| vec![T::ZERO; class]);
         let now = IN_USE.fetch_add(class * size_of::<T>(), Relaxed) + class * size_of::<T>();
         PEAK.fetch_max(now, Relaxed);
-        Self {
+        let new = Self {
             data,
             len,
             pooled: true,
-        }
+        };
+        (new, is_zero)
     }
 }
 
@@ -215,7 +222,7 @@ impl<T: Element> From<Vec<T>> for Buffer<T> {
 
 impl<T: Element> Clone for Buffer<T> {
     fn clone(&self) -> Self {
-        let mut new = Self::raw(self.len);
+        let (mut new, _) = Self::raw(self.len);
         new.copy_from_slice(self);
         new
     }

@@ -31,6 +31,10 @@ fn every_command_has_help_with_its_options() {
             &["--base", "--adapter", "--out", "Example"],
         ),
         (&["chat"], &["--model", "--image"]),
+        (
+            &["serve"],
+            &["--port", "--slots", "--ocr", "LLAVAR_API_KEY", "Example"],
+        ),
     ];
     for (command, words) in commands {
         for flag in ["--help", "-h"] {

@@ -24,6 +24,10 @@ const MIN_PARALLEL: usize = 3 << 20;
 /// packs its own rows of that matrix; beyond, the product's own parts are as fast.
 const MAX_COLUMN_PARTS_ROWS: usize = 256;
 
+/// Up to this many rows of a product with a transposed matrix are dotted with its rows: packing the matrix would
+/// take longer than the product.
+const FEW_ROWS: usize = 8;
+
 /// A product with a transposed matrix transposes one operand first from this many rows on.
 const MIN_TRANSPOSE_ROWS: usize = 16;
 
@@ -57,6 +61,9 @@ pub(crate) fn gemm(
     }
     if m == 1 && layout == Layout::NT {
         return gemv(n, k, c, beta, |i| dot(&a[..k], &b[i * k..(i + 1) * k]));
+    }
+    if layout == Layout::NT && m <= FEW_ROWS {
+        return gemv_rows(m, n, k, a, b, c, beta);
     }
     if layout == Layout::NT && m >= MIN_TRANSPOSE_ROWS && k.is_multiple_of(MIN_TRANSPOSE_STRIDE) {
         return gemm_nt(m, n, k, a, b, c, beta);
@@ -253,6 +260,37 @@ fn gemv(n: usize, k: usize, c: &mut [f32], beta: f32, row: impl Fn(usize) -> f32
         .for_each(|(i, c)| run(i * per, c));
 }
 
+/// A few rows times a transposed matrix, whose rows are read once: each row of the result is what [`gemv`] gives
+/// for it alone, to the bit.
+fn gemv_rows(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [f32], beta: f32) {
+    // One column of the result behind the other.
+    let mut columns = Buffer::<f32>::unspecified(n * m);
+    let run = |first: usize, columns: &mut [f32]| {
+        let rows = b[first * k..].chunks_exact(k);
+        for (column, row) in columns.chunks_exact_mut(m).zip(rows) {
+            for (y, a) in column.iter_mut().zip(a.chunks_exact(k)) {
+                *y = dot(a, row);
+            }
+        }
+    };
+    let per = n
+        .div_ceil(rayon::current_num_threads() * 4)
+        .max((1 << 16) / (k * m).max(1))
+        .max(1);
+    if n <= per {
+        run(0, &mut columns);
+    } else {
+        let parts = columns.par_chunks_mut(per * m).enumerate();
+        parts.for_each(|(i, columns)| run(i * per, columns));
+    }
+    for (r, c) in c[..m * n].chunks_exact_mut(n).enumerate() {
+        for (c, column) in c.iter_mut().zip(columns.chunks_exact(m)) {
+            let y = column[r];
+            *c = if beta == 0.0 { y } else { *c + y };
+        }
+    }
+}
+
 /// `c = beta c + B a` with `B [n, k]` in bf16, read once and never widened in memory.
 pub(crate) fn gemv_bf16(n: usize, k: usize, a: &[f32], b: &[bf16], c: &mut [f32], beta: f32) {
     gemv(n, k, c, beta, |i| dot_bf16(&a[..k], &b[i * k..(i + 1) * k]));
@@ -277,6 +315,26 @@ kernel! {
 mod tests {
     use super::*;
     use rand::{Rng, SeedableRng};
+
+    #[test]
+    fn a_few_rows_are_each_what_they_are_alone() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(2);
+        for (n, k) in [(1, 1), (7, 33), (500, 300), (3000, 70)] {
+            let mut random = |len: usize| -> Vec<f32> {
+                (0..len).map(|_| rng.random_range(-1.0f32..1.0)).collect()
+            };
+            let (a, b, c0) = (random(FEW_ROWS * k), random(n * k), random(FEW_ROWS * n));
+            for (m, beta) in (2..=FEW_ROWS).zip([0.0, 1.0].into_iter().cycle()) {
+                let mut together = c0.clone();
+                gemm(Layout::NT, m, n, k, &a, &b, &mut together, beta);
+                for r in 0..m {
+                    let mut alone = c0[r * n..(r + 1) * n].to_vec();
+                    gemm(Layout::NT, 1, n, k, &a[r * k..], &b, &mut alone, beta);
+                    assert_eq!(together[r * n..(r + 1) * n], alone, "row {r} of {m}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_layout_agrees_with_a_plain_loop() {

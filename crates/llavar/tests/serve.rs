@@ -1,0 +1,180 @@
+//! `llavar serve` as a user runs it.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, ChildStderr, Command},
+    time::{Duration, Instant},
+};
+
+use common::World;
+use llavar_client::{ApiKey, ChatRequest, Client, ClientOptions, Content, Endpoint, Message};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server under way.
+struct Serving {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    said: String,
+    address: String,
+}
+
+impl Serving {
+    fn start(world: &World, more: &[&str], key: Option<&str>) -> Self {
+        let mut command = world.command(&["serve", "--port", "0", "--ocr", "none"], more);
+        command.env_remove("LLAVAR_API_KEY");
+        if let Some(key) = key {
+            command.env("LLAVAR_API_KEY", key);
+        }
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut serving = Self {
+            child,
+            stderr,
+            said: String::new(),
+            address: String::new(),
+        };
+        serving.until("/v1/chat/completions");
+        let from = serving.said.find("http://").expect("an address");
+        let address = serving.said[from..].split(' ').next().unwrap();
+        serving.address = address.to_owned();
+        serving
+    }
+
+    /// Reads stderr until it has said something.
+    fn until(&mut self, words: &str) {
+        while !self.said.contains(words) {
+            let read = self.stderr.read_line(&mut self.said).unwrap();
+            assert!(read > 0, "`{words}` is not in {}", self.said);
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address["http://".len()..]).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn signal(&self, name: &str) {
+        let process = self.child.id().to_string();
+        let killed = Command::new("kill").args([name, &process]).status();
+        assert!(killed.unwrap().success());
+    }
+
+    /// The exit code, and all that was said.
+    fn end(mut self) -> (Option<i32>, String) {
+        let by = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > by {
+                self.child.kill().unwrap();
+                panic!("it does not end: {}", self.said);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.stderr.read_to_string(&mut self.said).unwrap();
+        (status.code(), self.said)
+    }
+}
+
+#[test]
+fn it_answers_as_ask_does_and_ends_when_told() {
+    let world = World::new("serve");
+    let key = "sk-secret-of-the-server";
+    let serving = Serving::start(
+        &world,
+        &["model", "--name", "tiny", "--slots", "2"],
+        Some(key),
+    );
+    assert!(serving.said.contains("serving tiny at"), "{}", serving.said);
+    assert!(
+        serving.said.contains("Bearer $LLAVAR_API_KEY"),
+        "{}",
+        serving.said
+    );
+    let mut options = ClientOptions::new(Endpoint::parse(&serving.address).unwrap());
+    options.key = Some(ApiKey::for_tests(key));
+    let client = Client::new(options).unwrap();
+    let picture = world.picture();
+    let file = std::fs::read(world.path(&picture)).unwrap();
+    let content = Content::image("image/png", &file);
+    let question = Message::user("what is the total?").with_image(content);
+    let mut request = ChatRequest::new("tiny", vec![question]);
+    request.max_tokens = Some(12);
+    let answer = client.chat(&request).unwrap();
+    let asked = world.run(
+        &[
+            "ask", "--model", "model", "--ocr", "none", "--json", &picture,
+        ],
+        &["what is the total?", "--max-new-tokens", "12"],
+    );
+    let asked = asked.json();
+    assert_eq!(answer.text, asked["answer"]);
+    let usage = answer.usage.unwrap();
+    assert_eq!(
+        usage.prompt_tokens,
+        asked["prompt_tokens"].as_u64().unwrap()
+    );
+    serving.signal("-TERM");
+    let (code, said) = serving.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("all answers were finished"), "{said}");
+    assert!(said.contains("chatcmpl-"), "a line for the request: {said}");
+    assert!(!said.contains(key), "{said}");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let world = World::new("serve_signals");
+    for (grace, signals, code) in [("600", 2, 130), ("0", 1, 0)] {
+        let mut serving = Serving::start(&world, &["model", "--grace", grace], None);
+        // A request that does not come to its end keeps the server waiting.
+        let mut half = serving.connect();
+        half.write_all(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+              Expect: 100-continue\r\nContent-Length: 100\r\n\r\n",
+        )
+        .unwrap();
+        let mut go_on = [0; 12];
+        half.read_exact(&mut go_on).unwrap();
+        assert_eq!(&go_on, b"HTTP/1.1 100");
+        for _ in 0..signals {
+            serving.signal("-INT");
+            serving.until("under way are finished");
+        }
+        let (ended, said) = serving.end();
+        assert_eq!(ended, Some(code), "{said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_served_is_said() {
+    let world = World::new("serve_faults");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    world
+        .run(&["serve", "model", "--port", &port], &[])
+        .fails(2, &["cannot listen", &port, "--port 0"]);
+    world
+        .run(&["serve", "nowhere", "--port", "0", "--ocr", "none"], &[])
+        .fails(3, &["nowhere", "does not exist"]);
+    world
+        .run(
+            &["serve", "model", "--port", "0"],
+            &["--api-key-var", "LLAVAR_NO_SUCH_VARIABLE"],
+        )
+        .fails(2, &["LLAVAR_NO_SUCH_VARIABLE", "holds no key"]);
+    world
+        .run(&["serve", "model", "--slots", "0"], &[])
+        .fails(2, &["--slots"]);
+    world
+        .run(&["serve", "model", "--host", "no.such.host.invalid"], &[])
+        .fails(2, &["no.such.host.invalid", "--host"]);
+}
