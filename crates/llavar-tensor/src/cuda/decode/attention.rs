@@ -24,7 +24,11 @@ macro_rules! by_width {
                     "#define WIDTH ", $vectors, "\n",
                     include_str!("../kernels/mma.cuh"),
                     include_str!("../kernels/decode.cuh"),
-                    include_str!("../kernels/decode_attention.cu")
+                    include_str!("../kernels/decode_attention.cuh"),
+                    include_str!("../kernels/decode_attention.cu"),
+                    include_str!("../kernels/decode_own.cuh"),
+                    include_str!("../kernels/decode_units.cu"),
+                    include_str!("../kernels/decode_warps.cu")
                 ),
             };
         )*
@@ -32,26 +36,35 @@ macro_rules! by_width {
         #[cfg(test)]
         pub(super) const SOURCES: [&Source; 5] = [$(&$name),*];
         /// By width of a head in units of 32 (the last is 8 of them), then by query heads of a block
-        /// (1, 2, 4).
+        /// (1, in f32 alone, 2, 4).
         const ATTEND: [[Kernel; 3]; 5] = [$([
             $name.kernel("attend_1"),
             $name.kernel("attend_2"),
             $name.kernel("attend_4"),
         ]),*];
-        /// The same for runs of chunks, the next one under way in shared memory; bf16 alone.
-        const ATTEND_RUNS: [[Kernel; 3]; 5] = [$([
-            $name.kernel("attend_runs_1"),
+        /// The same for runs of chunks, the next one under way in shared memory (2, 4); bf16 alone.
+        const ATTEND_RUNS: [[Kernel; 2]; 5] = [$([
             $name.kernel("attend_runs_2"),
             $name.kernel("attend_runs_4"),
         ]),*];
+        /// For query heads that have keys of their own, bf16 alone: a block a unit, and runs of units.
+        const OWN_UNITS: [Kernel; 5] = [$($name.kernel("attend_own_units")),*];
+        const OWN_RUNS: [Kernel; 5] = [$($name.kernel("attend_own_runs")),*];
     };
 }
 by_width!(WIDTH_1 1, WIDTH_2 2, WIDTH_3 3, WIDTH_4 4, WIDTH_8 8);
 
-/// Keys of a chunk, largest number of units of a sequence, and threads of a block, as in the kernel.
+/// Keys of a chunk, largest number of units of a sequence, and threads of a block, as in the kernels.
 const CHUNK: usize = 64;
 const MAX_UNITS: usize = 128;
 const THREADS: usize = 128;
+
+/// Of the runs of query heads that have keys of their own, as in the kernel: warps of a block, keys of a group of lanes
+/// in a step, steps under way, and blocks of a multiprocessor that have registers.
+const STRANDS: usize = 2;
+const STEP_KEYS: usize = 4;
+const STEPS_AHEAD: usize = 4;
+const MOST_OWN_BLOCKS: usize = 8;
 
 /// Shared memory that the system takes for each block, bytes.
 pub(super) const SHARED_OF_THE_SYSTEM: usize = 1 << 10;
@@ -116,20 +129,31 @@ fn width_index(head_dim: usize) -> usize {
     }
 }
 
-/// Dynamic shared memory of a block that reads runs: two chunks of keys and values in bf16, bytes.
-fn shared(head_dim: usize) -> usize {
+/// Shared memory of a block that reads runs in bf16, bytes: what its launch asks for, and what the kernel has.
+fn shared(head_dim: usize, heads: usize) -> [usize; 2] {
     let width = [1, 2, 3, 4, 8][width_index(head_dim)];
+    let padded = 32 * width;
+    if heads == 1 {
+        // A ring a warp; the query, the strands, the new key and value.
+        let rings = STRANDS * STEP_KEYS * STEPS_AHEAD * 16 * padded;
+        return [rings, 4 * (padded * (STRANDS + 2) + 2 * STRANDS + 1)];
+    }
+    // Two chunks of keys and values.
     let (keys, values) = (2 * width * THREADS, CHUNK * head_dim / 8);
-    2 * 16 * (keys + values)
+    // Queries, scores, sums of the threads, units; the new key and value.
+    let own = heads * (padded + CHUNK + 8 * THREADS + 3 * MAX_UNITS + 7) + 2 * padded + 4;
+    [2 * 16 * (keys + values), 4 * own]
 }
 
 /// Blocks of runs that a multiprocessor with so much shared memory holds.
 fn blocks_at_once(head_dim: usize, heads: usize, shared_memory: usize) -> usize {
-    let width = 32 * [1, 2, 3, 4, 8][width_index(head_dim)];
-    // Queries, scores, sums of the threads, units; the new key and value.
-    let fixed = 4 * (heads * (width + CHUNK + 8 * THREADS + 3 * MAX_UNITS + 7) + 2 * width + 4);
-    let block = shared(head_dim) + fixed + SHARED_OF_THE_SYSTEM;
-    shared_memory / block
+    let block = shared(head_dim, heads).iter().sum::<usize>() + SHARED_OF_THE_SYSTEM;
+    let blocks = shared_memory / block;
+    if heads == 1 {
+        blocks.min(MOST_OWN_BLOCKS)
+    } else {
+        blocks
+    }
 }
 
 /// Blocks that share the units of a row, each a run of them, for `blocks` blocks of heads in each of `rows` rows on
@@ -201,20 +225,27 @@ impl Attention {
         out: &mut Tensor,
     ) -> Result<()> {
         let (heads, blocks) = heads_of_a_block(shape);
-        let by_heads = match heads {
-            1 => 0,
-            2 => 1,
-            _ => 2,
-        };
         let width = width_index(shape.head_dim);
         let (key_blocks, most_units) = (shape.kv_heads * blocks, units(rows.span));
         let parts = blocks_of_a_row(self.at_once, key_blocks, rows.count, most_units);
-        let grid = Grid::cube([key_blocks, parts, rows.count], THREADS);
-        let (kernel, grid) = if parts < most_units && launcher.dtype == DType::BF16 {
-            let kernel = &ATTEND_RUNS[width][by_heads];
-            (kernel, grid.shared(shared(shape.head_dim)))
-        } else {
-            (&ATTEND[width][by_heads], grid)
+        let grid = |parts, threads| Grid::cube([key_blocks, parts, rows.count], threads);
+        let [memory, _] = shared(shape.head_dim, heads);
+        let (in_bf16, in_runs) = (launcher.dtype == DType::BF16, parts < most_units);
+        let (kernel, grid) = match (heads, in_bf16, in_runs) {
+            (1, true, false) => {
+                let threads = if width < 4 { THREADS } else { 2 * THREADS };
+                (&OWN_UNITS[width], grid(parts, threads))
+            }
+            (1, true, true) => {
+                // A unit for every warp at least.
+                let parts = parts.min(most_units.div_ceil(STRANDS));
+                (&OWN_RUNS[width], grid(parts, 32 * STRANDS).shared(memory))
+            }
+            (_, true, true) => {
+                let kernel = &ATTEND_RUNS[width][usize::from(heads == 4)];
+                (kernel, grid(parts, THREADS).shared(memory))
+            }
+            _ => (&ATTEND[width][heads.ilog2() as usize], grid(parts, THREADS)),
         };
         let window = shape
             .window

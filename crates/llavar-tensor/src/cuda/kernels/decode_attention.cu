@@ -1,31 +1,8 @@
-// One query a sequence over its cached keys and values: rotation, append to the cache, attention, merge.
+// Attention of a decoding step where several query heads share keys, and in f32.
 //
-// A block takes one key head, up to GQ of the query heads that share it, and a run of units of one sequence. A unit
-// is a chunk of 64 keys, counted from the sequence's start, or several in long texts; it is summed up by itself and
-// then joined to those before it, one after the other, by the block that has them all, or else by the one that ends
-// last for its heads. So sums have the same order whatever else is in the batch, however large the cache is and
-// however long the runs are.
-
-#define CHUNK 64
+// A block takes one key head, up to GQ of the query heads that share it, and a run of units of one sequence, which are
+// joined one after the other.
 #define THREADS 128
-#define MAX_UNITS 128
-
-struct Step {
-    const T *q, *k, *v;              // rows of the projections, not rotated
-    int q_stride, kv_stride;
-    T *k_cache, *v_cache;            // [slots * capacity, kv_heads, dim]
-    const float *cos0, *sin0;        // [positions, dim / 2]
-    const float *cos1, *sin1;        // for texts of more than `switch_at` tokens
-    int switch_at;
-    const int *positions, *slots;    // of each row; position -1: out of use
-    int heads, kv_heads, dim, capacity, window;
-    float scale;
-    int most_units;                  // of a sequence
-    float* part_out;                 // [rows, heads, most_units, dim]
-    float2* part_stats;              // [rows, heads, most_units]: largest score, sum of exponentials
-    int* counters;                   // [rows, gridDim.x], zero between kernels
-    T* out;                          // [rows, heads, dim]
-};
 
 // Vectors of eight that a thread has asked for and not used: keys, then values of a chunk. They wait in registers.
 template <int KEYS, int VALUES, bool STAGED> struct Ahead {
@@ -66,14 +43,6 @@ template <int KEYS, int VALUES> struct Ahead<KEYS, VALUES, true> {
 };
 #endif
 
-// How sums up to here fade and those of a unit count when the two are joined.
-struct Joint { float top, fade, gain; };
-DEVICE Joint join(float top_before, float top) {
-    const float now = fmaxf(top_before, top);
-    return {now, expf(top_before - now), expf(top - now)};
-}
-DEVICE float joined(float before, float fade, float x, float gain) { return __fmaf_rn(before, fade, __fmul_rn(x, gain)); }
-
 // Compiled for one WIDTH, which is the NV here. NV: vectors of eight of a head that each of four threads has, dim <= 32 NV.
 template <int NV, int GQ, bool STAGED> DEVICE void attend(const Step& a) {
     constexpr int DIM = 32 * NV;
@@ -88,34 +57,18 @@ template <int NV, int GQ, bool STAGED> DEVICE void attend(const Step& a) {
     // Of the units up to here, joined: largest score, sum of exponentials; and how the last one was joined.
     __shared__ float top[GQ], mass[GQ], fade[GQ], gain[GQ];
     __shared__ float fades[GQ][MAX_UNITS], gains[GQ][MAX_UNITS], masses[GQ][MAX_UNITS];
-    __shared__ int is_last;
     const int t = threadIdx.x, lane = t & 31, warp = t >> 5, b = blockIdx.z;
     const int dim = a.dim, half = dim / 2, group = a.heads / a.kv_heads, subs = gridDim.x / a.kv_heads;
     const int kv = blockIdx.x / subs, first_q = blockIdx.x % subs * GQ, count = min(GQ, group - first_q);
     const int head0 = kv * group + first_q;
     T* out = a.out + ((i64)b * a.heads + head0) * dim;
     let_next_start();
-    // Nobody changes positions within a step before its last kernel.
-    const int pos = a.positions[b];
-    if (pos < 0 || pos >= a.capacity) {
-        await_previous();
-        if (blockIdx.y == 0)
-            for (int i = t; i < count * dim; i += THREADS) store(out + i, 0.f);
-        return;
-    }
-    const int first = a.window >= 0 && pos > a.window ? pos - a.window : 0;
-    const int chunk0 = first / CHUNK, chunks = pos / CHUNK - chunk0 + 1;
-    const int each = (chunks + MAX_UNITS - 1) / MAX_UNITS, units = (chunks + each - 1) / each;
-    // The blocks of a sequence share its units evenly, however long it is.
-    const int run = (units + gridDim.y - 1) / gridDim.y;
-    int unit = blockIdx.y * run;
-    if (unit >= units) {
-        await_previous();
-        return;
-    }
-    const bool is_whole = units <= run;
-    int chunk = chunk0 + unit * each;
-    const int chunk_end = chunk0 + min((unit + run) * each, chunks);
+    const Place at(a);
+    if (is_idle(a, at, out, count * dim)) return;
+    const int pos = at.pos, first = at.first, each = at.each, units = at.units;
+    const bool is_whole = at.has_all();
+    int unit = at.unit0, chunk = at.chunk_of(unit);
+    const int chunk_end = at.chunk_end();
 
     const i64 token = (i64)a.kv_heads * dim, start = (i64)a.slots[b] * a.capacity * token + kv * dim;
     const T *keys = a.k_cache + start, *values = a.v_cache + start;
@@ -161,7 +114,7 @@ template <int NV, int GQ, bool STAGED> DEVICE void attend(const Step& a) {
         sq[h][d] = rounded(x * cosine[d] - y * sine[d]);
         sq[h][d + half] = rounded(y * cosine[d] + x * sine[d]);
     }
-    if (chunk_end == chunk0 + chunks) {
+    if (at.has_newest(chunk_end - 1)) {
         const T* from_k = a.k + (i64)b * a.kv_stride + kv * dim;
         const T* from_v = a.v + (i64)b * a.kv_stride + kv * dim;
         const i64 to = start + pos * token;
@@ -314,13 +267,7 @@ template <int NV, int GQ, bool STAGED> DEVICE void attend(const Step& a) {
         }
         return;
     }
-    __threadfence();
-    __syncthreads();
-    int* counter = a.counters + b * gridDim.x + blockIdx.x;
-    if (t == 0) is_last = atomicAdd(counter, 1) == (units + run - 1) / run - 1;
-    __syncthreads();
-    if (!is_last) return;
-    __threadfence();
+    if (!ends_last(a, at)) return;
     for (int h = warp; h < count; h += THREADS / 32) {
         const float* stats = (const float*)(a.part_stats + first_unit + h * a.most_units);
         float before = -INFINITY;
@@ -357,24 +304,16 @@ template <int NV, int GQ, bool STAGED> DEVICE void attend(const Step& a) {
         }
         store(out + i, sum / all);
     }
-    if (t == 0) *counter = 0;
 }
 
 #define ATTEND(name, GQ, staged) \
-    KERNEL __launch_bounds__(THREADS) name(const T* q, const T* k, const T* v, int q_stride, \
-        int kv_stride, T* k_cache, T* v_cache, const float* cos0, const float* sin0, const float* cos1, \
-        const float* sin1, int switch_at, const int* positions, const int* slots, int heads, int kv_heads, int dim, \
-        int capacity, int window, float scale, int most_units, float* part_out, float2* part_stats, \
-        int* counters, T* out) { \
-        attend<WIDTH, GQ, staged>(Step{q, k, v, q_stride, kv_stride, k_cache, v_cache, cos0, sin0, cos1, sin1, \
-            switch_at, positions, slots, heads, kv_heads, dim, capacity, window, scale, most_units, part_out, \
-            part_stats, counters, out}); \
-    }
+    KERNEL __launch_bounds__(THREADS) name(STEP_PARAMETERS) { attend<WIDTH, GQ, staged>(STEP); }
+#if !T_IS_BF16
 ATTEND(attend_1, 1, false)
+#endif
 ATTEND(attend_2, 2, false)
 ATTEND(attend_4, 4, false)
 #if T_IS_BF16
-ATTEND(attend_runs_1, 1, true)
 ATTEND(attend_runs_2, 2, true)
 ATTEND(attend_runs_4, 4, true)
 #endif

@@ -84,6 +84,21 @@ impl Case {
         self.positions.len() - 1 - row
     }
 
+    /// A row without the others.
+    fn alone(&self, row: usize) -> Self {
+        let (own, kv) = (self.qkv.len() / self.positions.len(), self.shape.kv_width());
+        let (text, slot) = (self.capacity * kv, self.slot(row));
+        let side = |side: usize| self.cache[side][slot * text..][..text].to_vec();
+        Self {
+            shape: self.shape.clone(),
+            rope: self.rope.clone(),
+            capacity: self.capacity,
+            positions: vec![self.positions[row]],
+            qkv: self.qkv[row * own..][..own].to_vec(),
+            cache: [side(0), side(1)],
+        }
+    }
+
     /// The output of a row by plain loops, and its new key.
     fn plain(&self, row: usize) -> (Vec<f32>, Vec<f32>) {
         let DecodeShape {
@@ -229,6 +244,12 @@ fn every_number_of_blocks_gives_the_same_bits_and_agrees_with_plain_loops() {
         ([256, 1, 8], None, false),
         ([8, 2, 1], None, true),
         ([96, 1, 4], None, true),
+        ([96, 2, 1], Some(100), false),
+        ([96, 1, 1], None, true),
+        ([64, 2, 1], None, false),
+        ([128, 1, 1], Some(300), false),
+        ([40, 2, 1], Some(64), false),
+        ([256, 1, 1], None, false),
     ];
     for (size, window, long) in sizes {
         for (dtype, tolerance) in TOLERANCE {
@@ -246,6 +267,15 @@ fn every_number_of_blocks_gives_the_same_bits_and_agrees_with_plain_loops() {
                     close(&keys[at..][..kv], &key, tolerance, &format!("{what}, key"));
                 }
             }
+            let row = case.positions.iter().position(|p| *p == 700).unwrap();
+            for parts in [1, most] {
+                let [alone, _] = case.alone(row).on_gpu(dtype, parts);
+                let same = alone
+                    .iter()
+                    .zip(&out[row * q..])
+                    .all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{what}: a row alone with {parts} blocks differs");
+            }
             for parts in [1, 2, 3, most.div_ceil(2), most - 1] {
                 let [other, _] = case.on_gpu(dtype, parts);
                 let same = out
@@ -260,9 +290,12 @@ fn every_number_of_blocks_gives_the_same_bits_and_agrees_with_plain_loops() {
 
 #[test]
 fn rows_share_the_card() {
-    // Phi-3.5: 24 KiB of keys and values a chunk, two of them a block.
-    assert_eq!(shared(96), 48 << 10);
-    assert_eq!(blocks_at_once(96, 1, 228 << 10), 4);
+    // Phi-3.5: 24 KiB of keys and values a chunk, one of them a warp.
+    assert_eq!(shared(96, 1), [48 << 10, 1556]);
+    let own = |head_dim| blocks_at_once(head_dim, 1, 228 << 10);
+    assert_eq!([8, 64, 96, 128, 256].map(own), [8, 6, 4, 3, 1]);
+    // Two of them a block of heads that share keys.
+    assert_eq!(shared(96, 4)[0], 48 << 10);
     assert_eq!(blocks_at_once(128, 4, 228 << 10), 2);
     assert_eq!(blocks_at_once(256, 4, 228 << 10), 1);
     // A card with less has room for none.
