@@ -148,6 +148,27 @@ fn beginnings_that_are_taken_over_change_no_answer() {
     }
 }
 
+/// Recorded steps of one thread between the products of another: both use the workspace of all products.
+#[test]
+#[ignore = "needs a GPU"]
+fn threads_that_share_a_device_do_not_disturb_each_other() {
+    let prompts = alike_prompts(40);
+    let gpu = on_gpu(&alike_variants()[1], DType::F32);
+    let options = greedy(20);
+    let want: Vec<Generation> = prompts.iter().map(|p| run(&gpu, p, &options)).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (gpu, prompts, want, options) = (&gpu, &prompts, &want, &options);
+            scope.spawn(move || {
+                for round in 0..10 {
+                    let what = format!("thread {thread}, round {round}");
+                    same(&many(gpu, prompts, options), want, &what);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 #[ignore = "needs a GPU"]
 fn jobs_that_come_and_go_do_not_change_each_others_answers() {

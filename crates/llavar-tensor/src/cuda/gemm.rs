@@ -329,6 +329,13 @@ fn align(address: u64) -> u32 {
 }
 
 impl Gemm {
+    /// Queues work that has products of its own. One product may be two kernels, which hand sums over in the
+    /// workspace of all products: nothing else that writes there may come between them, whatever thread asks.
+    pub(super) fn between_products<R>(&self, queue: impl FnOnce() -> R) -> R {
+        let _held = self.lock();
+        queue()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

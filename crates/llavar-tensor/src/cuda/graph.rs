@@ -114,11 +114,14 @@ impl Graph {
     /// When the driver refuses.
     pub(crate) fn launch(&mut self) -> Result<()> {
         self.cuda.bind()?;
-        // SAFETY: made by `capture`; its owner keeps what it touches.
-        check(
-            unsafe { cu::cuGraphLaunch(self.run, self.cuda.stream()) },
-            "launch a graph",
-        )
+        let stream = self.cuda.stream();
+        self.cuda.gemm.between_products(|| {
+            // SAFETY: made by `capture`; its owner keeps what it touches.
+            check(
+                unsafe { cu::cuGraphLaunch(self.run, stream) },
+                "launch a graph",
+            )
+        })
     }
 }
 
