@@ -19,6 +19,8 @@ async function call(path, init = {}) {
   for (;;) {
     const response = await fetch(path, { ...init, headers: { ...init.headers, ...headers() } });
     if (response.status !== 401) return response;
+    $("refused").hidden = !sessionStorage.getItem("key");
+    $("key").value = "";
     await new Promise((done) => {
       $("locked").addEventListener("close", done, { once: true });
       $("locked").showModal();
