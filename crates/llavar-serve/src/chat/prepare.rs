@@ -186,7 +186,7 @@ fn options(loaded: &Loaded, request: &ChatRequest) -> Arc<GenerationOptions> {
         // Whoever wants the same answer again names a seed.
         seed: request
             .seed
-            .unwrap_or_else(|| RandomState::new().hash_one(request.temperature.is_some())),
+            .unwrap_or_else(|| RandomState::new().hash_one("seed")),
         stop_strings: request.stop.clone(),
         num_beams: 1,
         ..defaults.clone()

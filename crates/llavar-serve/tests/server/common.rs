@@ -16,7 +16,7 @@ use llavar_serve::{HttpLimits, Log, Served, Server, ServerOptions};
 use serde_json::{Value, json};
 
 /// Generous: tests run on busy machines.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Room for very long answers.
 pub(crate) const CONTEXT: usize = 1 << 16;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{common::*, contract::CONVERSATIONS};
 
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_secs(1);
 
 fn image(url: &str) -> Value {
     json!({"messages": [{"role": "user", "content": [
@@ -171,7 +171,11 @@ fn slow_and_broken_senders_are_let_go() {
     // Nothing at all.
     assert!(Raw::to(address).is_closed());
     eventually("only the connection that asks is left", || {
-        metric(address, "llavar_num_connections") == 1.0
+        let mut raw = Raw::to(address);
+        raw.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        // On a busy machine this one may be too slow too.
+        raw.try_read()
+            .is_some_and(|got| got.text().contains("llavar_num_connections 1\n"))
     });
 }
 
