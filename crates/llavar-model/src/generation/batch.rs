@@ -141,9 +141,16 @@ struct Batch<'a, S: Source> {
 
 impl<S: Source> Batch<'_, S> {
     fn run(&mut self) -> Result<()> {
+        let mut joined = 0;
         loop {
             self.hand_out();
-            self.fill();
+            // Those that may join at once have joined: a step for all comes first.
+            let most = self.source.most_joining();
+            let alone = self.slots.iter().all(Option::is_none);
+            joined = match joined < most || alone {
+                true => self.fill(most),
+                false => 0,
+            };
             let slots = 0..self.slots.len();
             let open: Vec<usize> = slots.filter(|slot| self.slots[*slot].is_some()).collect();
             if open.is_empty() {
@@ -172,19 +179,25 @@ impl<S: Source> Batch<'_, S> {
         }
     }
 
-    /// Puts waiting jobs into free slots.
-    fn fill(&mut self) {
+    /// Puts at most so many waiting jobs into free slots; how many there were.
+    fn fill(&mut self, most: usize) -> usize {
+        let mut joined = 0;
         for slot in 0..self.slots.len() {
             if self.slots[slot].is_some() {
                 continue;
             }
+            if joined == most {
+                break;
+            }
             let idle = self.slots.iter().all(Option::is_none);
             let Some((key, job)) = next_job(self.source, idle) else {
-                return;
+                break;
             };
             let answer = Answer::new(&job.options);
             self.slots[slot] = Some(Running { key, job, answer });
+            joined += 1;
         }
+        joined
     }
 
     /// Reads the texts of slots from their beginning.
@@ -228,15 +241,17 @@ impl<S: Source> Batch<'_, S> {
             Want::Logits => 1,
         };
         let room = open.len() < self.slots.len();
-        let mut pending = VecDeque::new();
+        let (mut pending, mut begun) = (VecDeque::new(), false);
         loop {
-            let goes_on = !(room && self.source.is_waiting())
+            // At least one step, whoever waits.
+            let goes_on = !(begun && room && self.source.is_waiting())
                 && self.of(open).zip(open).all(|(running, slot)| {
                     let length = running.answer.ids.len() + pending.len();
                     !running.is_done() && length < running.job.max_new && !self.session.turns(*slot)
                 });
             if goes_on && pending.len() < depth {
                 pending.push_back(self.session.step(want)?);
+                begun = true;
                 continue;
             }
             let Some(oldest) = pending.pop_front() else {

@@ -174,7 +174,10 @@ fn threads_that_share_a_device_do_not_disturb_each_other() {
 fn jobs_that_come_and_go_do_not_change_each_others_answers() {
     llavar_tensor::memory::set_poison(true);
     for changes in source_tests::variants() {
-        source_tests::come_and_go(&on_gpu(&changes, DType::F32), &changes.to_string());
+        for most_joining in [1, usize::MAX] {
+            let gpu = on_gpu(&changes, DType::F32);
+            source_tests::come_and_go(&gpu, most_joining, &changes.to_string());
+        }
     }
 }
 

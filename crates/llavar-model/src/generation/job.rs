@@ -89,6 +89,12 @@ pub trait Source {
     /// Whether [`Source::next`] has something that could join the answers under way.
     fn is_waiting(&self) -> bool;
 
+    /// Jobs that may join the answers under way between two steps. Each keeps them waiting while it is taken and
+    /// its prompt is read; all at once are read in fewer passes.
+    fn most_joining(&self) -> usize {
+        usize::MAX
+    }
+
     /// Takes an id of an answer and its log-probability, natural logarithm; a break ends the answer with it.
     fn on_token(&mut self, key: &Self::Key, id: u32, log_probability: f32) -> ControlFlow<()>;
 

@@ -22,6 +22,9 @@ struct Arrivals {
     got: HashMap<usize, Vec<u32>>,
     done: HashMap<usize, Generation>,
     most_at_once: usize,
+    most_joining: usize,
+    /// Tokens of the answers under way when the last job came.
+    at_last: HashMap<usize, usize>,
 }
 
 impl Arrivals {
@@ -39,7 +42,19 @@ impl Source for Arrivals {
         let (_, number, job) = self.coming.pop_front()?;
         self.got.insert(number, Vec::new());
         self.most_at_once = self.most_at_once.max(self.at_once());
+        if self.most_joining == 1 && job.max_new > 0 {
+            for (other, tokens) in &self.at_last {
+                let went_on = self.done.contains_key(other) || self.got[other].len() > *tokens;
+                assert!(went_on, "no step between two that joined");
+            }
+            let lengths = self.got.iter().map(|(other, ids)| (*other, ids.len()));
+            self.at_last = lengths.collect();
+        }
         Some((number, job))
+    }
+
+    fn most_joining(&self) -> usize {
+        self.most_joining
     }
 
     fn is_waiting(&self) -> bool {
@@ -77,7 +92,7 @@ pub(super) fn variants() -> [Value; 2] {
 }
 
 /// Answers 40 jobs of all kinds in 3 slots; each has to be what the model says alone.
-pub(super) fn come_and_go(model: &LlavaModel, what: &str) {
+pub(super) fn come_and_go(model: &LlavaModel, most_joining: usize, what: &str) {
     // Long ones with a beginning in common, and short ones.
     let prompts = [alike_prompts(20), many_prompts(20)].concat();
     let ways = [
@@ -110,6 +125,8 @@ pub(super) fn come_and_go(model: &LlavaModel, what: &str) {
         got: HashMap::new(),
         done: HashMap::new(),
         most_at_once: 0,
+        most_joining,
+        at_last: HashMap::new(),
     };
     let room = Room::of(model, Some(3), Some(256));
     assert_eq!((room.slots, room.context), (3, 256));
@@ -133,7 +150,9 @@ pub(super) fn come_and_go(model: &LlavaModel, what: &str) {
 #[test]
 fn jobs_that_come_and_go_do_not_change_each_others_answers() {
     for changes in variants() {
-        come_and_go(&model(changes.clone()), &changes.to_string());
+        for most_joining in [1, 2, usize::MAX] {
+            come_and_go(&model(changes.clone()), most_joining, &changes.to_string());
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 
 use llavar_assistant::{Assistant, PictureCache, stack};
 use llavar_model::generation::{Generation, Job, Room, Source};
+use llavar_tensor::Device;
 
 use super::{Event, Fault, queue::Pending, queue::Queue};
 use crate::metrics::Metrics;
@@ -115,6 +116,14 @@ impl Source for Feed<'_> {
 
     fn is_waiting(&self) -> bool {
         self.queue.is_waiting()
+    }
+
+    fn most_joining(&self) -> usize {
+        // On the CPU a picture and its prompt take as long as a hundred steps, however many come together.
+        match self.assistant.model().device() {
+            Device::Cpu => 1,
+            Device::Cuda(_) => usize::MAX,
+        }
     }
 
     fn on_token(&mut self, running: &Running, id: u32, log_probability: f32) -> ControlFlow<()> {
