@@ -80,7 +80,15 @@ impl Serving {
             std::thread::sleep(Duration::from_millis(5));
         };
         self.stderr.read_to_string(&mut self.said).unwrap();
-        (status.code(), self.said)
+        (status.code(), std::mem::take(&mut self.said))
+    }
+}
+
+/// A test that fails leaves no server behind.
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
