@@ -71,7 +71,7 @@ impl Page<'_> {
     fn get(&self, path: &str) -> (u16, String, Vec<u8>) {
         let sign = if path.contains('?') { '&' } else { '?' };
         self.raw(&format!(
-            "GET {path}{sign}token={} HTTP/1.1\r\nHost: {}\r\n\r\n",
+            "GET {path}{sign}token={} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
             self.token, self.host
         ))
     }
@@ -79,7 +79,7 @@ impl Page<'_> {
     fn post(&self, token: &str, body: &Value) -> (u16, String) {
         let body = body.to_string();
         let (status, _, text) = self.raw(&format!(
-            "POST /api/verdict HTTP/1.1\r\nHost: {}\r\nX-Token: {token}\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /api/verdict HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nX-Token: {token}\r\nContent-Length: {}\r\n\r\n{body}",
             self.host,
             body.len()
         ));
@@ -100,7 +100,7 @@ fn with_server(run: &Path, test: impl FnOnce(&Page<'_>)) {
             test(&Page { host, token });
         }));
         stop.store(true, SeqCst);
-        serving.join().unwrap().unwrap();
+        serving.join().unwrap();
         tested.unwrap();
     });
 }
@@ -168,7 +168,7 @@ fn strangers_and_nonsense_are_kept_out() {
         assert_eq!(stranger.get("/").0, 403);
         assert_eq!(stranger.get("/image?i=0").0, 403);
         let foreign = format!(
-            "GET /?token={} HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+            "GET /?token={} HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
             page.token
         );
         assert_eq!(
@@ -201,10 +201,12 @@ fn strangers_and_nonsense_are_kept_out() {
         let mut stream = TcpStream::connect(page.host).unwrap();
         let _ = stream.write_all(long.as_bytes());
         let head = format!(
-            "POST /api/verdict HTTP/1.1\r\nHost: {}\r\nContent-Length: 99999999\r\n\r\n",
+            "POST /api/verdict HTTP/1.1\r\nHost: {}\r\nContent-Length: 99999999\r\n",
             page.host
         );
-        assert_eq!(page.raw(&head).0, 413);
+        assert_eq!(page.raw(&format!("{head}\r\n")).0, 403, "unread");
+        let known = format!("{head}X-Token: {}\r\n\r\n", page.token);
+        assert_eq!(page.raw(&known).0, 413);
         assert_eq!(page.raw("nonsense\r\n\r\n").0, 400);
         assert_eq!(page.get("/").0, 200, "it still serves");
     });

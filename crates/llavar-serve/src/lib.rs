@@ -9,7 +9,7 @@
 //! | [`ServerOptions`] | address, key, limits |
 //! | [`Served`] | the model, and how it is asked |
 //!
-//! A connection has a thread (`http`), which reads a request (`wire`), decodes its pictures and encodes its
+//! A connection has a thread (`llavar-http`), which reads a request (`wire`), decodes its pictures and encodes its
 //! text (`chat`), and waits. One thread has the model (`engine`): between two steps it takes what waits into
 //! the batch, where every answer is what it would be alone. A request that fails, or whose client goes away,
 //! costs only itself.
@@ -28,7 +28,6 @@
 mod chat;
 mod engine;
 mod error;
-mod http;
 mod log;
 mod metrics;
 mod page;
@@ -37,6 +36,6 @@ mod server;
 mod wire;
 
 pub use error::ServeError;
-pub use http::HttpLimits;
+pub use llavar_http::HttpLimits;
 pub use log::Log;
 pub use server::{Served, Server, ServerOptions};

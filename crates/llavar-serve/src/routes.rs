@@ -12,9 +12,10 @@ use std::{
 
 use serde_json::json;
 
+use llavar_http::{Exchange, Handler, Response};
+
 use crate::{
     chat::{self, Loaded, Stop},
-    http::{Exchange, Handler, Response},
     metrics::{Ending, Now},
     page,
     server::State,
@@ -201,8 +202,7 @@ impl Routes {
     /// A page of another site that has its name point to this machine would be let in where everybody is who
     /// reaches the address; its requests carry that name.
     fn check_host(&self, host: &str) -> Result<(), ApiError> {
-        let is_local = self.state.is_local.get() == Some(&true);
-        if self.state.options.key.is_some() || !is_local || host.is_empty() {
+        if self.state.options.key.is_some() || !self.state.is_local || host.is_empty() {
             return Ok(());
         }
         let name = match host.rsplit_once(':') {

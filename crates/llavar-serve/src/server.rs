@@ -14,11 +14,12 @@ use llavar_client::ApiKey;
 use llavar_model::generation::{GenerationOptions, Room};
 use llavar_ocr::Reader;
 
+use llavar_http::{Listener, Socket};
+
 use crate::{
     HttpLimits, Log, ServeError,
     chat::{Gate, Loaded},
     engine::{Engine, Queue},
-    http::Listener,
     metrics::Metrics,
     routes::Routes,
     wire::now,
@@ -77,7 +78,7 @@ pub struct Served {
 pub(crate) struct State {
     pub(crate) options: ServerOptions,
     /// Whether the address can be reached from this machine alone.
-    pub(crate) is_local: OnceLock<bool>,
+    pub(crate) is_local: bool,
     pub(crate) loaded: OnceLock<Loaded>,
     pub(crate) ending: AtomicBool,
     pub(crate) queue: Arc<Queue>,
@@ -97,18 +98,22 @@ impl Server {
     /// [`ServeError::Listen`] where the address cannot be had.
     pub fn bind(options: ServerOptions) -> Result<Self, ServeError> {
         let (host, port, limits) = (options.host.clone(), options.port, options.limits.clone());
+        let listen = |source| ServeError::Listen {
+            host: host.clone(),
+            port,
+            source,
+        };
+        let socket = Socket::bind(&host, port).map_err(listen)?;
         let state = Arc::new(State {
             queue: Queue::new(options.queue),
             options,
-            is_local: OnceLock::new(),
+            is_local: socket.address().ip().is_loopback(),
             loaded: OnceLock::new(),
             ending: AtomicBool::new(false),
             metrics: Arc::default(),
         });
         let routes = Arc::new(Routes::new(state.clone()));
-        let listener = Listener::bind(&host, port, routes, limits)
-            .map_err(|source| ServeError::Listen { host, port, source })?;
-        let _ = state.is_local.set(listener.address().ip().is_loopback());
+        let listener = socket.listen(routes, limits).map_err(listen)?;
         Ok(Self { listener, state })
     }
 

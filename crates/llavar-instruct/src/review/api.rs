@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    ReviewServer,
-    http::{Request, Response},
-};
+use llavar_http::{Exchange, Handler, Head, ReadFault, Response};
+
+use super::Review;
 use crate::{
     Duo, Entry, PictureResult, Verdict,
     checks::{Evidence, Rules},
@@ -32,48 +31,76 @@ struct Decision {
     note: String,
 }
 
-impl ReviewServer {
-    pub(super) fn respond(&self, request: &Request) -> Response {
-        let host = request.headers.get("host").map(String::as_str);
+/// Model output is not trusted: only the page's own script runs, and nothing leaves the page.
+const GUARDS: [(&str, &str); 2] = [
+    ("Referrer-Policy", "no-referrer"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; img-src 'self' data:; connect-src 'self'; script-src 'self'; style-src 'self'; \
+         frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ),
+];
+
+impl Handler for Review {
+    fn handle(&self, exchange: &mut Exchange<'_>) {
+        for (name, value) in GUARDS {
+            exchange.add_header(name, value.to_owned());
+        }
+        let response = match self.respond(exchange) {
+            Ok(response) => response,
+            Err(ReadFault::Gone) => return,
+            Err(ReadFault::Refused { status, message }) => self.refusal(status, &message),
+        };
+        // A browser that goes away is no fault.
+        let _ = exchange.respond(&response);
+    }
+
+    fn refusal(&self, status: u16, message: &str) -> Response {
+        Response::text(status, message)
+    }
+}
+
+impl Review {
+    fn respond(&self, exchange: &mut Exchange<'_>) -> Result<Response, ReadFault> {
+        let head = exchange.head;
         let port = self.address.port();
         let ours = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
+        let host = head.header("host");
         if !host.is_some_and(|host| ours.iter().any(|one| one == host)) {
-            return Response::text(403, "wrong host");
+            return Ok(Response::text(403, "wrong host"));
         }
-        let token = match request.method.as_str() {
-            "POST" => request.headers.get("x-token"),
-            _ => request.query.get("token"),
+        let token = match head.method.as_str() {
+            "POST" => head.header("x-token"),
+            _ => head.query_value("token"),
         };
         if !token.is_some_and(|token| same(token, &self.token)) {
-            return Response::text(
-                403,
-                "open the address that `llavar instruct review` printed",
-            );
+            let message = "open the address that `llavar instruct review` printed";
+            return Ok(Response::text(403, message));
         }
-        match (request.method.as_str(), request.path.as_str()) {
+        Ok(match (head.method.as_str(), head.path.as_str()) {
             ("GET", "/") => {
                 let page = PAGE.replace("TOKEN", &self.token);
-                Response::new("text/html; charset=utf-8", page.into_bytes())
+                Response::new(200, "text/html; charset=utf-8", page)
             }
-            ("GET", "/page.js") => Response::new("text/javascript", SCRIPT.into()),
-            ("GET", "/page.css") => Response::new("text/css", STYLE.into()),
-            ("GET", "/api/list") => Response::json(&self.list()),
-            ("GET", "/api/picture") => match self.picture(request) {
-                Some((i, picture)) => Response::json(&self.show(i, picture)),
+            ("GET", "/page.js") => Response::new(200, "text/javascript", SCRIPT),
+            ("GET", "/page.css") => Response::new(200, "text/css", STYLE),
+            ("GET", "/api/list") => Response::json(200, &self.list()),
+            ("GET", "/api/picture") => match self.picture(head) {
+                Some((i, picture)) => Response::json(200, &self.show(i, picture)),
                 None => Response::text(404, "no such picture"),
             },
-            ("GET", "/image") => match self.picture(request) {
+            ("GET", "/image") => match self.picture(head) {
                 Some((_, picture)) => self.image(picture),
                 None => Response::text(404, "no such picture"),
             },
-            ("POST", "/api/verdict") => self.decide(&request.body),
+            ("POST", "/api/verdict") => self.decide(&exchange.body()?.into_parts().0),
             ("GET" | "POST", _) => Response::text(404, "there is nothing here"),
             _ => Response::text(405, "GET and POST alone"),
-        }
+        })
     }
 
-    fn picture(&self, request: &Request) -> Option<(usize, &PictureResult)> {
-        let i: usize = request.query.get("i")?.parse().ok()?;
+    fn picture(&self, head: &Head) -> Option<(usize, &PictureResult)> {
+        let i: usize = head.query_value("i")?.parse().ok()?;
         Some((i, self.pictures.get(i)?))
     }
 
@@ -136,16 +163,16 @@ impl ReviewServer {
                     Some(format) => crate::pictures::mime(format),
                     None => return Response::text(404, "it is no picture any more"),
                 };
-                Response::new(kind, bytes)
+                Response::new(200, kind, bytes)
             }
-            Err(error) => Response::text(404, &error.to_string()),
+            Err(error) => Response::text(404, error.to_string()),
         }
     }
 
     fn decide(&self, body: &[u8]) -> Response {
         let decision: Decision = match serde_json::from_slice(body) {
             Ok(decision) => decision,
-            Err(error) => return Response::text(400, &error.to_string()),
+            Err(error) => return Response::text(400, error.to_string()),
         };
         let reviewer = decision.reviewer.trim();
         if reviewer.is_empty() || reviewer.chars().count() > 60 {
@@ -191,8 +218,8 @@ impl ReviewServer {
             note: decision.note.chars().take(2000).collect(),
         }));
         match written {
-            Ok(()) => Response::json(&json!({"saved": true, "warning": warning})),
-            Err(error) => Response::text(500, &error.to_string()),
+            Ok(()) => Response::json(200, &json!({"saved": true, "warning": warning})),
+            Err(error) => Response::text(500, error.to_string()),
         }
     }
 }

@@ -6,32 +6,38 @@
 //! are in the journal before the page hears that they are.
 
 mod api;
-mod http;
 
 use std::{
-    io,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
+use llavar_http::{HttpLimits, Listener, Socket};
+
 use crate::{InstructError, Journal, PictureResult, RunFile, read_pictures};
 
-/// Connections at once: a browser opens six.
-const MOST_CONNECTIONS: usize = 32;
+/// How often it is looked whether the server is to end.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A run that is being reviewed.
-#[derive(Debug)]
 pub struct ReviewServer {
-    listener: TcpListener,
+    listener: Listener,
+    review: Arc<Review>,
+}
+
+/// What the page shows and writes.
+struct Review {
     address: SocketAddr,
     token: String,
     journal: Journal,
     images: PathBuf,
     file: RunFile,
     pictures: Vec<PictureResult>,
-    running: AtomicUsize,
 }
 
 impl ReviewServer {
@@ -47,77 +53,49 @@ impl ReviewServer {
         let images = file.folder(run);
         std::fs::read_dir(&images).map_err(InstructError::io(&images))?;
         let journal = Journal::open(run)?;
+        // A decision is small, and a browser opens six connections.
+        let limits = HttpLimits {
+            body_bytes: 256 << 10,
+            all_body_bytes: 4 << 20,
+            connections: 32,
+            ..HttpLimits::default()
+        };
         let io = |source| InstructError::Io {
             path: format!("port {port}").into(),
             source,
         };
-        let listener = TcpListener::bind(("127.0.0.1", port)).map_err(io)?;
-        listener.set_nonblocking(true).map_err(io)?;
-        Ok(Self {
-            address: listener.local_addr().map_err(io)?,
-            listener,
+        let socket = Socket::bind("127.0.0.1", port).map_err(io)?;
+        let review = Arc::new(Review {
+            address: socket.address(),
             token: token(),
             journal,
             images,
             file,
             pictures,
-            running: AtomicUsize::new(0),
-        })
+        });
+        let listener = socket.listen(review.clone(), limits).map_err(io)?;
+        Ok(Self { listener, review })
     }
 
     /// The address to open in a browser.
     pub fn url(&self) -> String {
-        format!("http://{}/?token={}", self.address, self.token)
+        format!(
+            "http://{}/?token={}",
+            self.review.address, self.review.token
+        )
     }
 
     /// Pictures that have duos.
     pub fn pictures(&self) -> usize {
-        self.pictures.len()
+        self.review.pictures.len()
     }
 
-    /// Serves until `stop` is set.
-    ///
-    /// # Errors
-    /// [`InstructError::Io`] where the system takes the port away.
-    pub fn serve(&self, stop: &AtomicBool) -> Result<(), InstructError> {
-        std::thread::scope(|scope| {
-            while !stop.load(SeqCst) {
-                match self.listener.accept() {
-                    Ok((stream, _)) if self.running.load(SeqCst) < MOST_CONNECTIONS => {
-                        self.running.fetch_add(1, SeqCst);
-                        scope.spawn(move || {
-                            // A browser that goes away is no fault.
-                            let _ = self.answer(stream);
-                            self.running.fetch_sub(1, SeqCst);
-                        });
-                    }
-                    // Too many: this one is closed.
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        std::thread::sleep(Duration::from_millis(15));
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(source) => {
-                        return Err(InstructError::Io {
-                            path: self.address.to_string().into(),
-                            source,
-                        });
-                    }
-                }
-            }
-            Ok(())
-        })
-    }
-
-    fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(30)))?;
-        let response = match http::Request::read(&mut stream)? {
-            Ok(request) => self.respond(&request),
-            Err(status) => http::Response::text(status, "bad request"),
-        };
-        response.write(&mut stream)
+    /// Serves until `stop` is set, and ends with the answers under way.
+    pub fn serve(mut self, stop: &AtomicBool) {
+        while !stop.load(SeqCst) {
+            std::thread::sleep(LOOK);
+        }
+        self.listener.stop();
     }
 }
 

@@ -21,9 +21,10 @@ use serde_json::{Value, json};
 
 pub(crate) use prepare::Gate;
 
+use llavar_http::{Exchange, ReadFault};
+
 use crate::{
     engine::{Engine, Event, NoPlace, Pending, Queue},
-    http::{Exchange, ReadFault},
     metrics::Ending,
     wire::{ApiError, ChatRequest, Reply, Usage},
 };

@@ -5,10 +5,9 @@ use std::io;
 use serde_json::Value;
 
 use super::Stop;
-use crate::{
-    http::{EventStream, Exchange, Response},
-    wire::{ApiError, Reply, Usage},
-};
+use llavar_http::{EventStream, Exchange, Response};
+
+use crate::wire::{ApiError, Reply, Usage};
 
 /// Takes an answer piece by piece.
 pub(super) trait Outlet {

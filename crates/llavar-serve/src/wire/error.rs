@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::http::Response;
+use llavar_http::Response;
 
 /// An error in OpenAI's form. Its message says what was wrong and where, and nothing of the server's insides.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -39,7 +39,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         server.pictures()
     ));
     print(server.url() + "\n")?;
-    server.serve(&stop)?;
+    server.serve(&stop);
     note(format!(
         "decisions are kept; `llavar instruct export {}` applies them",
         args.run.display()

@@ -9,7 +9,12 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{body::Budget, exchange::Exchange, *};
+use super::{
+    body::Budget,
+    connection::{Connection, Wire},
+    exchange::Exchange,
+    *,
+};
 
 /// Bytes in given pieces; then the client has no more to say.
 struct Script {

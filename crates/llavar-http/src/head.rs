@@ -1,6 +1,6 @@
 //! The first line and the headers of a request.
 
-use super::ReadFault;
+use crate::ReadFault;
 
 /// Headers of a request, at most.
 const MOST_HEADERS: usize = 100;
@@ -18,22 +18,24 @@ pub(crate) enum Framing {
 
 /// A request without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Head {
+pub struct Head {
     /// `GET`, `POST`, as sent.
-    pub(crate) method: String,
+    pub method: String,
     /// Without the query.
-    pub(crate) path: String,
+    pub path: String,
+    /// What stands behind the path's `?`, as sent.
+    pub query: String,
     /// HTTP/1.1, or 1.0.
-    pub(crate) is_1_1: bool,
+    pub is_1_1: bool,
     /// Names in lower case.
     headers: Vec<(String, String)>,
-    pub(super) framing: Framing,
+    pub(crate) framing: Framing,
 }
 
 impl Head {
     /// Reads a head from the beginning of `bytes`, and how many bytes it has; `None` where it does not end
     /// yet.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, ReadFault> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, ReadFault> {
         let mut slots = [httparse::EMPTY_HEADER; MOST_HEADERS];
         let mut request = httparse::Request::new(&mut slots);
         let size = match request.parse(bytes) {
@@ -57,9 +59,11 @@ impl Head {
             let value = String::from_utf8_lossy(header.value);
             (header.name.to_ascii_lowercase(), value.trim().to_owned())
         });
+        let (path, query) = path_and_query(target);
         let mut head = Self {
             method: method.to_owned(),
-            path: path_of(target),
+            path: path.to_owned(),
+            query: query.to_owned(),
             is_1_1: request.version == Some(1),
             headers: headers.collect(),
             framing: Framing::None,
@@ -72,8 +76,17 @@ impl Head {
         Ok(Some((head, size)))
     }
 
+    /// A value of the query, as sent.
+    pub fn query_value(&self, name: &str) -> Option<&str> {
+        let mut pairs = self
+            .query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='));
+        pairs.find(|(own, _)| *own == name).map(|(_, value)| value)
+    }
+
     /// The value of a header, by its name in lower case.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.all(name).next()
     }
 
@@ -90,7 +103,7 @@ impl Head {
     }
 
     /// Whether the client wants to send another request afterwards.
-    pub(super) fn keeps_alive(&self) -> bool {
+    pub(crate) fn keeps_alive(&self) -> bool {
         match self.is_1_1 {
             true => !self.lists("connection", "close"),
             false => self.lists("connection", "keep-alive"),
@@ -98,7 +111,7 @@ impl Head {
     }
 
     /// Whether the client waits for a word before it sends the body.
-    pub(super) fn expects_continue(&self) -> bool {
+    pub(crate) fn expects_continue(&self) -> bool {
         self.is_1_1 && self.lists("expect", "100-continue")
     }
 
@@ -136,8 +149,8 @@ impl Head {
     }
 }
 
-/// The path of a target, which a proxy's client gives with the host.
-fn path_of(target: &str) -> String {
+/// The path and the query of a target, which a proxy's client gives with the host.
+fn path_and_query(target: &str) -> (&str, &str) {
     let path = match target.split_once("://") {
         Some((_, rest)) if !target.starts_with('/') => match rest.find('/') {
             Some(at) => &rest[at..],
@@ -145,5 +158,6 @@ fn path_of(target: &str) -> String {
         },
         _ => target,
     };
-    path.split(['?', '#']).next().unwrap_or(path).to_owned()
+    let path = path.split('#').next().unwrap_or(path);
+    path.split_once('?').unwrap_or((path, ""))
 }

@@ -12,13 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Budget, Connection, Exchange, HttpLimits, ReadFault, Response};
+use crate::{
+    Exchange, HttpLimits, ReadFault, Response,
+    body::Budget,
+    connection::{Connection, Wire},
+};
 
 /// How often an idle connection looks whether the server ends.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// What answers requests.
-pub(crate) trait Handler: Send + Sync + 'static {
+pub trait Handler: Send + Sync + 'static {
     /// Answers a request. One that it does not answer is answered with 500.
     fn handle(&self, exchange: &mut Exchange<'_>);
 
@@ -26,8 +30,8 @@ pub(crate) trait Handler: Send + Sync + 'static {
     fn refusal(&self, status: u16, message: &str) -> Response;
 }
 
-/// A socket that is listened to.
-pub(crate) struct Listener {
+/// A socket that is listened to, until it is dropped.
+pub struct Listener {
     address: SocketAddr,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
@@ -41,17 +45,34 @@ struct Shared {
     ending: AtomicBool,
 }
 
-impl Listener {
-    /// Listens at the first address that `host` and `port` stand for and that can be had.
-    pub(crate) fn bind(
-        host: &str,
-        port: u16,
-        handler: Arc<dyn Handler>,
-        limits: HttpLimits,
-    ) -> io::Result<Self> {
+/// A socket at which nobody answers yet.
+pub struct Socket {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Socket {
+    /// The first address that `host` and `port` stand for and that can be had; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When the host is unknown or no address of it can be had.
+    pub fn bind(host: &str, port: u16) -> io::Result<Self> {
         let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
         let listener = TcpListener::bind(&addresses[..])?;
         let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers from now on, on threads of its own.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn listen(self, handler: Arc<dyn Handler>, limits: HttpLimits) -> io::Result<Listener> {
         let shared = Arc::new(Shared {
             handler,
             budget: Budget::new(limits.all_body_bytes),
@@ -59,28 +80,31 @@ impl Listener {
             open: AtomicUsize::new(0),
             ending: AtomicBool::new(false),
         });
-        let of_thread = shared.clone();
+        let (of_thread, listener) = (shared.clone(), self.listener);
         let accepting = std::thread::Builder::new()
             .name("accept".to_owned())
             .spawn(move || accept(&listener, &of_thread))?;
-        Ok(Self {
-            address,
+        Ok(Listener {
+            address: self.address,
             shared,
             accepting: Some(accepting),
         })
     }
+}
 
-    pub(crate) fn address(&self) -> SocketAddr {
+impl Listener {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Connections that are open.
-    pub(crate) fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.shared.open.load(SeqCst)
     }
 
     /// Takes no more connections, and ends each with the answer it is at.
-    pub(crate) fn stop(&mut self) {
+    pub fn stop(&mut self) {
         let Some(accepting) = self.accepting.take() else {
             return;
         };
@@ -133,7 +157,6 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 
 /// Answers before anything was read; the few bytes fit into the socket's buffer.
 fn turn_away(mut stream: TcpStream, response: &Response) {
-    use super::Wire;
     let by = Instant::now() + LOOK;
     let _ = stream.write_by(&response.bytes(None, &[], true), by);
     stream.end();

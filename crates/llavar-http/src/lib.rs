@@ -1,8 +1,16 @@
-//! As much of HTTP/1.1 as a server of answers needs, on threads and blocking sockets.
+//! As much of HTTP/1.1 as the servers of this program need, on threads and blocking sockets.
+//!
+//! | Start here | For |
+//! |---|---|
+//! | [`Socket`] | an address, then a [`Listener`] there with a [`Handler`] that answers |
+//! | [`Exchange`] | a request, read as far as is asked for, and its [`Response`] or [`EventStream`] |
+//! | [`HttpLimits`] | what clients may take |
 //!
 //! A connection has a thread. Everything that a client decides is bounded: bytes of head and body, the time
 //! that it takes to send them and to take the answer, connections at once, and the bytes of all bodies
 //! together.
+
+#![forbid(unsafe_code)]
 
 mod body;
 mod connection;
@@ -16,12 +24,11 @@ mod tests;
 
 use std::time::Duration;
 
-pub(crate) use body::{Body, Budget};
-pub(crate) use connection::{Connection, Wire};
-pub(crate) use exchange::{EventStream, Exchange};
-pub(crate) use head::Head;
-pub(crate) use listener::{Handler, Listener};
-pub(crate) use response::Response;
+pub use body::{Body, Lease};
+pub use exchange::{EventStream, Exchange};
+pub use head::Head;
+pub use listener::{Handler, Listener, Socket};
+pub use response::Response;
 
 /// What clients may take.
 #[derive(Debug, Clone)]
@@ -61,7 +68,7 @@ impl Default for HttpLimits {
 
 /// Why a request could not be read.
 #[derive(Debug)]
-pub(crate) enum ReadFault {
+pub enum ReadFault {
     /// The client has gone, or its connection broke.
     Gone,
     /// It is told why.

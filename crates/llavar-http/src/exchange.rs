@@ -2,20 +2,23 @@
 
 use std::{io, sync::Arc, time::Instant};
 
-use super::{
-    Body, Budget, Connection, Head, HttpLimits, ReadFault, Response,
+use crate::{
+    Body, Head, HttpLimits, ReadFault, Response,
+    body::Budget,
+    connection::Connection,
     head::Framing,
     response::{Extra, stream_head},
 };
 
 /// A request whose body may be unread, and which wants an answer.
-pub(crate) struct Exchange<'c> {
-    pub(crate) head: &'c Head,
+pub struct Exchange<'c> {
+    /// Its first line and headers.
+    pub head: &'c Head,
     connection: &'c mut Connection,
     limits: &'c HttpLimits,
     budget: &'c Arc<Budget>,
     /// Connections that are open.
-    pub(crate) connections: usize,
+    pub connections: usize,
     extra: Vec<Extra>,
     /// Whether no byte of the body is left.
     body_is_read: bool,
@@ -26,7 +29,7 @@ pub(crate) struct Exchange<'c> {
 
 impl<'c> Exchange<'c> {
     /// `connections`: how many are open. With `closes` the server is about to end.
-    pub(super) fn new(
+    pub(crate) fn new(
         connection: &'c mut Connection,
         head: &'c Head,
         (limits, budget): (&'c HttpLimits, &'c Arc<Budget>),
@@ -47,12 +50,12 @@ impl<'c> Exchange<'c> {
     }
 
     /// A header for whatever is answered.
-    pub(crate) fn add_header(&mut self, name: &'static str, value: String) {
+    pub fn add_header(&mut self, name: &'static str, value: String) {
         self.extra.push((name, value));
     }
 
     /// Reads the body.
-    pub(crate) fn body(&mut self) -> Result<Body, ReadFault> {
+    pub fn body(&mut self) -> Result<Body, ReadFault> {
         let fits = match self.head.framing {
             Framing::Length(length) => length <= self.limits.body_bytes as u64,
             Framing::None | Framing::Chunked => true,
@@ -69,12 +72,12 @@ impl<'c> Exchange<'c> {
     }
 
     /// Whether the request says that it has a body.
-    pub(crate) fn has_body(&self) -> bool {
+    pub fn has_body(&self) -> bool {
         self.head.framing != Framing::None
     }
 
     /// Sends an answer.
-    pub(crate) fn respond(&mut self, response: &Response) -> io::Result<()> {
+    pub fn respond(&mut self, response: &Response) -> io::Result<()> {
         // What is left of the body would be read as the next request.
         self.closes |= !self.body_is_read;
         self.has_answered = true;
@@ -86,7 +89,7 @@ impl<'c> Exchange<'c> {
     }
 
     /// Begins an answer in pieces.
-    pub(crate) fn stream(&mut self) -> io::Result<EventStream<'_, 'c>> {
+    pub fn stream(&mut self) -> io::Result<EventStream<'_, 'c>> {
         let chunked = self.head.is_1_1;
         self.closes |= !self.body_is_read || !chunked;
         self.has_answered = true;
@@ -100,30 +103,30 @@ impl<'c> Exchange<'c> {
     }
 
     /// Whether the client is known to have gone.
-    pub(crate) fn client_is_gone(&mut self) -> bool {
+    pub fn client_is_gone(&mut self) -> bool {
         self.connection.wire.is_gone()
     }
 
     /// Whether another request may follow.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.has_answered && !self.closes
     }
 
     /// Whether an answer was sent, or begun.
-    pub(crate) fn has_answered(&self) -> bool {
+    pub fn has_answered(&self) -> bool {
         self.has_answered
     }
 }
 
 /// Server-sent events.
-pub(crate) struct EventStream<'e, 'c> {
+pub struct EventStream<'e, 'c> {
     exchange: &'e mut Exchange<'c>,
     chunked: bool,
 }
 
 impl EventStream<'_, '_> {
     /// Sends events of these data, each one line, in one piece.
-    pub(crate) fn send<'t>(&mut self, data: impl IntoIterator<Item = &'t str>) -> io::Result<()> {
+    pub fn send<'t>(&mut self, data: impl IntoIterator<Item = &'t str>) -> io::Result<()> {
         let events: String = data
             .into_iter()
             .map(|data| format!("data: {data}\n\n"))
@@ -138,12 +141,12 @@ impl EventStream<'_, '_> {
     }
 
     /// Whether the client is known to have gone.
-    pub(crate) fn client_is_gone(&mut self) -> bool {
+    pub fn client_is_gone(&mut self) -> bool {
         self.exchange.client_is_gone()
     }
 
     /// Ends the answer.
-    pub(crate) fn finish(mut self) -> io::Result<()> {
+    pub fn finish(mut self) -> io::Result<()> {
         match self.chunked {
             true => self.write(b"0\r\n\r\n"),
             false => Ok(()),
@@ -151,7 +154,7 @@ impl EventStream<'_, '_> {
     }
 
     /// Ends the connection in the middle of the answer, so that nobody takes it for a whole one.
-    pub(crate) fn break_off(self) {
+    pub fn break_off(self) {
         self.exchange.closes = true;
     }
 

@@ -1,11 +1,12 @@
 //! Answers as bytes.
 
-use super::Head;
+use crate::Head;
 
 /// A whole answer.
 #[derive(Debug, Clone)]
-pub(crate) struct Response {
-    pub(crate) status: u16,
+pub struct Response {
+    /// HTTP's status.
+    pub status: u16,
     kind: &'static str,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
@@ -13,7 +14,7 @@ pub(crate) struct Response {
 
 impl Response {
     /// An answer of this kind (a media type).
-    pub(crate) fn new(status: u16, kind: &'static str, body: impl Into<Vec<u8>>) -> Self {
+    pub fn new(status: u16, kind: &'static str, body: impl Into<Vec<u8>>) -> Self {
         Self {
             status,
             kind,
@@ -23,24 +24,24 @@ impl Response {
     }
 
     /// Plain text.
-    pub(crate) fn text(status: u16, text: impl Into<String>) -> Self {
+    pub fn text(status: u16, text: impl Into<String>) -> Self {
         Self::new(status, "text/plain; charset=utf-8", text.into())
     }
 
     /// JSON.
-    pub(crate) fn json(status: u16, value: &serde_json::Value) -> Self {
+    pub fn json(status: u16, value: &serde_json::Value) -> Self {
         Self::new(status, "application/json", value.to_string())
     }
 
     /// With a header. Line breaks in `value` are left out.
-    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         let value = value.into().replace(['\r', '\n'], "");
         self.headers.push((name, value));
         self
     }
 
     /// Head and body as sent. `HEAD` is answered without the body.
-    pub(super) fn bytes(&self, asked: Option<&Head>, extra: &[Extra], close: bool) -> Vec<u8> {
+    pub(crate) fn bytes(&self, asked: Option<&Head>, extra: &[Extra], close: bool) -> Vec<u8> {
         let mut out = status_line(self.status);
         // An answer without content says nothing about it.
         if self.status != 204 {
@@ -64,10 +65,10 @@ impl Response {
 }
 
 /// A header that every answer of a request has.
-pub(super) type Extra = (&'static str, String);
+pub(crate) type Extra = (&'static str, String);
 
 /// The head of a stream of events.
-pub(super) fn stream_head(extra: &[Extra], chunked: bool, close: bool) -> Vec<u8> {
+pub(crate) fn stream_head(extra: &[Extra], chunked: bool, close: bool) -> Vec<u8> {
     let mut out = status_line(200);
     // Proxies hold answers back unless they are told not to.
     out.push_str("Content-Type: text/event-stream; charset=utf-8\r\nX-Accel-Buffering: no\r\n");

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Head, HttpLimits, ReadFault};
+use crate::{Head, HttpLimits, ReadFault};
 
 /// Bytes that are read at once.
 const PIECE: usize = 64 << 10;
@@ -89,7 +89,7 @@ impl Wire for TcpStream {
 
 /// A connection with what was read and is not used yet.
 pub(crate) struct Connection {
-    pub(super) wire: Box<dyn Wire>,
+    pub(crate) wire: Box<dyn Wire>,
     unused: Vec<u8>,
 }
 
@@ -133,7 +133,7 @@ impl Connection {
     }
 
     /// Reads more bytes of something that is not complete.
-    pub(super) fn more(&mut self, by: Instant, what: &str) -> Result<(), ReadFault> {
+    pub(crate) fn more(&mut self, by: Instant, what: &str) -> Result<(), ReadFault> {
         match self.fill(by) {
             Ok(0) => {
                 let message = format!("{what} ends in its middle");
@@ -157,17 +157,17 @@ impl Connection {
     }
 
     /// What was read and is not used yet.
-    pub(super) fn unused(&self) -> &[u8] {
+    pub(crate) fn unused(&self) -> &[u8] {
         &self.unused
     }
 
     /// Takes the first `count` bytes, or as many as there are, to the end of `into`.
-    pub(super) fn take(&mut self, count: usize, into: &mut Vec<u8>) {
+    pub(crate) fn take(&mut self, count: usize, into: &mut Vec<u8>) {
         into.extend(self.unused.drain(..count.min(self.unused.len())));
     }
 
     /// Leaves out the first `count` bytes.
-    pub(super) fn skip(&mut self, count: usize) {
+    pub(crate) fn skip(&mut self, count: usize) {
         self.unused.drain(..count);
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Connection, HttpLimits, ReadFault, head::Framing};
+use crate::{HttpLimits, ReadFault, connection::Connection, head::Framing};
 
 /// Bytes of the line before a chunk, at most.
 const CHUNK_LINE: usize = 256;
@@ -36,7 +36,7 @@ impl Budget {
 
 /// Bytes that count as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub struct Lease {
     budget: Arc<Budget>,
     counted: usize,
 }
@@ -49,7 +49,7 @@ impl Drop for Lease {
 
 /// The bytes of a body.
 #[derive(Debug)]
-pub(crate) struct Body {
+pub struct Body {
     bytes: Vec<u8>,
     lease: Lease,
 }
@@ -66,7 +66,7 @@ impl Body {
     }
 
     /// The bytes, and the lease on them: what is made of them may be as large.
-    pub(crate) fn into_parts(self) -> (Vec<u8>, Lease) {
+    pub fn into_parts(self) -> (Vec<u8>, Lease) {
         (self.bytes, self.lease)
     }
 
@@ -82,7 +82,7 @@ impl Body {
     }
 
     /// Reads a body.
-    pub(super) fn read(
+    pub(crate) fn read(
         connection: &mut Connection,
         framing: Framing,
         limits: &HttpLimits,
