@@ -33,7 +33,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         return Err(Failure::usage(message).hint("`llavar instruct run --out` makes one"));
     }
     let server = ReviewServer::open(&args.run, args.port)?;
-    let stop = interrupt::stop_flag()?;
+    let stop = interrupt::stop_flag_saying("answers under way are finished")?;
     note(format!(
         "{} pictures with duos; Ctrl-C ends",
         server.pictures()
