@@ -39,6 +39,9 @@ enum Pass {
 /// Most bytes that the backward engine may keep at once; more sequences than fit go one group after the other.
 const MOST_KEPT: usize = 1 << 30;
 
+/// Fewer texts of one length than this share plans with those of other lengths.
+const FEW_TEXTS: usize = 8;
+
 /// What the backward pass needs of a forward pass.
 pub(crate) struct Statistics {
     shape: Shape,
@@ -180,15 +183,7 @@ fn shape(cuda: &Cuda, problem: &Problem, tensors: &[&Tensor]) -> Option<(Shape, 
         return None;
     }
     let causal = problem.segments.iter().any(|s| s.is_causal());
-    let ragged = lengths.iter().any(|n| *n != longest);
-    // A plan takes about a second to build, so ragged batches share plans: the number of sequences is
-    // rounded up to a power of two (the rest have no tokens) and the longest to one of few lengths, whose
-    // blocks beyond the last token end at once.
-    let (batch, longest) = if ragged {
-        (lengths.len().next_power_of_two(), bucket(longest))
-    } else {
-        (lengths.len(), longest)
-    };
+    let (batch, longest, ragged) = plan_size(&lengths, causal);
     let shape = Shape {
         batch: batch as i64,
         heads: problem.heads as i64,
@@ -204,6 +199,22 @@ fn shape(cuda: &Cuda, problem: &Problem, tensors: &[&Tensor]) -> Option<(Shape, 
         .queries()
         .checked_mul(shape.row(shape.heads) as usize)?;
     (last <= i32::MAX as usize).then_some((shape, lengths))
+}
+
+/// Sequences and the longest of them as a plan is made for, and whether it takes any lengths up to that.
+///
+/// A plan takes up to a second to build, so ragged batches share plans: the number of sequences is rounded up to a
+/// power of two (the rest have no tokens) and the longest to one of few lengths, whose blocks beyond the last token end
+/// at once. A few texts of one length are prompts, whose next length is another one.
+fn plan_size(lengths: &[usize], causal: bool) -> (usize, usize, bool) {
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let few = causal && lengths.len() < FEW_TEXTS;
+    if few || lengths.iter().any(|n| *n != longest) {
+        let batch = lengths.len().next_power_of_two().max(2);
+        (batch, bucket(longest), true)
+    } else {
+        (lengths.len(), longest, false)
+    }
 }
 
 /// A length rounded up: 128, 256, 512, then in halves of powers of two (768, 1024, 1536, ..).
@@ -341,6 +352,17 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prompts_of_many_lengths_share_few_plans() {
+        let of_one = |length: usize| plan_size(&[length], true);
+        let plans: std::collections::HashSet<_> = (2..=4096).map(of_one).collect();
+        assert_eq!(plans.len(), 9, "{plans:?}");
+        assert_eq!(plan_size(&[660, 700, 90], true), (4, 768, true));
+        // What is trained and measured in batches of one length, and pictures, have plans of their own.
+        assert_eq!(plan_size(&[800; 8], true), (8, 800, false));
+        assert_eq!(plan_size(&[577], false), (1, 577, false));
+    }
 
     #[test]
     fn groups_divide_the_sequences_and_keep_little() {
