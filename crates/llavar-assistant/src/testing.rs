@@ -6,7 +6,10 @@ use llavar_data::{
     tokenizer::{BpeOptions, train_bpe},
 };
 use llavar_image::RgbImage;
-use llavar_model::{LlavaModel, config::Preset};
+use llavar_model::{
+    LlavaModel,
+    config::{ModelConfig, Preset},
+};
 use serde_json::{Value, json};
 
 use crate::Assistant;
@@ -19,10 +22,17 @@ pub fn assistant() -> Assistant {
 /// The same with other values in its configuration.
 pub fn with(mut other: Vec<(String, Value)>) -> Assistant {
     let text = ["USER: what is the total of it ASSISTANT: the total is 7"; 4];
-    let (tokenizer, config) = train_bpe(text.iter(), &BpeOptions::new(280)).unwrap();
-    let settings: Value = serde_json::from_str(&config).unwrap();
+    let (tokenizer, settings) = train_bpe(text.iter(), &BpeOptions::new(280)).unwrap();
+    let settings: Value = serde_json::from_str(&settings).unwrap();
     let tokenizer = Tokenizer::from_json(&tokenizer, &settings).unwrap();
-    let base = Preset::Nano.config(Some(tokenizer.vocab_len())).unwrap();
+    other.insert(0, ("initializer_range".to_owned(), json!(0.3)));
+    let model = LlavaModel::init(config(tokenizer.vocab_len(), other), 3).unwrap();
+    Assistant::new(model, tokenizer, None, None)
+}
+
+/// The architecture of `nano` at a fraction of its size, with other values where they are given.
+pub fn config(vocab: usize, other: Vec<(String, Value)>) -> ModelConfig {
+    let base = Preset::Nano.config(Some(vocab)).unwrap();
     let mut clip = base.as_json()["clip_vision_config"].clone();
     for (key, value) in [
         ("hidden_size", 16),
@@ -43,14 +53,12 @@ pub fn with(mut other: Vec<(String, Value)>) -> Assistant {
         ("num_key_value_heads", json!(2)),
         ("input_image_size", json!(64)),
         ("mm_hidden_size", json!(16)),
-        ("initializer_range", json!(0.3)),
         ("clip_vision_config", clip),
         ("convnext_config", convnext),
     ];
-    let mut changes = Vec::from(changes.map(|(key, value)| (key.to_owned(), value)));
-    changes.append(&mut other);
-    let model = LlavaModel::init(base.with(changes).unwrap(), 3).unwrap();
-    Assistant::new(model, tokenizer, None, None)
+    let changes = changes.map(|(key, value)| (key.to_owned(), value));
+    base.with(changes.into_iter().chain(other).collect::<Vec<_>>())
+        .unwrap()
 }
 
 /// A picture that depends on every argument.

@@ -54,7 +54,7 @@ pub use completion::{CompletionAnswer, CompletionRequest, TokenLogprob};
 pub use dialect::AnswerFormat;
 pub use endpoint::Endpoint;
 pub use error::{ClientError, ErrorClass};
-pub use key::ApiKey;
+pub use key::{ApiKey, same_secret};
 pub use limiter::Limiter;
 pub use retry::RetryPolicy;
 pub use transport::TimeOuts;

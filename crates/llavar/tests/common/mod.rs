@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use llavar_assistant::testing;
 use llavar_data::tokenizer::{BpeOptions, train_bpe};
-use llavar_model::{LlavaModel, config::Preset};
-use serde_json::{Value, json};
+use llavar_model::LlavaModel;
+use serde_json::Value;
 
 /// No command of these tests needs as long; one that does hangs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -121,34 +122,9 @@ impl World {
 
     /// The architecture of `nano` at a fraction of its size.
     fn tiny(rows: usize) -> LlavaModel {
-        let config = Preset::Nano.config(Some(rows)).unwrap();
-        let mut changes: Vec<(String, Value)> = Vec::new();
-        for (key, value) in [
-            ("hidden_size", 64),
-            ("intermediate_size", 96),
-            ("num_hidden_layers", 2),
-            ("num_attention_heads", 2),
-            ("num_key_value_heads", 1),
-            ("input_image_size", 64),
-            ("mm_hidden_size", 16),
-        ] {
-            changes.push((key.into(), value.into()));
-        }
-        let mut clip = config.as_json()["clip_vision_config"].clone();
-        for (key, value) in [
-            ("hidden_size", 16),
-            ("intermediate_size", 24),
-            ("num_hidden_layers", 4),
-            ("num_attention_heads", 2),
-        ] {
-            clip[key] = value.into();
-        }
-        changes.push(("clip_vision_config".into(), clip));
-        let mut convnext = config.as_json()["convnext_config"].clone();
-        convnext["dims"] = json!([4, 8, 8, 8]);
-        convnext["depths"] = json!([1, 1, 1, 1]);
-        changes.push(("convnext_config".into(), convnext));
-        LlavaModel::init(config.with(changes).unwrap(), 5).unwrap()
+        let heads = [("num_attention_heads", 2), ("num_key_value_heads", 1)];
+        let heads = heads.map(|(key, value)| (key.to_owned(), value.into()));
+        LlavaModel::init(testing::config(rows, heads.into()), 5).unwrap()
     }
 
     fn save(&self, model: &LlavaModel, name: &str) {
