@@ -6,7 +6,7 @@
 use llavar_tensor::{
     DType, Param, Result as TensorResult, Tape, Var,
     decode::DecodeLayer,
-    ops::{AttentionSpec, PathSpec},
+    ops::{AttentionSpec, GateUp, PathSpec},
 };
 
 use super::{kv_cache::KvCache, rope::Rotation};
@@ -79,6 +79,25 @@ enum QkvProjection {
 enum GateUpProjection {
     Split { gate_proj: Linear, up_proj: Linear },
     Fused(Linear),
+}
+
+impl GateUpProjection {
+    /// `silu(gate) * up` of `x [T, D]`.
+    fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
+        match self {
+            Self::Split { gate_proj, up_proj } => match (&gate_proj.lora, &up_proj.lora) {
+                (None, None) => {
+                    let (gate, up) = (&gate_proj.weight, &up_proj.weight);
+                    tape.linear_swiglu(x, GateUp::Split { gate, up })
+                }
+                _ => tape.swiglu(&gate_proj.forward(tape, x)?, &up_proj.forward(tape, x)?),
+            },
+            Self::Fused(gate_up_proj) => match &gate_up_proj.lora {
+                None => tape.linear_swiglu(x, GateUp::Fused(&gate_up_proj.weight)),
+                Some(_) => tape.swiglu_fused(&gate_up_proj.forward(tape, x)?),
+            },
+        }
+    }
 }
 
 /// RMS norm with a weight.
@@ -186,14 +205,7 @@ impl DecoderLayer {
         let y = tape.reshape(&y, &[x.value().rows(), self.heads * self.head_dim])?;
         let x = self.o_proj.forward_residual(tape, &y, x)?;
         let y = self.post_attention_layernorm.forward(tape, &x)?;
-        let y = match &self.gate_up {
-            GateUpProjection::Split { gate_proj, up_proj } => {
-                tape.swiglu(&gate_proj.forward(tape, &y)?, &up_proj.forward(tape, &y)?)?
-            }
-            GateUpProjection::Fused(gate_up_proj) => {
-                tape.swiglu_fused(&gate_up_proj.forward(tape, &y)?)?
-            }
-        };
+        let y = self.gate_up.forward(tape, &y)?;
         tape.closing(|tape| self.down_proj.forward_residual(tape, &y, &x))
     }
 

@@ -469,7 +469,10 @@ mod tests {
             return;
         }
         let sources = super::super::ops::SOURCES.iter().copied();
-        let products = [&super::super::product::SOURCE];
+        let products = [
+            &super::super::product::SOURCE,
+            &super::super::product_swiglu::SOURCE,
+        ];
         for source in sources
             .chain(super::super::decode::sources())
             .chain(products)

@@ -28,6 +28,7 @@ mod memory;
 mod nccl;
 pub(crate) mod ops;
 mod product;
+mod product_swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -16,6 +16,7 @@ pub(super) static SOURCE: Source = Source {
     name: "product",
     code: concat!(
         include_str!("kernels/activation.cuh"),
+        include_str!("kernels/hopper.cuh"),
         include_str!("kernels/product.cu")
     ),
 };
@@ -137,39 +138,86 @@ impl Cuda {
     }
 }
 
-/// How the card's copy unit sees a matrix of bf16: boxes of a tile's rows by a line, in
-/// the 128 B swizzle; what lies beyond the matrix is read as 0 and not written.
-fn tensor_map(tensor: &Tensor, [height, width]: [usize; 2]) -> Result<CUtensorMap> {
-    use cu::{
-        CUtensorMapDataType_enum as Type, CUtensorMapFloatOOBfill_enum as Fill,
-        CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,
-        CUtensorMapSwizzle_enum as Swizzle,
-    };
-    let sizes = [width as u64, height as u64];
-    let stride = [2 * width as u64];
-    let steps = [1, 1];
-    let shape = [LINE as u32, TILE as u32];
-    // SAFETY: plain data, all zeros is a valid value of it.
-    let mut map: CUtensorMap = unsafe { std::mem::zeroed() };
-    // SAFETY: two axes, arrays of two entries (one stride), an address of this device; nothing is read.
-    check(
-        unsafe {
-            cu::cuTensorMapEncodeTiled(
-                &mut map,
-                Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                2,
-                tensor.cuda_address()? as _,
-                sizes.as_ptr(),
-                stride.as_ptr(),
-                shape.as_ptr(),
-                steps.as_ptr(),
-                Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-                Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-            )
-        },
-        "tensor map",
-    )?;
-    Ok(map)
+/// A matrix of bf16 on the device, its rows `stride` elements apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix {
+    address: u64,
+    height: usize,
+    width: usize,
+    stride: usize,
+}
+
+impl Matrix {
+    /// All of a tensor as rows of `width`.
+    pub(super) fn of(tensor: &Tensor, [height, width]: [usize; 2]) -> Result<Self> {
+        Ok(Self {
+            address: tensor.cuda_address()?,
+            height,
+            width,
+            stride: width,
+        })
+    }
+
+    /// The upper and the lower half of its rows.
+    pub(super) fn upper_and_lower(self) -> [Self; 2] {
+        let height = self.height / 2;
+        let lower = self.address + (2 * height * self.stride) as u64;
+        [self.address, lower].map(|address| Self {
+            address,
+            height,
+            ..self
+        })
+    }
+
+    /// The left and the right half of its columns.
+    pub(super) fn left_and_right(self) -> [Self; 2] {
+        let width = self.width / 2;
+        let right = self.address + 2 * width as u64;
+        [self.address, right].map(|address| Self {
+            address,
+            width,
+            ..self
+        })
+    }
+
+    /// How the card's copy unit sees it: boxes of so many rows by a line, in the 128 B swizzle; what lies
+    /// beyond the matrix is read as 0 and not written.
+    pub(super) fn boxes(self, rows: usize) -> Result<CUtensorMap> {
+        use cu::{
+            CUtensorMapDataType_enum as Type, CUtensorMapFloatOOBfill_enum as Fill,
+            CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,
+            CUtensorMapSwizzle_enum as Swizzle,
+        };
+        let sizes = [self.width as u64, self.height as u64];
+        let stride = [2 * self.stride as u64];
+        let steps = [1, 1];
+        let shape = [LINE as u32, rows as u32];
+        // SAFETY: plain data, all zeros is a valid value of it.
+        let mut map: CUtensorMap = unsafe { std::mem::zeroed() };
+        // SAFETY: two axes, arrays of two entries (one stride), an address of this device; nothing is read.
+        check(
+            unsafe {
+                cu::cuTensorMapEncodeTiled(
+                    &mut map,
+                    Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                    2,
+                    self.address as _,
+                    sizes.as_ptr(),
+                    stride.as_ptr(),
+                    shape.as_ptr(),
+                    steps.as_ptr(),
+                    Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                    Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                    Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                    Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+                )
+            },
+            "tensor map",
+        )?;
+        Ok(map)
+    }
+}
+
+fn tensor_map(tensor: &Tensor, sizes: [usize; 2]) -> Result<CUtensorMap> {
+    Matrix::of(tensor, sizes)?.boxes(TILE)
 }

@@ -5,80 +5,8 @@
 // its own: while one multiplies, the other applies f and writes, so that the tensor cores never wait for an
 // epilogue. Blocks stay and take tiles in a fixed order, and every sum is made in one order, so results repeat
 // bit by bit.
-//
-// Rows of a tile in shared memory are lines of 128 bytes (64 elements of k) in the 128 B swizzle: sixteen-byte unit u
-// of row r lies at u ^ (r % 8). k advances by 32 bytes within the line.
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-// As the driver encodes it.
-struct alignas(64) TensorMap { u64 words[16]; };
-
-DEVICE void barrier_init(u32 at, u32 count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(at), "r"(count) : "memory");
-}
-// Arrives and says how many bytes are on their way.
-DEVICE void barrier_expect(u32 at, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(at), "r"(bytes) : "memory");
-}
-DEVICE void barrier_arrive(u32 at) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(at) : "memory");
-}
-DEVICE bool barrier_passed(u32 at, u32 parity) {
-    u32 passed;
-    asm volatile(
-        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;"
-        " selp.u32 %0, 1, 0, p; }" : "=r"(passed) : "r"(at), "r"(parity) : "memory");
-    return passed;
-}
-// Waits for the end of the phase of this parity.
-DEVICE void barrier_wait(u32 at, u32 parity) {
-    while (!barrier_passed(at, parity)) {}
-}
-
-// A box of a matrix into shared memory, x along its rows; `at` takes the bytes.
-DEVICE void load_box(u32 to, const TensorMap* map, u32 at, int x, int y) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
-        :: "r"(to), "l"(map), "r"(at), "r"(x), "r"(y) : "memory");
-}
-DEVICE void store_box(const TensorMap* map, u32 from, int x, int y) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];"
-        " cp.async.bulk.commit_group;"
-        :: "l"(map), "r"(from), "r"(x), "r"(y) : "memory");
-}
-// Waits until shared memory of all but the last `LEFT` stores has been read.
-template <int LEFT> DEVICE void stores_read() {
-    asm volatile("cp.async.bulk.wait_group.read %0;" :: "n"(LEFT) : "memory");
-}
-
-// Four 8 x 8 matrices as they lie in a warp's accumulators; each lane names a row of one.
-DEVICE void store_matrices(u32 at, u32 a, u32 b, u32 c, u32 d) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
-        :: "r"(at), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
-}
-
-// The 128 threads of a group; id 0 is the whole block's.
-DEVICE void group_barrier(int id) { asm volatile("bar.sync %0, 128;" :: "r"(id) : "memory"); }
-
-// What wgmma is told of a matrix: address, 1,024 bytes from eight rows to the next, 128 B swizzle.
-DEVICE u64 descriptor(u32 at) {
-    return (u64)((at & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
-DEVICE void multiply_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-DEVICE void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int LEFT> DEVICE void multiply_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory");
-}
-// Keeps the compiler from moving accumulators across.
-DEVICE void pin(float (&d)[64]) {
-    #pragma unroll
-    for (int i = 0; i < 64; i++) asm volatile("" : "+f"(d[i]) :: "memory");
-}
-
-#define R8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
-    "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 
 // d [64, 128] += a [64, 16] b [128, 16]^T, by the four warps of a group together.
 DEVICE void multiply(float (&d)[64], u64 a, u64 b) {
@@ -99,15 +27,6 @@ constexpr int ROWS = 128, COLUMNS = 128, STEPS = 5, BUFFERS = 2;
 constexpr int BYTES_A = ROWS * 128, BYTES = BYTES_A + COLUMNS * 128, BYTES_OUT = ROWS * 128;
 // Rows of tiles that blocks go down before they take the next column.
 constexpr int GROUP = 8;
-
-// Place of tile t. Groups of rows of tiles; within a group down the rows first, so that blocks that run at one time share
-// tiles of a and of b in L2.
-DEVICE void place(int t, int rows, int columns, int& row, int& column) {
-    int each = GROUP * columns, g = t / each, first = g * GROUP, size = min(GROUP, rows - first);
-    t -= g * each;
-    column = t / size;
-    row = first + t - column * size;
-}
 
 struct Same {
     static DEVICE float value(float x) { return x; }
@@ -153,7 +72,7 @@ DEVICE void product(const TensorMap* a, const TensorMap* const (&bs)[COUNT], con
             u32 at = 0, parity = 1;
             for (int t = first; t < tiles; t += stride) {
                 int row, column;
-                place(t, rows, columns, row, column);
+                place<GROUP>(t, rows, columns, row, column);
                 const TensorMap* b = pick(bs, column / each);
                 row *= ROWS;
                 column = column % each * COLUMNS;
@@ -176,7 +95,7 @@ DEVICE void product(const TensorMap* a, const TensorMap* const (&bs)[COUNT], con
         u32 loaded = me * steps;
         for (int t = first + me * stride; t < tiles; t += 2 * stride) {
             int row, column;
-            place(t, rows, columns, row, column);
+            place<GROUP>(t, rows, columns, row, column);
             const TensorMap* c = pick(cs, column / each);
             const bf16* bias = pick(biases, column / each);
             row *= ROWS;

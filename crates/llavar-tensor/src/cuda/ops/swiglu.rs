@@ -35,11 +35,24 @@ pub(crate) fn swiglu(tape: &Tape, cuda: &Arc<Cuda>, gate: &Var, up: &Var) -> Res
     let mut out = cuda.empty(gate.shape(), dtype)?;
     let tensors = args![gate.value(), up.value(), &mut out];
     cuda.launch(&FORWARD, dtype, grid, &[tensors, &sizes[..]].concat())?;
+    Ok(record_swiglu(tape, cuda, gate, up, out))
+}
+
+/// `out`, SwiGLU of `gate` and `up`, with its way back.
+pub(super) fn record_swiglu(
+    tape: &Tape,
+    cuda: &Arc<Cuda>,
+    gate: &Var,
+    up: &Var,
+    out: Tensor,
+) -> Var {
     if !tape.needs_grad(&[gate, up], &[]) {
-        return Ok(Var::constant(out));
+        return Var::constant(out);
     }
+    let (n, dtype) = (gate.value().numel(), gate.value().dtype());
+    let (grid, sizes) = (grid(1, n), [1, n as i64, n as i64].map(Arg::from));
     let (gate, up, cuda) = (gate.clone(), up.clone(), cuda.clone());
-    Ok(tape.record(out, move |dy, grads| {
+    tape.record(out, move |dy, grads| {
         check_gradient(OP, &dy, gate.shape(), dtype)?;
         let mut dgate = cuda.empty(gate.shape(), dtype)?;
         let mut dup = cuda.empty(up.shape(), dtype)?;
@@ -47,7 +60,7 @@ pub(crate) fn swiglu(tape: &Tape, cuda: &Arc<Cuda>, gate: &Var, up: &Var) -> Res
         cuda.launch(&BACKWARD, dtype, grid, &[tensors, &sizes[..]].concat())?;
         grads.add(&gate, dgate)?;
         grads.add(&up, dup)
-    }))
+    })
 }
 
 /// As [`Tape::swiglu_fused`], with checked shapes: `gate_up [.., 2 f]` -> `shape [.., f]`.
@@ -68,18 +81,33 @@ pub(crate) fn swiglu_fused(
     let [gate, up] = halves(gate_up.value(), f)?;
     let tensors = [gate, up, Arg::from(&mut out)];
     cuda.launch(&FORWARD, dtype, grid, &[&tensors[..], &sizes].concat())?;
+    Ok(record_swiglu_fused(tape, cuda, gate_up, out))
+}
+
+/// `out`, SwiGLU of the halves of `gate_up`, with its way back.
+pub(super) fn record_swiglu_fused(
+    tape: &Tape,
+    cuda: &Arc<Cuda>,
+    gate_up: &Var,
+    out: Tensor,
+) -> Var {
     if !tape.needs_grad(&[gate_up], &[]) {
-        return Ok(Var::constant(out));
+        return Var::constant(out);
     }
-    let (gate_up, cuda, shape) = (gate_up.clone(), cuda.clone(), shape.to_vec());
-    Ok(tape.record(out, move |dy, grads| {
+    let (rows, f, dtype) = (out.rows(), out.last_dim(), out.dtype());
+    let (grid, sizes) = (
+        grid(rows, f),
+        [rows as i64, f as i64, 2 * f as i64].map(Arg::from),
+    );
+    let (gate_up, cuda, shape) = (gate_up.clone(), cuda.clone(), out.shape().to_vec());
+    tape.record(out, move |dy, grads| {
         check_gradient(OP, &dy, &shape, dtype)?;
         let dx = cuda.empty(gate_up.shape(), dtype)?;
         let ([gate, up], [dgate, dup]) = (halves(gate_up.value(), f)?, halves(&dx, f)?);
         let tensors = [gate, up, Arg::from(&dy), dgate, dup];
         cuda.launch(&BACKWARD, dtype, grid, &[&tensors[..], &sizes].concat())?;
         grads.add(&gate_up, dx)
-    }))
+    })
 }
 
 /// Where the gates and the ups of the first row start. A tensor that is written through it belongs to the

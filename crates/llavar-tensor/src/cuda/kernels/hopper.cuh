@@ -1,0 +1,87 @@
+// What products of our own on Hopper are made of: barriers in shared memory, the copy unit (TMA), products of four
+// warps together (wgmma).
+//
+// Rows of a tile in shared memory are lines of 128 bytes (64 elements) in the 128 B swizzle: sixteen-byte unit u of row r
+// lies at u ^ (r % 8).
+
+#if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// As the driver encodes it.
+struct alignas(64) TensorMap { u64 words[16]; };
+
+DEVICE void barrier_init(u32 at, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(at), "r"(count) : "memory");
+}
+// Arrives and says how many bytes are on their way.
+DEVICE void barrier_expect(u32 at, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(at), "r"(bytes) : "memory");
+}
+DEVICE void barrier_arrive(u32 at) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(at) : "memory");
+}
+DEVICE bool barrier_passed(u32 at, u32 parity) {
+    u32 passed;
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;"
+        " selp.u32 %0, 1, 0, p; }" : "=r"(passed) : "r"(at), "r"(parity) : "memory");
+    return passed;
+}
+// Waits for the end of the phase of this parity.
+DEVICE void barrier_wait(u32 at, u32 parity) {
+    while (!barrier_passed(at, parity)) {}
+}
+
+// A box of a matrix into shared memory, x along its rows; `at` takes the bytes.
+DEVICE void load_box(u32 to, const TensorMap* map, u32 at, int x, int y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
+        :: "r"(to), "l"(map), "r"(at), "r"(x), "r"(y) : "memory");
+}
+DEVICE void store_box(const TensorMap* map, u32 from, int x, int y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];"
+        " cp.async.bulk.commit_group;"
+        :: "l"(map), "r"(from), "r"(x), "r"(y) : "memory");
+}
+// Waits until shared memory of all but the last `LEFT` stores has been read.
+template <int LEFT> DEVICE void stores_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" :: "n"(LEFT) : "memory");
+}
+
+// Four 8 x 8 matrices as they lie in a warp's accumulators; each lane names a row of one.
+DEVICE void store_matrices(u32 at, u32 a, u32 b, u32 c, u32 d) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+        :: "r"(at), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+
+// The 128 threads of a group; id 0 is the whole block's.
+DEVICE void group_barrier(int id) { asm volatile("bar.sync %0, 128;" :: "r"(id) : "memory"); }
+
+// What wgmma is told of a matrix: address, 1,024 bytes from eight rows to the next, 128 B swizzle.
+DEVICE u64 descriptor(u32 at) {
+    return (u64)((at & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+DEVICE void multiply_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int LEFT> DEVICE void multiply_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory");
+}
+// Keeps the compiler from moving accumulators across.
+template <int COUNT> DEVICE void pin(float (&d)[COUNT]) {
+    #pragma unroll
+    for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(d[i]) :: "memory");
+}
+
+#define R8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
+    "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+
+// Place of tile t. Groups of GROUP rows of tiles; within a group down the rows first, so that blocks that run at one time share
+// tiles of a and of b in L2.
+template <int GROUP> DEVICE void place(int t, int rows, int columns, int& row, int& column) {
+    int each = GROUP * columns, g = t / each, first = g * GROUP, size = min(GROUP, rows - first);
+    t -= g * each;
+    column = t / size;
+    row = first + t - column * size;
+}
+#endif
+
