@@ -3,7 +3,8 @@
 
     average.py A B OUT
 
-A and B are model folders of the same shape; OUT has the files of A with the mean of both weights, in f32. Needs NumPy.
+A and B are model folders of the same shape; OUT has the files of A with the mean of both weights, in f32. B may have
+matrices in 8 bits (`llavar model quantize`), A may not, since its config is taken over. Needs NumPy.
 """
 
 import json
@@ -16,21 +17,28 @@ import numpy as np
 
 
 def read(path):
-    """Names, shapes and values of a safetensors file of f32 or bf16."""
+    """Names, shapes and values of a safetensors file of f32, bf16 or 8 bits with a scale a row."""
     raw = path.read_bytes()
     size = struct.unpack("<Q", raw[:8])[0]
-    for name, said in json.loads(raw[8 : 8 + size]).items():
-        if name == "__metadata__":
-            continue
+    header = json.loads(raw[8 : 8 + size])
+
+    def values(name):
+        said = header[name]
         first, last = said["data_offsets"]
         body = raw[8 + size + first : 8 + size + last]
         if said["dtype"] == "BF16":
-            values = (np.frombuffer(body, np.uint16).astype(np.uint32) << 16).view(np.float32)
-        elif said["dtype"] == "F32":
-            values = np.frombuffer(body, np.float32)
-        else:
-            sys.exit(f"{path}: {name} is {said['dtype']}, expected F32 or BF16")
-        yield name, said["shape"], values
+            return (np.frombuffer(body, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        if said["dtype"] == "F32":
+            return np.frombuffer(body, np.float32)
+        if said["dtype"] == "I8" and f"{name}_scale" in header:
+            rows = np.frombuffer(body, np.int8).reshape(said["shape"][0], -1)
+            return (rows * values(f"{name}_scale").reshape(-1, 1)).astype(np.float32).ravel()
+        sys.exit(f"{path}: {name} is {said['dtype']}, expected F32, BF16 or I8 with a scale")
+
+    for name in header:
+        scale = name.endswith("_scale") and header.get(name.removesuffix("_scale"), {}).get("dtype") == "I8"
+        if name != "__metadata__" and not scale:
+            yield name, header[name]["shape"], values(name)
 
 
 def main():
