@@ -16,6 +16,22 @@ pub(crate) fn gpu() -> Device {
     Device::cuda(0).unwrap()
 }
 
+/// Rows, columns and inner axis of products for kernels of our own: whole tiles, odd rows, odd columns and inner
+/// axis, less than one tile, nothing, and what they do not take.
+pub(crate) fn product_sizes(rng: &mut Rng) -> Vec<[usize; 3]> {
+    let mut sizes = vec![
+        [1024, 512, 256],
+        [2500, 384, 192],
+        [1001, 200, 72],
+        [513, 8, 8],
+        [1, 64, 64],
+        [0, 8, 8],
+        [600, 33, 65],
+    ];
+    sizes.extend((0..4).map(|_| [rng.size(512, 900), 8 * rng.size(1, 60), 8 * rng.size(1, 60)]));
+    sizes
+}
+
 /// Compares outputs, input gradients and parameter gradients of `f` on the GPU, in f32 and bf16 and with
 /// f32 and bf16 parameter gradients, with the CPU in f32 on the same (rounded) values. Memory is poisoned,
 /// so that an element that nobody wrote is NaN and fails. Each GPU pass runs twice and must give the same

@@ -46,7 +46,7 @@ pub(crate) fn linear_activation(
 #[cfg(test)]
 mod tests {
     use crate::{
-        cuda::testing::compare,
+        cuda::testing::{compare, product_sizes},
         ops::{Activation, testing::Rng},
     };
 
@@ -54,19 +54,7 @@ mod tests {
     #[ignore = "needs a GPU"]
     fn linear_activation_agrees_with_the_cpu() {
         let mut rng = Rng::new(530);
-        let mut sizes = vec![
-            // Whole tiles; odd rows; odd columns and k; less than one tile; nothing.
-            (1024, 512, 256),
-            (1001, 384, 192),
-            (777, 200, 72),
-            (513, 8, 8),
-            (1, 64, 64),
-            (0, 8, 8),
-            (600, 33, 65),
-        ];
-        sizes
-            .extend((0..4).map(|_| (rng.size(512, 900), 8 * rng.size(1, 60), 8 * rng.size(1, 60))));
-        for (rows, n, k) in sizes {
+        for [rows, n, k] in product_sizes(&mut rng) {
             let (x, w, b) = (
                 rng.tensor(&[rows, k]),
                 rng.tensor(&[n, k]),

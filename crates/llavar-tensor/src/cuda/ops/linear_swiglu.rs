@@ -67,7 +67,7 @@ pub(crate) fn linear_swiglu(
 #[cfg(test)]
 mod tests {
     use crate::{
-        cuda::testing::compare,
+        cuda::testing::{compare, product_sizes},
         ops::{GateUp, testing::Rng},
     };
 
@@ -75,19 +75,7 @@ mod tests {
     #[ignore = "needs a GPU"]
     fn linear_swiglu_agrees_with_the_cpu() {
         let mut rng = Rng::new(550);
-        let mut sizes = vec![
-            // Whole tiles; odd rows; odd columns and k; less than one tile; nothing; not for the kernel.
-            (1024, 512, 256),
-            (2500, 384, 192),
-            (1001, 200, 72),
-            (513, 8, 8),
-            (1, 64, 64),
-            (0, 8, 8),
-            (600, 33, 65),
-        ];
-        sizes
-            .extend((0..4).map(|_| (rng.size(512, 900), 8 * rng.size(1, 60), 8 * rng.size(1, 60))));
-        for (rows, f, k) in sizes {
+        for [rows, f, k] in product_sizes(&mut rng) {
             let x = rng.tensor(&[rows, k]);
             let (gate, up) = (rng.tensor(&[f, k]), rng.tensor(&[f, k]));
             let what = format!("gate, up and SwiGLU {rows} x {f} x {k}");

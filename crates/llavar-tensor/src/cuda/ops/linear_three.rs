@@ -39,24 +39,16 @@ pub(crate) fn linear_three(
 
 #[cfg(test)]
 mod tests {
-    use crate::{cuda::testing::compare, ops::testing::Rng};
+    use crate::{
+        cuda::testing::{compare, product_sizes},
+        ops::testing::Rng,
+    };
 
     #[test]
     #[ignore = "needs a GPU"]
     fn linear_three_agrees_with_the_cpu() {
         let mut rng = Rng::new(540);
-        let mut sizes = vec![
-            // Whole tiles; odd rows and columns; less than one tile; nothing; not for the kernel.
-            (1024, 256, 256),
-            (1001, 200, 72),
-            (513, 8, 8),
-            (0, 8, 8),
-            (600, 33, 65),
-            (40, 64, 64),
-        ];
-        sizes
-            .extend((0..3).map(|_| (rng.size(512, 900), 8 * rng.size(1, 60), 8 * rng.size(1, 60))));
-        for (rows, n, k) in sizes {
+        for [rows, n, k] in product_sizes(&mut rng) {
             let x = rng.tensor(&[rows, k]);
             let params: Vec<_> = (0..6)
                 .map(|i| match i % 2 {
