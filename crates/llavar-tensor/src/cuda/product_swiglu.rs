@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUtensorMap;
-
 use super::{
     Cuda, Grid, Kernel, Source, args,
     product::{Matrix, Product},
@@ -60,15 +58,13 @@ impl Cuda {
             [both] => (&SWIGLU_KEPT, Matrix::of(both, [m, 2 * f])?.left_and_right()),
             _ => (&SWIGLU, [y, y]),
         };
-        let read = |matrix: Matrix| -> Result<CUtensorMap> { matrix.boxes(TILE) };
-        let written = |matrix: Matrix| -> Result<CUtensorMap> { matrix.boxes(OUT_ROWS) };
         let arguments = args![
-            read(Matrix::of(product.a, [m, k])?)?,
-            read(gate)?,
-            read(up)?,
-            written(y)?,
-            written(kept_gate)?,
-            written(kept_up)?,
+            Matrix::of(product.a, [m, k])?.boxes(TILE)?,
+            gate.boxes(TILE)?,
+            up.boxes(TILE)?,
+            y.boxes(OUT_ROWS)?,
+            kept_gate.boxes(OUT_ROWS)?,
+            kept_up.boxes(OUT_ROWS)?,
             m as i32,
             f as i32,
             k as i32
