@@ -100,9 +100,7 @@ impl Placement {
 /// The part of the picture that is not empty border, with a small margin.
 pub(crate) fn content(image: &RgbImage) -> Rect {
     let blocks = Blocks::of(image);
-    // Colours add to what grey tells and are no content by themselves: of faint print they show parts.
-    let by_grey_and_colour = blocks.content(false).zip(blocks.content(true));
-    let Some(Piece { x, y, .. }) = by_grey_and_colour.map(|(grey, all)| grey.joined(&all)) else {
+    let Some(grey) = blocks.content(false) else {
         return Rect {
             left: 0,
             top: 0,
@@ -110,6 +108,9 @@ pub(crate) fn content(image: &RgbImage) -> Rect {
             height: image.height,
         };
     };
+    // Colours add to what grey tells and are no content by themselves: of faint print they show parts.
+    let all = blocks.is_coloured().then(|| blocks.content(true)).flatten();
+    let Piece { x, y, .. } = all.map_or_else(|| grey.clone(), |all| grey.joined(&all));
     let margin = MARGIN * x.len().max(y.len()) as f64;
     let bounds = |range: Range<usize>, side: usize| {
         let low = ((range.start as f64 - margin) * blocks.factor as f64).max(0.0) as usize;
@@ -167,6 +168,16 @@ impl Blocks {
             factor,
             levels,
         }
+    }
+
+    /// Whether colours may show edges that grey does not: where they do, a colour of one of two neighbours is that
+    /// far from its grey.
+    fn is_coloured(&self) -> bool {
+        let far = |[grey, colours @ ..]: &[u8; 4]| {
+            let apart = |colour: &u8| colour.abs_diff(*grey) > (COLOUR - CONTRAST) / 2;
+            colours.iter().any(apart)
+        };
+        self.levels.iter().any(far)
     }
 
     /// What all pieces of content cover; without `colour` by grey alone.

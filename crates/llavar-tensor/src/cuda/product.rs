@@ -27,14 +27,14 @@ const QUICK_GELU_KEPT: Kernel = SOURCE.kernel("product_quick_gelu_kept");
 const THREE: Kernel = SOURCE.kernel("product_three");
 
 /// Rows and columns of a tile, steps of the ring, buffers of a group: as in the source file.
-const TILE: usize = 128;
+pub(super) const TILE: usize = 128;
 const STEPS: usize = 5;
 const BUFFERS: usize = 2;
 /// Threads of a block: one group of warps that copies, two that multiply.
 const THREADS: usize = 384;
 /// Elements of k in a line of shared memory, and its bytes.
 const LINE: usize = 64;
-const LINE_BYTES: usize = 128;
+pub(super) const LINE_BYTES: usize = 128;
 /// Tiles, barriers, and what it takes to begin at a multiple of 1,024.
 const SHARED: usize = (STEPS * 2 * TILE + 2 * BUFFERS * TILE) * LINE_BYTES + 16 * STEPS + 16 + 1024;
 
@@ -107,7 +107,12 @@ impl Cuda {
             n as i32,
             k as i32
         ];
-        self.launch(kernel, DType::BF16, self.product_grid(m, n), arguments)
+        self.launch(
+            kernel,
+            DType::BF16,
+            self.product_grid(m, n, SHARED),
+            arguments,
+        )
     }
 
     /// Queues `c = a b^T + bias` of three layers, for a product that [`Cuda::takes_product`] takes; the
@@ -127,14 +132,14 @@ impl Cuda {
         }
         arguments.extend(product.layers.iter().map(|(_, bias)| (*bias).into()));
         arguments.extend([m, n, k].map(|size| (size as i32).into()));
-        let grid = self.product_grid(m, 3 * n.next_multiple_of(TILE));
+        let grid = self.product_grid(m, 3 * n.next_multiple_of(TILE), SHARED);
         self.launch(&THREE, DType::BF16, grid, &arguments)
     }
 
-    /// Blocks stay: one a multiprocessor.
-    fn product_grid(&self, m: usize, n: usize) -> Grid {
+    /// Blocks stay: one a multiprocessor, each with so many bytes of shared memory.
+    pub(super) fn product_grid(&self, m: usize, n: usize, shared: usize) -> Grid {
         let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
-        Grid::new(self.info().multiprocessors.min(tiles), THREADS).shared(SHARED)
+        Grid::new(self.info().multiprocessors.min(tiles), THREADS).shared(shared)
     }
 }
 

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::{
-    Cuda, Grid, Kernel, Source, args,
-    product::{Matrix, Product},
+    Cuda, Kernel, Source, args,
+    product::{LINE_BYTES, Matrix, Product, TILE},
 };
 use crate::{DType, Result, Tensor};
 
@@ -22,14 +22,11 @@ pub(super) static SOURCE: Source = Source {
 const SWIGLU: Kernel = SOURCE.kernel("product_swiglu");
 const SWIGLU_KEPT: Kernel = SOURCE.kernel("product_swiglu_kept");
 
-/// Rows of a tile and columns of its gate, rows that a group writes, steps of the ring, buffers: as in the
-/// source file.
-const TILE: usize = 128;
+/// Rows that a group writes, steps of the ring, buffers: as in the source file. A tile has as many columns of
+/// gate, and of up, as rows.
 const OUT_ROWS: usize = 64;
 const STEPS: usize = 4;
 const BUFFERS: usize = 2;
-const THREADS: usize = 384;
-const LINE_BYTES: usize = 128;
 /// Tiles, barriers, and what it takes to begin at a multiple of 1,024.
 const SHARED: usize = (STEPS * 3 * TILE + 2 * BUFFERS * OUT_ROWS) * LINE_BYTES + 16 * STEPS + 1024;
 
@@ -69,9 +66,7 @@ impl Cuda {
             f as i32,
             k as i32
         ];
-        let tiles = m.div_ceil(TILE) * f.div_ceil(TILE);
-        let blocks = self.info().multiprocessors.min(tiles);
-        let grid = Grid::new(blocks, THREADS).shared(SHARED);
+        let grid = self.product_grid(m, f, SHARED);
         self.launch(kernel, DType::BF16, grid, arguments)
     }
 }

@@ -1,8 +1,8 @@
 // What products of our own on Hopper are made of: barriers in shared memory, the copy unit (TMA), products of four
 // warps together (wgmma).
 //
-// Rows of a tile in shared memory are lines of 128 bytes (64 elements) in the 128 B swizzle: sixteen-byte unit u of row r
-// lies at u ^ (r % 8).
+// Rows of a tile in shared memory are lines of 128 bytes (64 elements) in the 128 B swizzle: sixteen-byte unit u of
+// row r lies at u ^ (r % 8).
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
@@ -75,8 +75,8 @@ template <int COUNT> DEVICE void pin(float (&d)[COUNT]) {
 #define R8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
     "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 
-// Place of tile t. Groups of GROUP rows of tiles; within a group down the rows first, so that blocks that run at one time share
-// tiles of a and of b in L2.
+// Place of tile t. Groups of GROUP rows of tiles; within a group down the rows first, so that blocks that run at one
+// time share tiles of a and of b in L2.
 template <int GROUP> DEVICE void place(int t, int rows, int columns, int& row, int& column) {
     int each = GROUP * columns, g = t / each, first = g * GROUP, size = min(GROUP, rows - first);
     t -= g * each;

@@ -1,10 +1,10 @@
 // Gate, up and SwiGLU of bf16 matrices for Hopper in one kernel: y [m, f] = silu(a gate^T) (a up^T), a [m, k], gate and
 // up [f, k], sums in f32. What is before SwiGLU is written only where the way back needs it.
 //
-// A tile of 128 rows has 128 columns of gate and the same 128 of up, side by side in the sums of a thread. One warp group
-// copies tiles into a ring in shared memory (TMA), two multiply (wgmma), 64 rows each. Nothing but the ring holds these
-// two together: one is ahead by as much as the ring is long, so one multiplies while the other finishes its rows.
-// Blocks stay and take tiles in a fixed order, and every sum is made in one order, so results repeat bit by bit.
+// A tile of 128 rows has 128 columns of gate and the same 128 of up, side by side in the sums of a thread. One group of
+// warps copies tiles into a ring in shared memory (TMA), two multiply (wgmma), 64 rows each. Nothing but the ring holds
+// these two together. Blocks stay and take tiles in a fixed order, and every sum is made in one order, so results repeat
+// bit by bit.
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
