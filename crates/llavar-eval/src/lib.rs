@@ -1,7 +1,7 @@
-//! Evaluation: benchmarks in their official layouts, answers files, and metrics over answers.
+//! Evaluation: benchmarks in their official layouts, answers files, and scores of answers (`llavar-metrics`).
 //!
 //! It calls `llavar-image` (headers), `llavar-data` (records, confined image paths)
-//! and, in [`run`] alone, `llavar-assistant`. Tasks, metrics and scores know nothing of models: they judge
+//! and, in [`run`] alone, `llavar-assistant`. Tasks and scores know nothing of models: they judge
 //! answers, wherever these come from.
 //!
 //! | Start here | For |
@@ -17,7 +17,6 @@ pub mod answer;
 pub mod compare;
 pub mod fingerprint;
 pub mod judge;
-pub mod metrics;
 pub mod report;
 pub mod results;
 pub mod run;

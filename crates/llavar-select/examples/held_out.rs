@@ -7,7 +7,7 @@
 use std::{error::Error, path::Path};
 
 use llavar_assistant::Assistant;
-use llavar_eval::metrics::contains_words;
+use llavar_metrics::contains_words;
 use llavar_model::generation::GenerationOptions;
 use rayon::prelude::*;
 use serde_json::Value;

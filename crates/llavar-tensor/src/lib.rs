@@ -16,6 +16,7 @@
 //! ```
 
 pub mod collective;
+pub mod compact;
 pub(crate) mod cpu;
 pub mod cuda;
 mod device;

@@ -51,16 +51,8 @@ struct Lazy<'a> {
 fn bytes(tensor: &Tensor) -> llavar_tensor::Result<Vec<u8>> {
     let here = tensor.to_device(&Device::Cpu)?;
     Ok(match here.dtype() {
-        DType::BF16 => here
-            .data::<half::bf16>()?
-            .iter()
-            .flat_map(|x| x.to_le_bytes())
-            .collect(),
-        _ => here
-            .data::<f32>()?
-            .iter()
-            .flat_map(|x| x.to_le_bytes())
-            .collect(),
+        DType::BF16 => bytemuck::cast_slice(here.data::<half::bf16>()?).to_vec(),
+        _ => bytemuck::cast_slice(here.data::<f32>()?).to_vec(),
     })
 }
 
@@ -85,7 +77,7 @@ impl View for Lazy<'_> {
             Stored::Tensor(tensor) => tensor,
             Stored::Bytes { bytes, .. } => return Cow::Borrowed(bytes),
         };
-        if let (true, Ok(values)) = (cfg!(target_endian = "little"), tensor.data::<f32>()) {
+        if let Ok(values) = tensor.data::<f32>() {
             return Cow::Borrowed(bytemuck::cast_slice(values));
         }
         match bytes(tensor) {

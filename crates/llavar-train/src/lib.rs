@@ -29,7 +29,6 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
-mod compact;
 mod data;
 pub mod doctor;
 mod error;

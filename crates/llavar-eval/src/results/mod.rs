@@ -101,7 +101,7 @@ pub struct Estimate {
 /// One metric over all questions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricResult {
-    /// Name, as in [`Metric`](crate::metrics::Metric).
+    /// Name, as in [`Metric`](llavar_metrics::Metric).
     pub metric: String,
     /// Version of its definition.
     pub version: u32,

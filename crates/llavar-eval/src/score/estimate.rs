@@ -13,8 +13,8 @@
 //! Miller 2024, "Adding Error Bars to Evals".
 
 use super::row_of;
-use crate::metrics::{Aggregate, Metric};
 use crate::results::{Estimate, ScoredRow};
+use llavar_metrics::{Aggregate, Metric};
 use std::collections::HashMap;
 
 /// Groups of the jackknife: its error is then known to about 16 %.

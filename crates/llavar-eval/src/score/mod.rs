@@ -6,10 +6,10 @@ pub(crate) use estimate::clusters;
 pub use estimate::standard_error;
 
 use crate::fingerprint::Fingerprint;
-use crate::metrics::{Aggregate, Metric, Row};
 use crate::results::{CategoryResult, Counts, MetricResult, RunResult, SCHEMA, ScoredRow};
 use crate::samples::{AnswersFile, SampleRow, match_answers};
 use crate::tasks::{Item, Task};
+use llavar_metrics::{Aggregate, Metric, Row};
 use std::collections::BTreeMap;
 
 /// What is scored and how.

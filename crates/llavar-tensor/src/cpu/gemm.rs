@@ -1,5 +1,6 @@
 //! Matrix products on row-major slices.
 
+use gemm_common::Parallelism;
 use half::bf16;
 use rayon::prelude::*;
 
@@ -71,29 +72,57 @@ pub(crate) fn gemm(
     let (a_rs, a_cs) = if layout == Layout::TN { (1, m) } else { (k, 1) };
     let (b_rs, b_cs) = if layout == Layout::NT { (1, k) } else { (n, 1) };
     let parallelism = if m * n * k < MIN_PARALLEL {
-        gemm::Parallelism::None
+        Parallelism::None
     } else if layout == Layout::NT && m <= MAX_COLUMN_PARTS_ROWS && n >= 2 * MIN_PART_COLUMNS {
         return gemm_nt_columns(m, n, k, a, b, c, beta);
     } else {
-        gemm::Parallelism::Rayon(rayon::current_num_threads())
+        Parallelism::Rayon(rayon::current_num_threads())
     };
     // SAFETY: the lengths were checked above against the strides; `c` is borrowed exclusively, so it
     // overlaps neither operand.
     unsafe {
-        gemm::gemm(
-            m,
+        product(
+            [m, n, k],
+            (a.as_ptr(), a_rs, a_cs),
+            (b.as_ptr(), b_rs, b_cs),
+            (c.as_mut_ptr(), n),
+            beta,
+            parallelism,
+        );
+    }
+}
+
+/// `C = beta C + A B` for `A [m, k]` and `B [k, n]` with any strides of rows and columns and `C` with rows so far
+/// apart.
+///
+/// # Safety
+/// All elements that the shapes and strides name lie in their allocations, and those of `C` are not read or written
+/// by anybody else.
+unsafe fn product(
+    [m, n, k]: [usize; 3],
+    (a, a_rs, a_cs): (*const f32, usize, usize),
+    (b, b_rs, b_cs): (*const f32, usize, usize),
+    (c, c_rs): (*mut f32, usize),
+    beta: f32,
+    parallelism: Parallelism,
+) {
+    // The library's kernels write columns: they are given the transposed product, `C^T = B^T A^T`.
+    // SAFETY: the caller's.
+    unsafe {
+        gemm_f32::gemm::f32::get_gemm_fn()(
             n,
+            m,
             k,
-            c.as_mut_ptr(),
+            c,
+            c_rs as isize,
             1,
-            n as isize,
             beta != 0.0,
-            a.as_ptr(),
-            a_cs as isize,
-            a_rs as isize,
-            b.as_ptr(),
-            b_cs as isize,
+            b,
             b_rs as isize,
+            b_cs as isize,
+            a,
+            a_rs as isize,
+            a_cs as isize,
             beta,
             1.0,
             false,
@@ -145,26 +174,13 @@ fn gemm_nt_columns(m: usize, n: usize, k: usize, a: &[f32], b: &[f32], c: &mut [
         // SAFETY: the lengths were checked above; this task alone writes columns `first..first + per`
         // of `c`, which overlaps neither operand.
         unsafe {
-            gemm::gemm(
-                m,
-                b.len() / k,
-                k,
-                c.0.add(first),
-                1,
-                n as isize,
-                beta != 0.0,
-                a.as_ptr(),
-                1,
-                k as isize,
-                b.as_ptr(),
-                k as isize,
-                1,
+            product(
+                [m, b.len() / k, k],
+                (a.as_ptr(), k, 1),
+                (b.as_ptr(), 1, k),
+                (c.0.add(first), n),
                 beta,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
+                Parallelism::None,
             );
         }
     });
@@ -215,26 +231,13 @@ pub(crate) fn gemm_serial(
     // SAFETY: the lengths were checked above against the strides; `c` is borrowed exclusively, so it
     // overlaps neither operand, and its rows do not overlap each other.
     unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            1,
-            c_stride as isize,
-            beta != 0.0,
-            a.data.as_ptr(),
-            a_cs as isize,
-            a_rs as isize,
-            b.data.as_ptr(),
-            b_cs as isize,
-            b_rs as isize,
+        product(
+            [m, n, k],
+            (a.data.as_ptr(), a_rs, a_cs),
+            (b.data.as_ptr(), b_rs, b_cs),
+            (c.as_mut_ptr(), c_stride),
             beta,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
+            Parallelism::None,
         );
     }
 }

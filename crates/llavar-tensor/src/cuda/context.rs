@@ -40,6 +40,9 @@ unsafe impl Send for Cuda {}
 // SAFETY: as above.
 unsafe impl Sync for Cuda {}
 
+/// Shared memory that the system takes for each block, bytes.
+pub(crate) const SHARED_OF_THE_SYSTEM: usize = 1 << 10;
+
 /// What a GPU is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
@@ -267,6 +270,12 @@ impl Drop for Cuda {
 }
 
 impl DeviceInfo {
+    /// Whether our kernels for Hopper run here: the card, and a driver and a compiler that know its copies and
+    /// products (CUDA 12.0).
+    pub(crate) fn is_hopper(&self) -> bool {
+        self.capability == (9, 0) && self.driver >= 12_000 && self.nvrtc >= (12, 0)
+    }
+
     fn read(device: cu::CUdevice, driver: i32) -> Result<Self> {
         use cu::CUdevice_attribute_enum as At;
         let attribute = |what| -> Result<i32> {

@@ -10,6 +10,7 @@
 //! - `kernel`: our kernels (`kernels/*.cu`), compiled by NVRTC for f32 and bf16, kept on disk.
 //! - `gemm`: cuBLASLt products, plans cached by shape.
 //! - `product`: products of our own for Hopper, with the activation inside.
+//! - `tensor_map`: what Hopper's copy unit is told of a tensor.
 //! - `cudnn`: cuDNN's flash attention.
 //! - `nccl`: collective operations between GPUs.
 //! - `graph`: work that is recorded once and queued again with one call.
@@ -29,9 +30,11 @@ mod nccl;
 pub(crate) mod ops;
 mod product;
 mod product_swiglu;
+mod tensor_map;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub(crate) use context::SHARED_OF_THE_SYSTEM;
 pub use context::{Cuda, DeviceInfo};
 pub(crate) use gemm::Epilogue;
 pub(crate) use kernel::{Arg, Grid, Kernel, Source, args};

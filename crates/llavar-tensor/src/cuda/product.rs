@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self as cu, CUtensorMap};
+use cudarc::driver::sys::{CUtensorMap, CUtensorMapSwizzle_enum as Swizzle};
 
-use super::{Cuda, Grid, Kernel, Source, args, context::check};
+use super::{Cuda, Grid, Kernel, Source, args, tensor_map::TensorMap};
 use crate::{DType, Result, Tensor, ops::Activation};
 
 pub(super) static SOURCE: Source = Source {
@@ -40,9 +40,6 @@ const SHARED: usize = (STEPS * 2 * TILE + 2 * BUFFERS * TILE) * LINE_BYTES + 16 
 
 /// Rows from which on the tiles keep the card busy.
 const MIN_ROWS: usize = 512;
-/// Driver and compiler that know Hopper's copies and products: CUDA 12.0.
-const MIN_DRIVER: i32 = 12_000;
-const MIN_NVRTC: (i32, i32) = (12, 0);
 
 /// `a [m, k]` times weights `[n, k]`, turned, plus their biases `[n]`.
 pub(crate) struct Product<'a> {
@@ -56,9 +53,7 @@ impl Cuda {
     /// Whether there is a kernel for it on this card.
     pub(crate) fn takes_product(&self, product: &Product<'_>) -> Result<bool> {
         let ([m, n, k], info) = (product.sizes, self.info());
-        let mut fits = info.capability == (9, 0)
-            && info.driver >= MIN_DRIVER
-            && info.nvrtc >= MIN_NVRTC
+        let mut fits = info.is_hopper()
             && m >= MIN_ROWS
             && n > 0
             && k > 0
@@ -188,38 +183,14 @@ impl Matrix {
     /// How the card's copy unit sees it: boxes of so many rows by a line, in the 128 B swizzle; what lies
     /// beyond the matrix is read as 0 and not written.
     pub(super) fn boxes(self, rows: usize) -> Result<CUtensorMap> {
-        use cu::{
-            CUtensorMapDataType_enum as Type, CUtensorMapFloatOOBfill_enum as Fill,
-            CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,
-            CUtensorMapSwizzle_enum as Swizzle,
-        };
-        let sizes = [self.width as u64, self.height as u64];
-        let stride = [2 * self.stride as u64];
-        let steps = [1, 1];
-        let shape = [LINE as u32, rows as u32];
-        // SAFETY: plain data, all zeros is a valid value of it.
-        let mut map: CUtensorMap = unsafe { std::mem::zeroed() };
-        // SAFETY: two axes, arrays of two entries (one stride), an address of this device; nothing is read.
-        check(
-            unsafe {
-                cu::cuTensorMapEncodeTiled(
-                    &mut map,
-                    Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                    2,
-                    self.address as _,
-                    sizes.as_ptr(),
-                    stride.as_ptr(),
-                    shape.as_ptr(),
-                    steps.as_ptr(),
-                    Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                    Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-                    Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                    Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-                )
-            },
-            "tensor map",
-        )?;
-        Ok(map)
+        TensorMap {
+            address: self.address,
+            sizes: [self.width as u64, self.height as u64],
+            strides: [2 * self.stride as u64],
+            shape: [LINE as u32, rows as u32],
+            swizzle: Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+        }
+        .encode()
     }
 }
 

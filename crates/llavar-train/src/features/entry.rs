@@ -2,6 +2,7 @@
 
 use std::{fs, io, ops::Range, path::Path};
 
+use bytemuck::allocation::pod_collect_to_vec;
 use half::{bf16, f16};
 use llavar_tensor::{DType, Tensor};
 
@@ -78,18 +79,12 @@ pub(super) fn tensor(
     shape: &[usize],
 ) -> Result<Tensor, llavar_tensor::Error> {
     match dtype {
-        DType::F32 => Tensor::from_vec(values::<f32>(bytes), shape),
-        DType::BF16 => Tensor::from_vec(values::<bf16>(bytes), shape),
-        DType::F16 => Tensor::from_vec(values::<f16>(bytes), shape),
-        DType::I32 => Tensor::from_vec(values::<i32>(bytes), shape),
-        DType::Nf4 => Tensor::from_vec(values::<f32>(bytes), shape)?.to_nf4(false),
+        DType::F32 => Tensor::from_vec(pod_collect_to_vec::<u8, f32>(bytes), shape),
+        DType::BF16 => Tensor::from_vec(pod_collect_to_vec::<u8, bf16>(bytes), shape),
+        DType::F16 => Tensor::from_vec(pod_collect_to_vec::<u8, f16>(bytes), shape),
+        DType::I32 => Tensor::from_vec(pod_collect_to_vec::<u8, i32>(bytes), shape),
+        DType::Nf4 => Tensor::from_vec(pod_collect_to_vec::<u8, f32>(bytes), shape)?.to_nf4(false),
     }
-}
-
-fn values<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<T> {
-    let mut values = vec![T::zeroed(); bytes.len() / size_of::<T>()];
-    bytemuck::cast_slice_mut::<T, u8>(&mut values).copy_from_slice(bytes);
-    values
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Moments are `NAME.exp_avg` and `NAME.exp_avg_sq` in their element type, moving averages `NAME.ema`. In the small
 //! form a moment is `NAME.exp_avg.q8`, a byte a value, and `NAME.exp_avg.scale`, an f32 for 256 of them
-//! ([`crate::compact`]). Where a file would become too large, a tensor goes on in the next one; where ranks hold
+//! ([`llavar_tensor::compact`]). Where a file would become too large, a tensor goes on in the next one; where ranks hold
 //! pieces, each writes its own files, and the parts of a tensor follow each other in the order of their names.
 
 use std::{
@@ -11,14 +11,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use half::bf16;
-use llavar_tensor::{DType, Tensor, mapped::MappedFile, optim::Moments};
+use bytemuck::allocation::pod_collect_to_vec;
+use half::{bf16, slice::HalfFloatSliceExt};
+use llavar_tensor::{
+    DType, Tensor,
+    compact::{BLOCK, Code, is_large},
+    mapped::MappedFile,
+    optim::Moments,
+};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{Entry, Optimizer, Shared};
 use crate::{
     TrainError,
-    compact::{BLOCK, Code, is_large},
     lazy::{Stored, write_tensors},
 };
 
@@ -281,10 +286,14 @@ fn read_range(
         let from = range.start.clamp(at, at + len) - at;
         let to = range.end.clamp(at, at + len) - at;
         match view.dtype() {
-            Dtype::F32 => values.extend(floats(&view.data()[4 * from..4 * to])),
+            Dtype::F32 => {
+                values.extend(pod_collect_to_vec::<u8, f32>(
+                    &view.data()[4 * from..4 * to],
+                ));
+            }
             Dtype::BF16 => {
-                let parts = view.data()[2 * from..2 * to].chunks_exact(2);
-                values.extend(parts.map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()));
+                let parts: Vec<bf16> = pod_collect_to_vec(&view.data()[2 * from..2 * to]);
+                values.extend(parts.to_f32_vec());
             }
             Dtype::U8 => {
                 let scales = file.tensor(&format!("{name}{SCALES}")).ok();
@@ -308,11 +317,6 @@ fn read_range(
     Ok(found.then_some(values))
 }
 
-fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
-    let parts = bytes.chunks_exact(4);
-    parts.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-}
-
 /// Some of a packed tensor's values: the blocks that they lie in are decoded.
 fn unpack(
     code: Code,
@@ -321,7 +325,7 @@ fn unpack(
     range: Range<usize>,
 ) -> Option<Vec<f32>> {
     let scales = scales.filter(|view| view.dtype() == Dtype::F32)?;
-    let scales: Vec<f32> = floats(scales.data()).collect();
+    let scales: Vec<f32> = pod_collect_to_vec(scales.data());
     if scales.len() != codes.len().div_ceil(BLOCK) {
         return None;
     }
@@ -354,7 +358,7 @@ mod tests {
             };
             let want = match form {
                 Form::Packed(code) => code.round(&tensor).unwrap(),
-                Form::Rounded => crate::compact::round_weight(&tensor).unwrap(),
+                Form::Rounded => llavar_tensor::compact::round_weight(&tensor).unwrap(),
                 Form::Plain => tensor.clone(),
             };
             let want = want.to_f32_vec().unwrap();

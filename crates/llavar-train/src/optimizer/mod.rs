@@ -10,15 +10,12 @@ use std::{
 use llavar_tensor::{
     DType, Device, Param, Tensor,
     collective::Group,
+    compact::{Code, is_large, round_weight},
     optim::{AdamW, Moments, Precision, StepLimits, StepReadback, StepState, update_average},
 };
 
 use crate::{
-    ParamGroup, TrainError,
-    compact::{Code, is_large, round_weight},
-    learning_rates::LearningRates,
-    parallel::Piece,
-    recipe::TrainSection,
+    ParamGroup, TrainError, learning_rates::LearningRates, parallel::Piece, recipe::TrainSection,
     stage,
 };
 

@@ -4,10 +4,8 @@
 use std::collections::BTreeMap;
 
 use llavar_model::weights::{Dtype, WeightFormat};
-use llavar_tensor::optim::Precision;
+use llavar_tensor::{compact::WHOLE_BELOW, optim::Precision};
 use serde::{Deserialize, Serialize};
-
-use crate::compact::WHOLE_BELOW;
 
 /// Which of the two training stages runs (spec 6.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

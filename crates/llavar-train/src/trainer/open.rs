@@ -9,13 +9,12 @@ use std::{
 
 use llavar_data::{Cache, Tokenizer};
 use llavar_model::{LlavaModel, config::LlmFamily};
-use llavar_tensor::collective::Group;
+use llavar_tensor::{collective::Group, compact};
 
 use super::{Resume, Trainer, adapters, device::Place, model};
 use crate::{
     Recipe, TrainError,
     checkpoint::{self, CheckpointInfo, FORMAT, Store, TrainState, verify},
-    compact,
     data::{CutLog, Orders, Quarantine, SampleSource, lengths},
     error::chain,
     features::FeatureCache,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     DType, Result, Tensor,
-    cuda::{Arg, Cuda, Grid, Kernel, Source},
+    cuda::{Arg, Cuda, Grid, Kernel, SHARED_OF_THE_SYSTEM, Source},
 };
 
 #[cfg(test)]
@@ -65,9 +65,6 @@ const STRANDS: usize = 2;
 const STEP_KEYS: usize = 4;
 const STEPS_AHEAD: usize = 4;
 const MOST_OWN_BLOCKS: usize = 8;
-
-/// Shared memory that the system takes for each block, bytes.
-pub(super) const SHARED_OF_THE_SYSTEM: usize = 1 << 10;
 
 /// Working memory of the attention of a step, and its tables.
 #[derive(Debug)]

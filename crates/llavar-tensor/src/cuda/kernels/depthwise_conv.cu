@@ -1,43 +1,64 @@
 // Depthwise convolution of [N, H, W, C] with one k x k filter a channel, stride 1, zero padding.
 //
-// 7 x 7 with C a multiple of 8: a block takes a tile of an image with its halo and 64 channels into shared
-// memory; a lane has two channels, a warp whole rows. Everything that is read from shared memory is used for
-// many products in registers, because the products themselves are what these kernels are bound by.
+// 7 x 7 with C a multiple of 8: a block stays with 64 channels and walks through tiles of the images, which it takes
+// into shared memory with their halo; while it works on one, the next is on its way where there is room for two. A
+// lane has two channels, a warp whole rows. Everything that is read from shared memory is used for many products in
+// registers, because the products themselves are what these kernels are bound by.
 // Other sizes: one thread an output.
 
 #if T_IS_BF16
 typedef u32 Pair;
 DEVICE float2 unpack(Pair p) { return make_float2(low_half(p), high_half(p)); }
 DEVICE Pair pair(float2 v) { return pack2(v.x, v.y); }
-#define CONV_WARPS 8
-#define GRAD_ROWS 12
+#define CONV_WARPS 16
+#define GRAD_WARPS 12
 #else
 typedef float2 Pair;
 DEVICE float2 unpack(Pair p) { return p; }
 DEVICE Pair pair(float2 v) { return v; }
-#define CONV_WARPS 4
-#define GRAD_ROWS 6
+#define CONV_WARPS 8
+#define GRAD_WARPS 6
 #endif
 
 #define WIDTH 16              // pixels of a tile's row
 #define SPAN (WIDTH + 6)      // the same with halo
-#define CONV_ROWS (2 * CONV_WARPS)
-#define GRAD_WARPS 6
+#define CONV_ROWS CONV_WARPS  // a warp makes half of two rows
+#define GRAD_ROWS GRAD_WARPS
 
 DEVICE float2 fma2(float2 a, float2 b, float2 c) { return make_float2(fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y)); }
 DEVICE float2 add2(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
 
-// Starts copying ROWS x COLUMNS pixels x 64 channels from pixel (top, left) of image n on; zeros outside.
-template <int ROWS, int COLUMNS>
+// The images in tiles of so many rows and of WIDTH columns; tile t begins at pixel (top, left) of image n.
+struct Tiles {
+    int across, down, total;
+    int n, top, left;
+    DEVICE Tiles(int N, int H, int W, int rows) {
+        across = (W + WIDTH - 1) / WIDTH;
+        down = (H + rows - 1) / rows;
+        total = N * down * across;
+    }
+    DEVICE void find(int t, int rows) {
+        n = t / (down * across);
+        top = t / across % down * rows;
+        left = t % across * WIDTH;
+    }
+};
+
+// Starts copying ROWS x COLUMNS pixels x 64 channels from pixel (top, left) of image n on; zeros outside. A thread
+// takes the same 16 bytes of every so-manieth pixel.
+template <int ROWS, int COLUMNS, int THREADS>
 DEVICE void load_tile(Pair* tile, const T* x, i64 n, int top, int left, int H, int W, int C, int c0) {
-    constexpr int each = 16 / sizeof(T), chunks = 64 / each;
-    u32 to = (u32)__cvta_generic_to_shared(tile);
-    for (int i = threadIdx.x; i < ROWS * COLUMNS * chunks; i += blockDim.x) {
-        int pixel = i / chunks, h = top + pixel / COLUMNS, w = left + pixel % COLUMNS, c = c0 + i % chunks * each;
-        bool inside = h >= 0 && h < H && w >= 0 && w < W && c < C;
-        const T* from = inside ? x + ((n * H + h) * W + w) * C + c : x;
-        int bytes = inside ? 16 : 0;
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + i * 16), "l"(from), "r"(bytes));
+    constexpr int each = 16 / sizeof(T), chunks = 64 / each, step = THREADS / chunks;
+    int c = c0 + threadIdx.x % chunks * each;
+    bool has_channel = c < C;
+    const T* image = x + n * H * W * C + c;
+    u32 to = (u32)__cvta_generic_to_shared(tile) + threadIdx.x * 16;
+    #pragma unroll 1
+    for (int pixel = threadIdx.x / chunks; pixel < ROWS * COLUMNS; pixel += step, to += THREADS * 16) {
+        int h = top + pixel / COLUMNS, w = left + pixel % COLUMNS;
+        bool inside = has_channel && (unsigned)h < (unsigned)H && (unsigned)w < (unsigned)W;
+        const T* from = inside ? image + (i64)(h * W + w) * C : x;
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0));
     }
 }
 DEVICE void wait_for_tiles() {
@@ -45,26 +66,52 @@ DEVICE void wait_for_tiles() {
     __syncthreads();
 }
 
+// Adds a row of 14 pixels times the filter row at `taps` to eight pixels of the upper output row, times the one before
+// it to those of the lower.
+template <bool UPPER, bool LOWER>
+DEVICE void meet(const Pair* in, const float2* taps, float2 (&upper)[8], float2 (&lower)[8]) {
+    float2 v[14];
+    #pragma unroll
+    for (int j = 0; j < 14; j++) v[j] = unpack(in[j * 32]);
+    #pragma unroll
+    for (int k = 0; k < 7; k++) {
+        if (UPPER) {
+            float2 tap = taps[k * 32];
+            #pragma unroll
+            for (int j = 0; j < 8; j++) upper[j] = fma2(v[j + k], tap, upper[j]);
+        }
+        if (LOWER) {
+            float2 tap = taps[(k - 7) * 32];
+            #pragma unroll
+            for (int j = 0; j < 8; j++) lower[j] = fma2(v[j + k], tap, lower[j]);
+        }
+    }
+}
+
 // y = bias + correlation of x with w [C, 49], turned by 180 degrees for the gradient of the input; bias may be
-// null. Grid: tiles, groups of 64 channels, images. A warp makes two rows of the tile, eight pixels of both at a
-// time: every input row that it reads serves both.
-KERNEL __launch_bounds__(32 * CONV_WARPS, 2)
-conv7(const T* x, const T* w, const T* bias, T* y, int H, int W, int C, int turned) {
+// null. Grid: blocks that share the tiles of N images, groups of 64 channels; shared memory for `buffers` (1 or 2)
+// tiles. A warp makes eight pixels of two rows: every input row that it reads serves both.
+KERNEL __launch_bounds__(32 * CONV_WARPS, 1)
+conv7(const T* x, const T* w, const T* bias, T* y, int N, int H, int W, int C, int turned, int buffers) {
     extern __shared__ uint4 memory[];
-    Pair* tile = (Pair*)memory;
-    float2* filter = (float2*)(tile + (CONV_ROWS + 6) * SPAN * 32);
-    int across = (W + WIDTH - 1) / WIDTH, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    int h0 = blockIdx.x / across * CONV_ROWS, w0 = blockIdx.x % across * WIDTH, c0 = blockIdx.y * 64, c = c0 + lane * 2;
+    constexpr int TILE = (CONV_ROWS + 6) * SPAN * 32;
+    float2* filter = (float2*)memory;
+    Pair *tile = (Pair*)(filter + 49 * 32), *other = tile + (buffers - 1) * TILE;
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, c0 = blockIdx.y * 64, c = c0 + lane * 2;
+    int row = warp & ~1, column = (warp & 1) * 8;
     bool inside = c < C;
-    i64 n = blockIdx.z;
-    load_tile<CONV_ROWS + 6, SPAN>(tile, x, n, h0 - 3, w0 - 3, H, W, C, c0);
+    Tiles tiles(N, H, W, CONV_ROWS), ahead = tiles;
+    int t = blockIdx.x;
+    if (t >= tiles.total) return;
+    ahead.find(t, CONV_ROWS);
+    load_tile<CONV_ROWS + 6, SPAN, 32 * CONV_WARPS>(tile, x, ahead.n, ahead.top - 3, ahead.left - 3, H, W, C, c0);
     // The filters of the channels lie one behind the other: they are read as they lie, and laid down as pairs of
     // channels once all have taken theirs.
     T* raw = (T*)filter;
     for (int i = threadIdx.x; i < min(64, C - c0) * 49; i += 32 * CONV_WARPS) raw[i] = w[c0 * 49 + i];
     float2 start = make_float2(0, 0);
     if (bias && inside) start = make_float2(to_float(bias[c]), to_float(bias[c + 1]));
-    wait_for_tiles();
+    __syncthreads();
     constexpr int MINE = (49 + CONV_WARPS - 1) / CONV_WARPS;
     float2 mine[MINE];
     #pragma unroll
@@ -76,84 +123,89 @@ conv7(const T* x, const T* w, const T* bias, T* y, int H, int W, int C, int turn
     #pragma unroll
     for (int i = 0; i < MINE; i++)
         if (warp + i * CONV_WARPS < 49) filter[(warp + i * CONV_WARPS) * 32 + lane] = mine[i];
-    __syncthreads();
-    int row = warp * 2;
     #pragma unroll 1
-    for (int left = 0; left < WIDTH; left += 8) {
-        if (h0 + row >= H || w0 + left >= W) break;
-        float2 upper[8], lower[8], before[7];
-        #pragma unroll
-        for (int j = 0; j < 8; j++) upper[j] = lower[j] = start;
-        #pragma unroll
-        for (int k = 0; k < 7; k++) before[k] = make_float2(0, 0);
-        // Input row i meets filter row i for the upper output row and i - 1 for the lower one.
-        #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const Pair* in = tile + ((row + i) * SPAN + left) * 32 + lane;
-            float2 v[14], now[7];
+    while (true) {
+        // Behind the barrier nobody reads the other buffer any more.
+        wait_for_tiles();
+        tiles.find(t, CONV_ROWS);
+        t += gridDim.x;
+        bool more = t < tiles.total;
+        ahead.find(t, CONV_ROWS);
+        if (more && buffers > 1)
+            load_tile<CONV_ROWS + 6, SPAN, 32 * CONV_WARPS>(other, x, ahead.n, ahead.top - 3, ahead.left - 3, H, W, C, c0);
+        int h = tiles.top + row, left = tiles.left + column;
+        if (h < H && left < W) {
+            float2 upper[8], lower[8];
             #pragma unroll
-            for (int j = 0; j < 14; j++) v[j] = unpack(in[j * 32]);
-            if (i < 7) {
+            for (int j = 0; j < 8; j++) upper[j] = lower[j] = start;
+            const Pair* in = tile + (row * SPAN + column) * 32 + lane;
+            // Input row i meets filter row i for the upper output row and i - 1 for the lower one. The loop stays a
+            // loop: unrolled it is too long for the nearest instruction cache.
+            meet<true, false>(in, filter + lane, upper, lower);
+            #pragma unroll 1
+            for (int i = 1; i < 7; i++) meet<true, true>(in + i * (SPAN * 32), filter + i * (7 * 32) + lane, upper, lower);
+            meet<false, true>(in + 7 * (SPAN * 32), filter + 7 * (7 * 32) + lane, upper, lower);
+            if (inside) {
+                T* out = y + (((i64)tiles.n * H + h) * W + left) * C + c;
                 #pragma unroll
-                for (int k = 0; k < 7; k++) {
-                    now[k] = filter[(i * 7 + k) * 32 + lane];
-                    #pragma unroll
-                    for (int j = 0; j < 8; j++) upper[j] = fma2(v[j + k], now[k], upper[j]);
-                }
-            }
-            if (i > 0) {
-                #pragma unroll
-                for (int k = 0; k < 7; k++)
-                    #pragma unroll
-                    for (int j = 0; j < 8; j++) lower[j] = fma2(v[j + k], before[k], lower[j]);
-            }
-            if (i < 7) {
-                #pragma unroll
-                for (int k = 0; k < 7; k++) before[k] = now[k];
+                for (int j = 0; j < 8; j++)
+                    if (left + j < W) {
+                        *(Pair*)(out + (i64)j * C) = pair(upper[j]);
+                        if (h + 1 < H) *(Pair*)(out + ((i64)W + j) * C) = pair(lower[j]);
+                    }
             }
         }
-        if (!inside) continue;
-        T* out = y + ((n * H + h0 + row) * W + w0 + left) * C + c;
-        #pragma unroll
-        for (int j = 0; j < 8; j++)
-            if (w0 + left + j < W) {
-                *(Pair*)(out + (i64)j * C) = pair(upper[j]);
-                if (h0 + row + 1 < H) *(Pair*)(out + ((i64)W + j) * C) = pair(lower[j]);
-            }
+        if (!more) break;
+        if (buffers == 1) {
+            __syncthreads();
+            load_tile<CONV_ROWS + 6, SPAN, 32 * CONV_WARPS>(tile, x, ahead.n, ahead.top - 3, ahead.left - 3, H, W, C, c0);
+        } else {
+            Pair* swap = tile;
+            tile = other;
+            other = swap;
+        }
     }
 }
 
 // part [gridDim.x, 50, C]: gradients of the 49 filter taps and of the bias over the tiles that a block walks
-// through, blockIdx.x, blockIdx.x + gridDim.x, .. of N images; blockIdx.y: 64 channels. A warp takes every
-// sixth row of dy and keeps all 50 sums; the warps' sums are added in order at the end.
-KERNEL __launch_bounds__(32 * GRAD_WARPS, 2)
-conv7_weight_grad(const T* x, const T* dy, float* part, int N, int H, int W, int C) {
+// through, blockIdx.x, blockIdx.x + gridDim.x, .. of N images; blockIdx.y: 64 channels; shared memory for `buffers`
+// tiles of x and dy. A warp takes a row of dy and keeps all 50 sums; the warps' sums are added in order at the end.
+KERNEL __launch_bounds__(32 * GRAD_WARPS, 1)
+conv7_weight_grad(const T* x, const T* dy, float* part, int N, int H, int W, int C, int buffers) {
     extern __shared__ uint4 memory[];
-    Pair *tile = (Pair*)memory, *grad = tile + (GRAD_ROWS + 6) * SPAN * 32;
-    int across = (W + WIDTH - 1) / WIDTH, down = (H + GRAD_ROWS - 1) / GRAD_ROWS;
+    constexpr int TILE = (GRAD_ROWS + 6) * SPAN * 32, BOTH = TILE + GRAD_ROWS * WIDTH * 32;
+    Pair *tile = (Pair*)memory, *other = tile + (buffers - 1) * BOTH;
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, c0 = blockIdx.y * 64, c = c0 + lane * 2;
+    Tiles tiles(N, H, W, GRAD_ROWS), ahead = tiles;
+    auto load = [&](int t, Pair* to) {
+        ahead.find(t, GRAD_ROWS);
+        load_tile<GRAD_ROWS + 6, SPAN, 32 * GRAD_WARPS>(to, x, ahead.n, ahead.top - 3, ahead.left - 3, H, W, C, c0);
+        load_tile<GRAD_ROWS, WIDTH, 32 * GRAD_WARPS>(to + TILE, dy, ahead.n, ahead.top, ahead.left, H, W, C, c0);
+    };
     float2 acc[49], bias = make_float2(0, 0);
     #pragma unroll
     for (int t = 0; t < 49; t++) acc[t] = make_float2(0, 0);
-    for (int t = blockIdx.x; t < N * down * across; t += gridDim.x) {
-        int n = t / (down * across), h0 = t / across % down * GRAD_ROWS, w0 = t % across * WIDTH;
-        __syncthreads();
-        load_tile<GRAD_ROWS + 6, SPAN>(tile, x, n, h0 - 3, w0 - 3, H, W, C, c0);
-        load_tile<GRAD_ROWS, WIDTH>(grad, dy, n, h0, w0, H, W, C, c0);
+    int t = blockIdx.x;
+    if (t < tiles.total) load(t, tile);
+    #pragma unroll 1
+    while (t < tiles.total) {
         wait_for_tiles();
+        tiles.find(t, GRAD_ROWS);
+        t += gridDim.x;
+        if (t < tiles.total && buffers > 1) load(t, other);
         #pragma unroll 1
-        for (int step = 0; step < GRAD_ROWS / GRAD_WARPS * 2; step++) {
-            int r = warp + step / 2 * GRAD_WARPS, left = step % 2 * 8;
-            if (h0 + r >= H || w0 + left >= W) continue;
+        for (int left = 0; left < WIDTH; left += 8) {
+            if (tiles.top + warp >= H || tiles.left + left >= W) continue;
+            const Pair* grad = tile + TILE + (warp * WIDTH + left) * 32 + lane;
             float2 d[8];
             #pragma unroll
             for (int j = 0; j < 8; j++) {
-                d[j] = unpack(grad[(r * WIDTH + left + j) * 32 + lane]);
+                d[j] = unpack(grad[j * 32]);
                 bias = add2(bias, d[j]);
             }
             #pragma unroll
             for (int i = 0; i < 7; i++) {
-                const Pair* in = tile + ((r + i) * SPAN + left) * 32 + lane;
+                const Pair* in = tile + ((warp + i) * SPAN + left) * 32 + lane;
                 float2 v[14];
                 #pragma unroll
                 for (int j = 0; j < 14; j++) v[j] = unpack(in[j * 32]);
@@ -162,6 +214,14 @@ conv7_weight_grad(const T* x, const T* dy, float* part, int N, int H, int W, int
                     #pragma unroll
                     for (int j = 0; j < 8; j++) acc[i * 7 + k] = fma2(v[j + k], d[j], acc[i * 7 + k]);
             }
+        }
+        if (buffers == 1) {
+            __syncthreads();
+            if (t < tiles.total) load(t, tile);
+        } else {
+            Pair* swap = tile;
+            tile = other;
+            other = swap;
         }
     }
     float2* sums = (float2*)memory;

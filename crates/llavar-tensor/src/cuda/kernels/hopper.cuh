@@ -12,6 +12,8 @@ struct alignas(64) TensorMap { u64 words[16]; };
 DEVICE void barrier_init(u32 at, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(at), "r"(count) : "memory");
 }
+// Lets the copy unit see barriers that were initialised.
+DEVICE void barriers_made() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 // Arrives and says how many bytes are on their way.
 DEVICE void barrier_expect(u32 at, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(at), "r"(bytes) : "memory");
@@ -36,6 +38,12 @@ DEVICE void load_box(u32 to, const TensorMap* map, u32 at, int x, int y) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
         :: "r"(to), "l"(map), "r"(at), "r"(x), "r"(y) : "memory");
+}
+// The same of a tensor of four axes.
+DEVICE void load_box(u32 to, const TensorMap* map, u32 at, int x, int y, int z, int w) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
+        :: "r"(to), "l"(map), "r"(at), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
 }
 DEVICE void store_box(const TensorMap* map, u32 from, int x, int y) {
     asm volatile(

@@ -58,7 +58,7 @@ DEVICE void product(const TensorMap* a, const TensorMap* const (&bs)[COUNT], con
         }
         barrier_init(turn, 4);
         barrier_init(turn + 8, 4);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_made();
     }
     __syncthreads();
     int each = (n + COLUMNS - 1) / COLUMNS, columns = COUNT * each;

@@ -48,7 +48,7 @@ DEVICE void gated_product(const TensorMap* a, const TensorMap* gate, const Tenso
             barrier_init(full + 8 * s, 1);
             barrier_init(empty + 8 * s, 8);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_made();
     }
     __syncthreads();
     int columns = (f + COLUMNS - 1) / COLUMNS, rows = (m + ROWS - 1) / ROWS;

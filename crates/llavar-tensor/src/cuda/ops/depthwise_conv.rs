@@ -1,11 +1,14 @@
-//! Depthwise convolution: tiles in shared memory for 7 x 7, one thread an output for other filters.
+//! Depthwise convolution: tiles in shared memory for 7 x 7 (in bf16 on Hopper by the tensor cores), one thread an
+//! output for other filters.
+
+pub(in crate::cuda) mod hopper;
 
 use std::sync::Arc;
 
 use super::rows::expect_dtype;
 use crate::{
     DType, Error, Param, Result, Tape, Tensor, Var,
-    cuda::{Cuda, Grid, Kernel, Source, args},
+    cuda::{Cuda, Grid, Kernel, SHARED_OF_THE_SYSTEM, Source, args},
 };
 
 pub(in crate::cuda) static SOURCE: Source = Source {
@@ -25,11 +28,12 @@ const CHANNELS: usize = 64;
 const WIDTH: usize = 16;
 const SPAN: usize = WIDTH + 6;
 
-/// Warps of a block of the weight gradient.
-const GRAD_WARPS: usize = 6;
+/// Warps of a block of a convolution in bf16, and as many rows of its tile; f32 has half of both, so that a tile fits
+/// everywhere.
+const CONV_WARPS: usize = 16;
 
-/// Blocks of the weight gradient, about: two a multiprocessor.
-const GRAD_BLOCKS: usize = 132 * 2;
+/// The same of a weight gradient.
+const GRAD_WARPS: usize = 12;
 
 /// Sizes of one convolution.
 #[derive(Clone, Copy)]
@@ -97,10 +101,21 @@ pub(crate) fn depthwise_conv(
     }))
 }
 
+/// A launch whose blocks walk through tiles.
+struct Walk {
+    grid: Grid,
+    /// Blocks that share the tiles of 64 channels.
+    parts: usize,
+    /// Tiles in shared memory.
+    buffers: i32,
+}
+
 impl Conv {
     /// Whether the kernels for 7 x 7 take tensors at these addresses.
     fn is_fast(self, tensors: &[&Tensor]) -> Result<bool> {
-        let mut fast = self.k == 7 && self.c.is_multiple_of(8) && self.batch <= 65_535;
+        let mut fast = self.k == 7
+            && self.c.is_multiple_of(8)
+            && self.h * self.w * self.c <= i32::MAX as usize;
         for tensor in tensors {
             fast &= tensor.cuda_address()?.is_multiple_of(16);
         }
@@ -110,6 +125,31 @@ impl Conv {
     /// Bytes of a row of a tile, `pixels` wide.
     fn row_bytes(self, pixels: usize) -> usize {
         pixels * CHANNELS * self.dtype.size()
+    }
+
+    /// Warps of a block, and rows of its tile, of a kernel that has so many in bf16.
+    fn warps(self, in_bf16: usize) -> usize {
+        match self.dtype {
+            DType::BF16 => in_bf16,
+            _ => in_bf16 / 2,
+        }
+    }
+
+    /// How tiles of `rows` rows are shared out to blocks, for a kernel that needs `tile` bytes a tile and `once`
+    /// beside them.
+    fn walk(self, cuda: &Arc<Cuda>, rows: usize, tile: usize, once: usize) -> Walk {
+        let info = cuda.info();
+        let two = 2 * tile + once + SHARED_OF_THE_SYSTEM;
+        let buffers = 1 + usize::from(two <= info.shared_memory);
+        let shared = buffers * tile + once;
+        let tiles = self.batch * self.h.div_ceil(rows) * self.w.div_ceil(WIDTH);
+        let groups = self.c.div_ceil(CHANNELS);
+        let parts = parts(tiles, info.multiprocessors / groups);
+        Walk {
+            grid: Grid::cube([parts, groups, 1], 32 * rows).shared(shared),
+            parts,
+            buffers: buffers as i32,
+        }
     }
 
     /// Correlation with the filters, `turned` by 180 degrees for the gradient of the input.
@@ -152,16 +192,32 @@ impl Conv {
             )?;
             return Ok(out);
         }
-        // Each warp makes two rows; f32 tiles are half as high, so that they fit everywhere.
-        let warps = if dtype == DType::BF16 { 8 } else { 4 };
-        let tiles = h.div_ceil(2 * warps) * w.div_ceil(WIDTH);
-        let bytes = (2 * warps + 6) * self.row_bytes(SPAN) + taps * CHANNELS * 4;
+        if hopper::takes(cuda, dtype) {
+            hopper::correlate(cuda, self, x, filters, bias, &mut out, turned)?;
+            return Ok(out);
+        }
+        let warps = self.warps(CONV_WARPS);
+        let walk = self.walk(
+            cuda,
+            warps,
+            (warps + 6) * self.row_bytes(SPAN),
+            taps * CHANNELS * 4,
+        );
         cuda.launch(
             &CONV7,
             dtype,
-            Grid::cube([tiles, c.div_ceil(CHANNELS), batch], 32 * warps).shared(bytes),
+            walk.grid,
             args![
-                x, filters, bias, &mut out, sizes[0], sizes[1], sizes[2], turned
+                x,
+                filters,
+                bias,
+                &mut out,
+                batch as i32,
+                sizes[0],
+                sizes[1],
+                sizes[2],
+                turned,
+                walk.buffers
             ],
         )?;
         Ok(out)
@@ -200,23 +256,26 @@ impl Conv {
             )?;
             return Ok((part, parts));
         }
-        let height = if dtype == DType::BF16 {
-            2 * GRAD_WARPS
-        } else {
-            GRAD_WARPS
-        };
-        let tiles = batch * h.div_ceil(height) * w.div_ceil(WIDTH);
-        let groups = c.div_ceil(CHANNELS);
-        let parts = tiles.clamp(1, GRAD_BLOCKS.div_ceil(groups));
-        let mut part = cuda.empty(&[parts, rows, c], DType::F32)?;
-        let bytes = (height + 6) * self.row_bytes(SPAN) + height * self.row_bytes(WIDTH);
+        let warps = self.warps(GRAD_WARPS);
+        let bytes = (warps + 6) * self.row_bytes(SPAN) + warps * self.row_bytes(WIDTH);
+        let walk = self.walk(cuda, warps, bytes, 0);
+        let mut part = cuda.empty(&[walk.parts, rows, c], DType::F32)?;
         cuda.launch(
             &CONV7_WEIGHT_GRAD,
             dtype,
-            Grid::cube([parts, groups, 1], 32 * GRAD_WARPS).shared(bytes),
-            args![x, dy, &mut part, batch as i32, sizes[0], sizes[1], sizes[2]],
+            walk.grid,
+            args![
+                x,
+                dy,
+                &mut part,
+                batch as i32,
+                sizes[0],
+                sizes[1],
+                sizes[2],
+                walk.buffers
+            ],
         )?;
-        Ok((part, parts))
+        Ok((part, walk.parts))
     }
 
     /// `out [C, count] = beta out + sum over parts`, of rows `first..first + count` of each part.
@@ -257,6 +316,13 @@ impl Conv {
             ],
         )
     }
+}
+
+/// Into how many parts `tiles` tiles are cut for blocks of which so many are at work at once: as many tiles each as
+/// the one that has most. At least one.
+fn parts(tiles: usize, at_once: usize) -> usize {
+    let each = tiles.div_ceil(at_once.max(1)).max(1);
+    tiles.div_ceil(each).max(1)
 }
 
 #[cfg(test)]

@@ -74,6 +74,7 @@ pub(super) const SOURCES: &[&Source] = &[
     &broadcast::SOURCE,
     &copy_rows::SOURCE,
     &depthwise_conv::SOURCE,
+    &depthwise_conv::hopper::SOURCE,
     &embed_merge::SOURCE,
     &fp8::SOURCE,
     &linear_cross_entropy::SOURCE,

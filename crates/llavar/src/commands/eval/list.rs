@@ -1,9 +1,7 @@
 //! `llavar eval list`: tasks, metrics and layouts.
 
-use llavar_eval::{
-    metrics::{Aggregate, Metric},
-    tasks::{TaskInfo, task_infos},
-};
+use llavar_eval::tasks::{TaskInfo, task_infos};
+use llavar_metrics::{Aggregate, Metric};
 use serde::Serialize;
 
 use crate::{

@@ -15,13 +15,13 @@ use std::path::Path;
 
 use llavar_eval::{
     compare::CompareError,
-    metrics::{Metric, UnknownMetric},
     results::ResultsError,
     run::{AnswerError, NotForServers, RunError},
     samples::{SampleError, Shard},
     score::ScoreError,
     tasks::{Task, TaskError},
 };
+use llavar_metrics::{Metric, UnknownMetric};
 use llavar_tensor::collective::Launch;
 
 use crate::{

@@ -7,7 +7,8 @@ use std::{
 };
 
 use llavar_assistant::Assistant;
-use llavar_eval::{AnswerRow, metrics::contains_words};
+use llavar_eval::AnswerRow;
+use llavar_metrics::contains_words;
 use llavar_model::generation::GenerationOptions;
 use rayon::prelude::*;
 

@@ -3,7 +3,7 @@
 use super::Input;
 use crate::{
     DType,
-    cuda::{Grid, Kernel, Source, decode::attention::SHARED_OF_THE_SYSTEM},
+    cuda::{Grid, Kernel, SHARED_OF_THE_SYSTEM, Source},
 };
 
 pub(in crate::cuda::decode) static SOURCE: Source = Source {

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use crate::metrics::python_text::{is_space, lower};
+use crate::python_text::{is_space, lower};
 
 /// What a match is, where that decides how much of it is taken or how it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

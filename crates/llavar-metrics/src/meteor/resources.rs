@@ -9,7 +9,7 @@ use std::{
 
 use flate2::read::{DeflateDecoder, GzDecoder};
 
-use crate::metrics::Row;
+use crate::Row;
 
 use super::normalise;
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use flate2::read::GzDecoder;
-use llavar_eval::metrics::{
+use llavar_metrics::{
     Metric, Row, bleu::bleu, cider_d::cider_d, meteor, multimodal_ocr::Protocol, ocrbench, ptb,
     rouge_l::rouge_l,
 };

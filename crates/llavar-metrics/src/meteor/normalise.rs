@@ -1,7 +1,7 @@
 //! METEOR's own normalisation of a line (`-norm`), for text that has been through the Penn Treebank
 //! tokeniser: what that leaves together and METEOR separates.
 
-use crate::metrics::python_text::{lower, split};
+use crate::python_text::{lower, split};
 
 /// METEOR 1.5's English abbreviations whose full stop stays at the end of a text, in lower case.
 const PREFIXES: &str = "adj adm adv asst bart bldg brig bros capt cmdr col comdr con corp cpl dr drs ens gen gov hon hosp \

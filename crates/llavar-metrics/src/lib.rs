@@ -5,14 +5,14 @@
 //! program; the functions are there for those who need one reading alone.
 //!
 //! ```
-//! use llavar_eval::metrics::{Metric, Row};
+//! use llavar_metrics::{Metric, Row};
 //!
 //! let references = ["itc limited".to_owned()];
 //! let row = Row { answer: "ITC Limitad", references: &references };
 //! let metric: Metric = "anls".parse()?;
 //! assert_eq!(metric.score(row), Some(1.0 - 1.0 / 11.0));
 //! assert_eq!(metric.evaluate(&[row]).value, 1.0 - 1.0 / 11.0);
-//! # Ok::<(), llavar_eval::metrics::UnknownMetric>(())
+//! # Ok::<(), llavar_metrics::UnknownMetric>(())
 //! ```
 
 pub mod anls;

@@ -1,6 +1,6 @@
 //! Rows a second of each metric on one core, beside plain Python in the same run.
 //!
-//! `cargo bench -p llavar-eval --bench metrics` reads the rows of `metric-vectors` (`LLAVAR_SHARED`), times each
+//! `cargo bench -p llavar-metrics --bench metrics` reads the rows of `metric-vectors` (`LLAVAR_SHARED`), times each
 //! metric, and runs `metrics.py` on the same rows where `python3` is there. `metrics.py` holds the published
 //! formulas written out plainly, and its scores must be ours.
 
@@ -16,9 +16,7 @@ use std::{
 };
 
 use flate2::read::GzDecoder;
-use llavar_eval::metrics::{
-    Evaluation, Metric, Row, bleu::bleu, cider_d::cider_d, rouge_l::rouge_l,
-};
+use llavar_metrics::{Evaluation, Metric, Row, bleu::bleu, cider_d::cider_d, rouge_l::rouge_l};
 use serde_json::{Value, json};
 
 /// Rounds of which the fastest counts, on both sides.

@@ -1,6 +1,6 @@
 //! Properties of the metrics on any text.
 
-use llavar_eval::metrics::{
+use llavar_metrics::{
     Metric, Row, anls, bleu::bleu, meteor::Meteor, multimodal_ocr, ocrbench, ptb, rouge_l::rouge_l,
 };
 use proptest::prelude::*;

@@ -11,32 +11,36 @@
 
 use std::sync::LazyLock;
 
-use llavar_tensor::{DType, Tensor};
 use rayon::prelude::*;
 
+use crate::{DType, Result, Tensor};
+
 /// Values that share a scale.
-pub(crate) const BLOCK: usize = 256;
+pub const BLOCK: usize = 256;
 
 /// Weights of fewer elements stay as they are, moments too: norms and biases cost next to nothing. The limit is that
 /// of bitsandbytes' 8-bit optimizers.
-pub(crate) const WHOLE_BELOW: usize = 4096;
+pub const WHOLE_BELOW: usize = 4096;
 
 /// A block whose largest magnitude lies below it is 0, so that no level of any block is a subnormal number.
 const LEAST_SCALE: f32 = 8.077_936e-28; // 2^-90
 
 /// Whether a weight of that shape is kept in the small form.
-pub(crate) fn is_large(shape: &[usize]) -> bool {
+pub fn is_large(shape: &[usize]) -> bool {
     shape.iter().product::<usize>() >= WHOLE_BELOW
 }
 
 /// Rounds a weight to bf16, in its element type and on its device.
-pub(crate) fn round_weight(weight: &Tensor) -> llavar_tensor::Result<Tensor> {
+///
+/// # Errors
+/// When the device fails.
+pub fn round_weight(weight: &Tensor) -> Result<Tensor> {
     weight.cast(DType::BF16)?.cast(weight.dtype())
 }
 
 /// The two ways to code moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Code {
+pub enum Code {
     /// A sign and 127 levels, each 2^(1/10) times the one below: 3.8 decades.
     Signed,
     /// 255 levels, each 2^(1/8) times the one below: 9.5 decades.
@@ -107,7 +111,7 @@ impl Code {
     }
 
     /// Scales of the blocks and a code for each value.
-    pub(crate) fn pack(self, values: &[f32]) -> (Vec<f32>, Vec<u8>) {
+    pub fn pack(self, values: &[f32]) -> (Vec<f32>, Vec<u8>) {
         let levels = self.levels();
         let scales: Vec<f32> = values.par_chunks(BLOCK).map(scale_of).collect();
         let mut codes = vec![0; values.len()];
@@ -121,7 +125,7 @@ impl Code {
     }
 
     /// The values of codes; `None` where there is not one scale for each block.
-    pub(crate) fn unpack(self, scales: &[f32], codes: &[u8]) -> Option<Vec<f32>> {
+    pub fn unpack(self, scales: &[f32], codes: &[u8]) -> Option<Vec<f32>> {
         let levels = self.levels();
         let blocks = codes.chunks(BLOCK);
         (scales.len() == blocks.len()).then(|| {
@@ -133,7 +137,10 @@ impl Code {
     }
 
     /// The tensor that is read back of one that is packed, in its element type and on its device.
-    pub(crate) fn round(self, moment: &Tensor) -> llavar_tensor::Result<Tensor> {
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn round(self, moment: &Tensor) -> Result<Tensor> {
         let levels = self.levels();
         let mut values = moment.to_f32_vec()?;
         values.par_chunks_mut(BLOCK).for_each(|block| {
