@@ -84,9 +84,9 @@ conv7_hopper(const __grid_constant__ TensorMap x, const bf16* w, const bf16* bia
     }
 
     // The matrices: lane l has rows 2 (l % 4), the next one, and the same 8 below, of column l / 4.
-    unsigned short* taps = (unsigned short*)m.planes;
-    for (int i = threadIdx.x; i < CHANNELS * 49; i += 32 * WARPS)
-        taps[i] = i < (C - c0) * 49 ? ((const unsigned short*)w)[c0 * 49 + i] : 0;
+    const unsigned short* taps = (const unsigned short*)m.planes;
+    for (int i = threadIdx.x; i < CHANNELS * 49 / 8; i += 32 * WARPS)
+        ((uint4*)m.planes)[i] = i * 8 < (C - c0) * 49 ? ((const uint4*)(w + c0 * 49))[i] : make_uint4(0, 0, 0, 0);
     __syncthreads();
     u32 band[4][7][2];
     float start[4];
@@ -107,14 +107,15 @@ conv7_hopper(const __grid_constant__ TensorMap x, const bf16* w, const bf16* bia
                 band[k][i][half] = v[0] | v[1] << 16;
             }
     }
+    // The filters have been read.
+    __syncthreads();
     #pragma unroll 1
     while (next.n < N) {
         int n = next.n, top = next.top, left = next.left;
         next.step();
         barrier_wait(barrier, parity);
         parity ^= 1;
-        __syncthreads();
-        // A warp turns whole rows.
+        // Nobody reads the planes: the barrier in front of the writing is behind all products. A warp turns whole rows.
         #pragma unroll 1
         for (int row = warp; row < SPAN; row += WARPS) {
             u32 lines[3][4];

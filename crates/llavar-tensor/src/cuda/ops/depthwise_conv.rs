@@ -192,7 +192,7 @@ impl Conv {
             )?;
             return Ok(out);
         }
-        if hopper::takes(cuda, dtype) {
+        if hopper::takes(cuda, filters)? {
             hopper::correlate(cuda, self, x, filters, bias, &mut out, turned)?;
             return Ok(out);
         }

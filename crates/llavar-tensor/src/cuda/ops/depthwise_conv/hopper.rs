@@ -34,9 +34,12 @@ const SHARED: usize =
 /// Blocks of a multiprocessor.
 const AT_ONCE: usize = 2;
 
-/// Whether it is for this card and type; what else it asks for is asked for by the other kernels too.
-pub(super) fn takes(cuda: &Arc<Cuda>, dtype: DType) -> bool {
-    dtype == DType::BF16 && cuda.info().is_hopper()
+/// Whether it is for this card, type and place of the filters; what else it asks for is asked for by the other
+/// kernels too.
+pub(super) fn takes(cuda: &Arc<Cuda>, filters: &Tensor) -> Result<bool> {
+    Ok(filters.dtype() == DType::BF16
+        && cuda.info().is_hopper()
+        && filters.cuda_address()?.is_multiple_of(16))
 }
 
 /// As [`Conv::correlate`], into a fresh tensor.
