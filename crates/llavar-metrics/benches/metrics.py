@@ -20,7 +20,7 @@ FULL_STOP = re.compile(r"(?!<=\d)(\.)(?!\d)")
 
 def contractions():
     """The table of the normaliser in Rust, so that it stands in one place."""
-    path = sys.argv[0].rsplit("benches", 1)[0] + "src/metrics/vqa_normalise.rs"
+    path = sys.argv[0].rsplit("benches", 1)[0] + "src/vqa_normalise.rs"
     with open(path, encoding="utf-8") as source:
         table = source.read().split("const CONTRACTIONS", 1)[1].split("];", 1)[0]
     return dict(re.findall(r'\(\s*"([^"]+)",\s*"([^"]+)",?\s*\)', table))
