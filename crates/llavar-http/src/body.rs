@@ -28,9 +28,17 @@ impl Budget {
         Arc::new(Self { left })
     }
 
-    fn take(&self, bytes: usize) -> bool {
-        let less = |left: usize| left.checked_sub(bytes);
-        self.left.fetch_update(SeqCst, SeqCst, less).is_ok()
+    /// Takes `bytes` more; where there is no room, gives back the `held` ones in the same moment, so that of bodies
+    /// that come together one is refused and not all.
+    fn take(&self, bytes: usize, held: usize) -> bool {
+        let mut fits = false;
+        // Never an error: there is always a new value.
+        let _ = self.left.fetch_update(SeqCst, SeqCst, |left| {
+            let less = left.checked_sub(bytes);
+            fits = less.is_some();
+            Some(less.unwrap_or(left + held))
+        });
+        fits
     }
 }
 
@@ -39,6 +47,19 @@ impl Budget {
 pub struct Lease {
     budget: Arc<Budget>,
     counted: usize,
+}
+
+impl Lease {
+    /// Counts `new` bytes more; a refusal ends the lease.
+    fn count(&mut self, new: usize) -> Result<(), ReadFault> {
+        if !self.budget.take(new, self.counted) {
+            self.counted = 0;
+            let message = "too many large requests at once; try again";
+            return Err(ReadFault::refused(503, message));
+        }
+        self.counted += new;
+        Ok(())
+    }
 }
 
 impl Drop for Lease {
@@ -72,13 +93,7 @@ impl Body {
 
     /// Counts what has come.
     fn count(&mut self) -> Result<(), ReadFault> {
-        let new = self.bytes.len() - self.lease.counted;
-        if !self.lease.budget.take(new) {
-            let message = "too many large requests at once; try again";
-            return Err(ReadFault::refused(503, message));
-        }
-        self.lease.counted += new;
-        Ok(())
+        self.lease.count(self.bytes.len() - self.lease.counted)
     }
 
     /// Reads a body.
@@ -188,5 +203,30 @@ fn skip_trailers(connection: &mut Connection, by: Instant) -> Result<(), ReadFau
         if seen > TRAILERS {
             return Err(ReadFault::refused(431, "the trailers are too long"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_bodies_that_come_together_one_has_the_room() {
+        let budget = Budget::new(4);
+        let lease = || Lease {
+            budget: budget.clone(),
+            counted: 0,
+        };
+        let (mut first, mut second) = (lease(), lease());
+        for _ in 0..2 {
+            first.count(1).unwrap();
+            second.count(1).unwrap();
+        }
+        assert!(first.count(1).is_err());
+        // While the one that was refused still stands.
+        second.count(2).unwrap();
+        assert!(second.count(1).is_err());
+        drop((first, second));
+        assert_eq!(budget.left.load(SeqCst), 4, "all was given back once");
     }
 }
