@@ -18,6 +18,7 @@ use cudarc::cublaslt::{
 };
 
 mod fp8;
+mod proposals;
 
 use super::Cuda;
 use crate::{DType, Error, Result, Tensor, cpu::Layout, fp8::Fp8Format};
@@ -262,7 +263,7 @@ impl Cuda {
             return Ok(*plan);
         }
         drop(state);
-        let plan = match self.gemm.plan(key) {
+        let plan = match self.gemm.plan(key, self.info().is_hopper()) {
             Ok(plan) => Some(plan),
             // There are other ways to a sum.
             Err(_) if key.extra == Extra::Sums => None,
@@ -340,9 +341,8 @@ impl Gemm {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The library's first choice for a shape. Timing several would be worth one percent, and would stop the
-    /// stream for every new number of tokens.
-    fn plan(&self, key: Key) -> Result<Plan> {
+    /// The plan for a shape. Timing several algorithms would stop the stream for every new number of tokens.
+    fn plan(&self, key: Key, hopper: bool) -> Result<Plan> {
         let [m, n, k] = key.sizes;
         // As columns: D [n, m] = op(B) [n, k] op(A) [k, m].
         let (b_shape, b_transposed) = match key.layout {
@@ -418,15 +418,17 @@ impl Gemm {
             ] {
                 set(what, (&raw const bytes).cast(), 4)?;
             }
-            let found = lt::get_matmul_algo_heuristic(self.handle, desc, a, b, c, c, preference)
+            let measured = hopper && key.input == Operands::Both(DType::BF16);
+            let found = proposals::algorithm(self.handle, desc, [a, b, c], preference, measured)
                 .map_err(|e| failed(key, format!("no algorithm: {e:?}")));
             let _ = lt::destroy_matmul_pref(preference);
+            let algo = found?;
             Ok(Plan {
                 desc,
                 a,
                 b,
                 c,
-                algo: found?.algo,
+                algo,
             })
         }
     }
