@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod closer;
 mod conversation;
 mod error;
 mod pictures;
@@ -25,9 +26,10 @@ use llavar_model::{
 use llavar_tensor::{DType, Device, Tape, Tensor};
 
 pub use batch::Question;
+pub use closer::UNSURE;
 pub use conversation::{Conversation, stack, user_turn};
 pub use error::Error;
-pub use pictures::{Picture, PictureCache, PictureCounts, Seen};
+pub use pictures::{Part, Picture, PictureCache, PictureCounts, Seen};
 
 /// An answer with what it cost.
 #[derive(Debug, Clone, PartialEq)]

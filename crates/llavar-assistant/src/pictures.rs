@@ -19,13 +19,27 @@ const DECODED: usize = 16;
 /// What a picture file holds: its length and a hash of its bytes.
 type Content = (u64, u64);
 
+/// How much of a picture is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The first of [`RgbImage::halves`].
+    First,
+    /// The second of them.
+    Second,
+}
+
+/// A part of a picture.
+type View = (Content, Part);
+
 /// The hash has a key that nobody knows, so that nobody can make a picture that passes for another one's.
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// A picture that is ready for the vision tower.
 #[derive(Debug, Clone)]
 pub struct Picture {
-    content: Content,
+    view: View,
     square: RgbImage,
 }
 
@@ -40,11 +54,25 @@ impl Picture {
         name: &Path,
         limits: &DecodeLimits,
     ) -> Result<Self, Error> {
-        let image = decode_bytes(file, name, limits)?;
-        Ok(Self {
-            content: content(file),
-            square: assistant.to_square(&image)?,
-        })
+        let view = (content(file), Part::Whole);
+        Self::read_part(assistant, view, file, name, limits)
+    }
+
+    fn read_part(
+        assistant: &Assistant,
+        view: View,
+        file: &[u8],
+        name: &Path,
+        limits: &DecodeLimits,
+    ) -> Result<Self, Error> {
+        let whole = decode_bytes(file, name, limits)?;
+        let image = match view.1 {
+            Part::Whole => whole,
+            Part::First => whole.halves()[0].clone(),
+            Part::Second => whole.halves()[1].clone(),
+        };
+        let square = assistant.to_square(&image)?;
+        Ok(Self { view, square })
     }
 }
 
@@ -52,7 +80,7 @@ impl Picture {
 /// they are kept.
 #[derive(Debug)]
 pub struct PictureCache {
-    kept: HashMap<Content, (Tensor, u64)>,
+    kept: HashMap<View, (Tensor, u64)>,
     /// Contents of files, so that a file is read once.
     contents: HashMap<PathBuf, Content>,
     bytes: usize,
@@ -111,12 +139,26 @@ impl PictureCache {
         paths: &[&Path],
         at_once: usize,
     ) -> Result<Vec<Seen>, Error> {
+        let whole = paths.iter().map(|path| (*path, Part::Whole));
+        self.see_parts(assistant, &whole.collect::<Vec<_>>(), at_once)
+    }
+
+    /// As [`PictureCache::see_files`], of parts of the pictures.
+    ///
+    /// # Errors
+    /// As [`PictureCache::see_files`].
+    pub fn see_parts(
+        &mut self,
+        assistant: &Assistant,
+        parts: &[(&Path, Part)],
+        at_once: usize,
+    ) -> Result<Vec<Seen>, Error> {
         self.clock += 1;
-        self.counts.asked += paths.len();
+        self.counts.asked += parts.len();
         let mut unread: Vec<&Path> = Vec::new();
-        for path in paths {
+        for (path, part) in parts {
             let known = self.contents.get(*path);
-            if known.is_none_or(|content| !self.kept.contains_key(content))
+            if known.is_none_or(|content| !self.kept.contains_key(&(*content, *part)))
                 && !unread.contains(path)
             {
                 unread.push(path);
@@ -125,15 +167,12 @@ impl PictureCache {
         type Read = Result<(Content, Vec<u8>), Error>;
         let read: Vec<Read> = unread.par_iter().map(|path| read(path)).collect();
         let mut faults: HashMap<&Path, Arc<Error>> = HashMap::new();
-        let mut new: Vec<(Content, &Path, Vec<u8>)> = Vec::new();
+        let mut files: HashMap<Content, Vec<u8>> = HashMap::new();
         for (path, read) in unread.iter().zip(read) {
             match read {
                 Ok((content, bytes)) => {
                     self.contents.insert(path.to_path_buf(), content);
-                    let known = self.kept.contains_key(&content);
-                    if !known && !new.iter().any(|(other, ..)| *other == content) {
-                        new.push((content, path, bytes));
-                    }
+                    files.insert(content, bytes);
                 }
                 Err(error) => {
                     faults.insert(path, Arc::new(error));
@@ -141,41 +180,48 @@ impl PictureCache {
             }
         }
         // Everything asked for now stays at hand, also what the limit lets go of.
-        let mut at_hand: HashMap<Content, Seen> = HashMap::new();
-        for path in paths {
-            if let Some(content) = self.contents.get(*path)
-                && let Some((features, used)) = self.kept.get_mut(content)
-            {
+        let mut at_hand: HashMap<View, Seen> = HashMap::new();
+        let mut new: Vec<(View, &Path)> = Vec::new();
+        for (path, part) in parts {
+            let Some(content) = self.contents.get(*path) else {
+                continue;
+            };
+            let view = (*content, *part);
+            if let Some((features, used)) = self.kept.get_mut(&view) {
                 *used = self.clock;
-                at_hand.insert(*content, Ok(features.clone()));
+                at_hand.insert(view, Ok(features.clone()));
+            } else if files.contains_key(content) && !new.iter().any(|(other, _)| *other == view) {
+                new.push((view, path));
             }
         }
         let limits = DecodeLimits::default();
         for some in new.chunks(at_once.max(DECODED)) {
             let read: Vec<Result<Picture, Error>> = some
                 .par_iter()
-                .map(|(_, path, bytes)| Picture::read(assistant, bytes, path, &limits))
+                .map(|(view, path)| {
+                    Picture::read_part(assistant, *view, &files[&view.0], path, &limits)
+                })
                 .collect();
             let mut good = Vec::with_capacity(read.len());
-            for ((content, ..), picture) in some.iter().zip(read) {
+            for ((view, _), picture) in some.iter().zip(read) {
                 match picture {
                     Ok(picture) => good.push(picture),
                     Err(error) => {
-                        at_hand.insert(*content, Err(Arc::new(error)));
+                        at_hand.insert(*view, Err(Arc::new(error)));
                     }
                 }
             }
             for pass in good.chunks(at_once.max(1)) {
                 for (picture, own) in pass.iter().zip(self.encode(assistant, pass)?) {
-                    at_hand.insert(picture.content, Ok(own));
+                    at_hand.insert(picture.view, Ok(own));
                 }
             }
         }
         self.let_go();
-        let seen: Vec<Seen> = paths
+        let seen: Vec<Seen> = parts
             .iter()
-            .map(|path| match self.contents.get(*path) {
-                Some(content) if !faults.contains_key(path) => at_hand[content].clone(),
+            .map(|(path, part)| match self.contents.get(*path) {
+                Some(content) if !faults.contains_key(path) => at_hand[&(*content, *part)].clone(),
                 _ => Err(faults[path].clone()),
             })
             .collect();
@@ -195,22 +241,22 @@ impl PictureCache {
     ) -> Result<Vec<Tensor>, Error> {
         self.clock += 1;
         self.counts.asked += pictures.len();
-        let mut at_hand: HashMap<Content, Tensor> = HashMap::new();
+        let mut at_hand: HashMap<View, Tensor> = HashMap::new();
         let mut new: Vec<Picture> = Vec::new();
         for picture in pictures {
-            if let Some((features, used)) = self.kept.get_mut(&picture.content) {
+            if let Some((features, used)) = self.kept.get_mut(&picture.view) {
                 *used = self.clock;
-                at_hand.insert(picture.content, features.clone());
-            } else if !new.iter().any(|other| other.content == picture.content) {
+                at_hand.insert(picture.view, features.clone());
+            } else if !new.iter().any(|other| other.view == picture.view) {
                 new.push(picture.clone());
             }
         }
         for pass in new.chunks(at_once.max(1)) {
             let features = self.encode(assistant, pass)?;
-            at_hand.extend(pass.iter().map(|picture| picture.content).zip(features));
+            at_hand.extend(pass.iter().map(|picture| picture.view).zip(features));
         }
         self.let_go();
-        let seen = pictures.iter().map(|picture| &at_hand[&picture.content]);
+        let seen = pictures.iter().map(|picture| &at_hand[&picture.view]);
         Ok(seen.cloned().collect())
     }
 
@@ -228,7 +274,7 @@ impl PictureCache {
             let own = features.narrow(i * rows, rows)?;
             self.counts.encoded += 1;
             self.bytes += bytes_of(&own);
-            self.kept.insert(picture.content, (own.clone(), self.clock));
+            self.kept.insert(picture.view, (own.clone(), self.clock));
             all.push(own);
         }
         Ok(all)
@@ -240,11 +286,11 @@ impl PictureCache {
             let oldest = self
                 .kept
                 .iter()
-                .min_by_key(|(content, (_, used))| (*used, **content));
-            let Some(content) = oldest.map(|(content, _)| *content) else {
+                .min_by_key(|(view, (_, used))| (*used, **view));
+            let Some(view) = oldest.map(|(view, _)| *view) else {
                 return;
             };
-            if let Some((features, _)) = self.kept.remove(&content) {
+            if let Some((features, _)) = self.kept.remove(&view) {
                 self.bytes -= bytes_of(&features);
                 self.counts.dropped += 1;
             }

@@ -58,6 +58,7 @@ fn decode() -> DecodeSettings {
         repetition_penalty: 1.0,
         max_new_tokens: 16,
         seed: 0,
+        closer: false,
     }
 }
 
@@ -282,6 +283,12 @@ fn settings_that_servers_do_not_have_are_refused_by_name() {
             .to_string()
             .contains("beams")
     );
+    let closer = DecodeSettings {
+        closer: true,
+        ..decode()
+    };
+    let refused = model.check(&closer).unwrap_err().to_string();
+    assert!(refused.contains("a closer look"), "{refused}");
     assert!(model.check(&decode()).is_ok());
 }
 

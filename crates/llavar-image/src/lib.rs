@@ -40,6 +40,7 @@ mod encode;
 mod error;
 mod fit;
 mod format;
+mod halves;
 mod limits;
 mod probe;
 mod processor;

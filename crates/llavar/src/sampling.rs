@@ -19,3 +19,12 @@ pub(crate) struct SamplingFlags {
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
 }
+
+/// A second look at small print.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CloserFlag {
+    /// Where the model's own probability of its answer is below 0.5, look at both halves of the picture as
+    /// well, enlarged, and take the surest answer. For small print; greedy only.
+    #[arg(long, conflicts_with_all = ["temperature", "num_beams"])]
+    pub(crate) closer: bool,
+}

@@ -217,6 +217,23 @@ fn ask_answers_in_text_and_json() {
     world
         .run(&ask, &[&more[..], &["--num-beams", "3"]].concat())
         .json();
+    // A guess is looked at more closely, and is none the less sure for it.
+    let closer = [&more[..], &["--closer"]].concat();
+    let text = world.run(&args, &closer).ok();
+    let value = world
+        .run(&args, &[&closer[..], &["--json"]].concat())
+        .json();
+    assert_eq!(value["closer_look"], true);
+    assert_eq!(value["answer"].as_str().unwrap(), text.trim());
+    assert!(value["probability"].as_f64().unwrap() >= probability * 0.999);
+    let two = [&closer[..], &["--image", &picture]].concat();
+    world
+        .run(&args, &two)
+        .fails(2, &["one picture", "there are 2"]);
+    let warm = [&closer[..], &["--temperature", "1"]].concat();
+    world
+        .run(&args, &warm)
+        .fails(2, &["--closer", "--temperature"]);
 }
 
 #[test]

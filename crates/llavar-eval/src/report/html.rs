@@ -355,6 +355,9 @@ fn settings(column: &ColumnSummary) -> Vec<(&'static str, String)> {
         ("longest answer [tokens]", decode.max_new_tokens.to_string()),
         ("seed", decode.seed.to_string()),
     ];
+    if decode.closer {
+        facts.push(("closer look", "where the model is unsure".into()));
+    }
     facts.extend(
         model
             .endpoint

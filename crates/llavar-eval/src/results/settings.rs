@@ -58,6 +58,7 @@ impl RunSettings {
                 ("repetition penalty", decode.repetition_penalty.to_string()),
                 ("max_new_tokens", decode.max_new_tokens.to_string()),
                 ("seed", decode.seed.to_string()),
+                ("closer look", decode.closer.to_string()),
             ]
         };
         let mut pairs = fields(self).into_iter().zip(fields(other));
@@ -135,4 +136,7 @@ pub struct DecodeSettings {
     pub max_new_tokens: usize,
     /// Seed of sampling.
     pub seed: u64,
+    /// Whether halves of the picture are looked at where the model is unsure ([`llavar_assistant::UNSURE`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closer: bool,
 }

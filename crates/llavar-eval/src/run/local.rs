@@ -3,7 +3,7 @@
 use super::{AnswerError, Answerer, Ask, Replies, Reply, RunError, model_hash, model_id};
 use crate::results::{DecodeSettings, ModelInfo};
 use crate::tasks::chain;
-use llavar_assistant::{Answer, Assistant, PictureCache, PictureCounts, Question, user_turn};
+use llavar_assistant::{Answer, Assistant, Part, PictureCache, PictureCounts, Question, user_turn};
 use llavar_data::Message;
 use llavar_model::generation::{GenerationOptions, StopReason};
 use serde_json::{Map, Value};
@@ -94,6 +94,64 @@ impl<'a> LocalModel<'a> {
     }
 }
 
+impl LocalModel<'_> {
+    /// Asks again about both halves of the pictures whose answers are unsure, and leaves the surest. An answer
+    /// that the stop cuts short here was cut short.
+    fn look_closer(
+        &mut self,
+        asks: &[Ask<'_>],
+        messages: &[[Message; 1]],
+        options: &GenerationOptions,
+        stop: &AtomicBool,
+        answers: &mut [(usize, Result<Answer, llavar_assistant::Error>)],
+    ) -> Result<(), AnswerError> {
+        let unsure: Vec<usize> = (0..answers.len())
+            .filter(|at| matches!(&answers[*at].1, Ok(answer) if answer.is_unsure()))
+            .collect();
+        let halves = [Part::First, Part::Second];
+        let parts: Vec<(&Path, Part)> = unsure
+            .iter()
+            .flat_map(|at| halves.map(|half| (asks[answers[*at].0].image, half)))
+            .collect();
+        let seen = self
+            .pictures
+            .see_parts(self.assistant, &parts, self.options.pictures)?;
+        let (mut whose, mut questions) = (Vec::new(), Vec::new());
+        for (at, seen) in unsure.iter().flat_map(|at| [at, at]).zip(&seen) {
+            // The whole picture was read: so were its halves, or the answer stays as it is.
+            if let Ok(features) = seen {
+                whose.push(*at);
+                questions.push(Question {
+                    messages: &messages[answers[*at].0],
+                    features: Some(features),
+                });
+            }
+        }
+        for (whose, questions) in whose
+            .chunks(self.options.batch)
+            .zip(questions.chunks(self.options.batch))
+        {
+            let going_on = || match stop.load(Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            let closer = self.assistant.answer_many(questions, options, going_on)?;
+            for (at, closer) in whose.iter().zip(closer) {
+                let (Ok(first), Ok(closer)) = (&answers[*at].1, closer) else {
+                    continue;
+                };
+                let cut = closer.stop_reason == StopReason::Callback;
+                answers[*at].1 = Ok(match cut {
+                    true => closer,
+                    false if first.stop_reason == StopReason::Callback => first.clone(),
+                    false => first.clone().or_surer(closer),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Answerer for LocalModel<'_> {
     fn info(&self) -> ModelInfo {
         self.info.clone()
@@ -140,13 +198,17 @@ impl Answerer for LocalModel<'_> {
             }
         }
         let options = self.generation(decode);
-        let answers =
-            self.assistant
-                .answer_many(&questions, &options, || match stop.load(Relaxed) {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                })?;
-        for (number, answer) in numbers.into_iter().zip(answers) {
+        let going_on = || match stop.load(Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let answers = self.assistant.answer_many(&questions, &options, going_on)?;
+        let mut answers: Vec<(usize, Result<Answer, _>)> =
+            numbers.into_iter().zip(answers).collect();
+        if decode.closer {
+            self.look_closer(asks, &messages, &options, stop, &mut answers)?;
+        }
+        for (number, answer) in answers {
             match answer {
                 // It was cut short by the stop: asked again next time.
                 Ok(answer) if answer.stop_reason == StopReason::Callback => {}

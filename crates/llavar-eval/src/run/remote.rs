@@ -189,6 +189,7 @@ impl Answerer for RemoteModel<'_> {
             (decode.num_beams != 1, "beams"),
             (decode.top_k.is_some(), "top-k"),
             (decode.repetition_penalty != 1.0, "a repetition penalty"),
+            (decode.closer, "a closer look"),
         ] {
             if asked {
                 return Err(AnswerError::Other(Box::new(NotForServers { setting })));

@@ -8,6 +8,7 @@ use std::{
 
 use llavar_assistant::{Answer, Assistant, Conversation};
 use llavar_data::TemplateName;
+use llavar_image::DecodeLimits;
 use llavar_model::generation::GenerationOptions;
 use serde::Serialize;
 
@@ -16,7 +17,7 @@ use crate::{
     device::DeviceFlags,
     failure::{Class, Failure, Outcome},
     progress::note,
-    sampling::SamplingFlags,
+    sampling::{CloserFlag, SamplingFlags},
     shipped::ModelFlag,
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct Args {
     ocr: super::ocr::OcrFlag,
     #[command(flatten)]
     decoding: Decoding,
+    #[command(flatten)]
+    closer: CloserFlag,
     /// Print a JSON object instead of the bare answer.
     #[arg(long)]
     json: bool,
@@ -155,6 +158,9 @@ struct Report {
     /// The model's own probability of the whole answer, 0 to 1; of beams that of an average token. The lower, the
     /// likelier it is a guess.
     probability: f64,
+    /// With --closer: whether the answer was unsure and halves of the picture were looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closer_look: Option<bool>,
     /// From opening the picture to the end of the answer.
     seconds: f64,
     /// Opening the model.
@@ -171,23 +177,26 @@ struct Report {
 pub(crate) fn run(args: Args) -> Outcome {
     let (images, question) = pictures_and_question(args.words, args.image)?;
     let model = args.model.folder()?;
+    if args.closer.closer && images.len() != 1 {
+        return Err(Failure::usage(format!(
+            "--closer looks at one picture, there are {}",
+            images.len()
+        ))
+        .hint("give one picture, or leave --closer out"));
+    }
     let reader = args.ocr.open(&model)?;
     let opened = Instant::now();
     let assistant = args.decoding.load(&model)?;
     let options = args.decoding.options(&assistant);
     let begun = Instant::now();
     let mut first = None;
-    let mut conversation = Conversation::default();
     let mut ocr = String::new();
     for path in &images {
-        conversation.show(assistant.see_file(path)?);
         ocr += &super::ocr::prefix(reader.as_ref(), path)?;
     }
-    // What the vision tower worked in is of no use for the text, which may be long.
-    llavar_tensor::memory::trim();
-    let mut shown = Ok(());
     let asked = format!("{ocr}{question}");
-    let answer = conversation.ask(&assistant, &asked, &options, |piece| {
+    let mut shown = Ok(());
+    let mut show = |piece: &str| {
         first.get_or_insert_with(|| begun.elapsed());
         if !args.json {
             shown = print(piece);
@@ -197,7 +206,26 @@ pub(crate) fn run(args: Args) -> Outcome {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
-    })?;
+    };
+    let (answer, closer) = match images.as_slice() {
+        [path] if args.closer.closer => {
+            let image = llavar_image::decode_file(path, &DecodeLimits::default());
+            let image = image.map_err(llavar_assistant::Error::from)?;
+            // What it settles on is known in the end.
+            let (answer, closer) = assistant.ask_closely(&image, &asked, &options)?;
+            let _ = show(&answer.text);
+            (answer, Some(closer))
+        }
+        _ => {
+            let mut conversation = Conversation::default();
+            for path in &images {
+                conversation.show(assistant.see_file(path)?);
+            }
+            // What the vision tower worked in is of no use for the text, which may be long.
+            llavar_tensor::memory::trim();
+            (conversation.ask(&assistant, &asked, &options, show)?, None)
+        }
+    };
     shown?;
     if !args.json {
         print("\n")?;
@@ -218,6 +246,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         new_tokens: answer.new_tokens,
         stop_reason: answer.stop_reason.name().to_owned(),
         probability: answer.score.exp(),
+        closer_look: closer,
         seconds: seconds.as_secs_f64(),
         load_seconds: (begun - opened).as_secs_f64(),
         first_token_seconds: first.map(|first| first.as_secs_f64()),

@@ -115,16 +115,25 @@ impl World {
                 &["--profile", "quickstart", "--seed", "5"],
             )
             .ok();
-        let model = Self::tiny(300);
+        let model = Self::tiny(300, Vec::new());
         world.save(&model, "model");
         world
     }
 
+    /// As [`World::new`], with weights so large that answers depend on what is seen.
+    pub(crate) fn that_sees(name: &str) -> Self {
+        let world = Self::new(name);
+        fs::remove_dir_all(world.path("model")).unwrap();
+        let range = ("initializer_range".to_owned(), 0.3.into());
+        world.save(&Self::tiny(300, vec![range]), "model");
+        world
+    }
+
     /// The architecture of `nano` at a fraction of its size.
-    fn tiny(rows: usize) -> LlavaModel {
+    fn tiny(rows: usize, mut other: Vec<(String, Value)>) -> LlavaModel {
         let heads = [("num_attention_heads", 2), ("num_key_value_heads", 1)];
-        let heads = heads.map(|(key, value)| (key.to_owned(), value.into()));
-        LlavaModel::init(testing::config(rows, heads.into()), 5).unwrap()
+        other.extend(heads.map(|(key, value)| (key.to_owned(), value.into())));
+        LlavaModel::init(testing::config(rows, other), 5).unwrap()
     }
 
     fn save(&self, model: &LlavaModel, name: &str) {

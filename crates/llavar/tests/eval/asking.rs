@@ -211,3 +211,66 @@ fn every_benchmark_that_lies_there_is_asked() {
         assert!(result["notes"].to_string().contains("--limit"), "{result}");
     }
 }
+
+#[test]
+fn a_closer_look_takes_the_surer_answer_and_is_a_run_of_its_own() {
+    let world = World::that_sees("eval_closer");
+    questions(&world);
+    let run = |out: &str, more: &[&str]| {
+        let out = ["--out", out, "--json"];
+        world.run(&RUN, &[&SHORT[..], &out, more].concat())
+    };
+    let whole = run("whole", &[]).json();
+    let report = run("run", &["--closer"]).json();
+    let pointer = "/results/0/settings/decode/closer";
+    assert_eq!(report.pointer(pointer), Some(&json!(true)));
+    assert_eq!(
+        whole.pointer(pointer),
+        None,
+        "as it was before there were closer looks"
+    );
+    let rows = |run: &str| lines(&world.path(run).join(COLUMN).join("samples.jsonl"));
+    let of = |row: &Value| {
+        let score = row["metadata"]["score"].as_f64().unwrap();
+        (
+            row["question_id"].to_string(),
+            (
+                score,
+                row["text"].clone(),
+                row["prompt"].clone(),
+                row["image"].clone(),
+            ),
+        )
+    };
+    let whole: std::collections::BTreeMap<_, _> = rows("whole").iter().map(of).collect();
+    let closer: std::collections::BTreeMap<_, _> = rows("run").iter().map(of).collect();
+    assert_eq!((whole.len(), closer.len()), (40, 40));
+    let mut surer = 0;
+    for (id, (score, ..)) in &closer {
+        let before = whole[id].0;
+        assert!(*score >= before - 2e-3, "{id}: {score} after {before}");
+        surer += usize::from(*score > before + 2e-3);
+    }
+    assert!(surer > 0, "no half was surer");
+    // The same answer as by hand.
+    let (score, text, prompt, image) = closer.values().next().unwrap();
+    let image = world
+        .path("docs")
+        .join(image.as_str().unwrap())
+        .display()
+        .to_string();
+    let ask = [
+        "ask", "--model", "model", "--closer", "--json", "--image", &image,
+    ];
+    let asked = world
+        .run(&ask, &[&SHORT[..], &[prompt.as_str().unwrap()]].concat())
+        .json();
+    assert_eq!(asked["answer"], *text);
+    let probability = asked["probability"].as_f64().unwrap();
+    assert!(
+        (probability.ln() - score).abs() < 5e-3,
+        "{probability} {score}"
+    );
+    // What was answered in one way is not gone on with in the other.
+    run("run", &[]).fails(2, &["closer look"]);
+}

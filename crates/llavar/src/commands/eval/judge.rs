@@ -198,6 +198,7 @@ fn decode(args: &Args) -> DecodeSettings {
         repetition_penalty: 1.0,
         max_new_tokens: args.max_new_tokens,
         seed: 0,
+        closer: false,
     }
 }
 

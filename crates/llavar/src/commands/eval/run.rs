@@ -32,7 +32,7 @@ use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
     progress::{Progress, note},
-    sampling::SamplingFlags,
+    sampling::{CloserFlag, SamplingFlags},
     server::{AttemptsFlag, ServerFlags},
     shipped::ModelFlag,
 };
@@ -131,6 +131,8 @@ pub(crate) struct AnswerFlags {
     max_new_tokens: Option<usize>,
     #[command(flatten)]
     sampling: SamplingFlags,
+    #[command(flatten)]
+    closer: CloserFlag,
     /// Conversation template (v1, llava_v1, phi3_instruct, llama3, plain); guessed from the model.
     #[arg(long, alias = "conv_mode")]
     conv_mode: Option<String>,
@@ -165,6 +167,7 @@ impl AnswerFlags {
             repetition_penalty: model.repetition_penalty(),
             max_new_tokens: self.max_new_tokens.unwrap_or(task.max_new_tokens),
             seed: self.sampling.seed,
+            closer: self.closer.closer,
         }
     }
 }
