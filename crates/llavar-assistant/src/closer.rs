@@ -1,5 +1,5 @@
 //! A closer look: where the model itself finds its answer unlikely, it looks at both halves of the picture as
-//! well, each as large as the whole was before, and the surest answer counts.
+//! well, each as large as the whole was before, with the same words, and the surest answer counts.
 //!
 //! What it costs: two more pictures and answers for a question that is not sure, nothing for the others.
 

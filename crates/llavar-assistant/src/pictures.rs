@@ -68,8 +68,14 @@ impl Picture {
         let whole = decode_bytes(file, name, limits)?;
         let image = match view.1 {
             Part::Whole => whole,
-            Part::First => whole.halves()[0].clone(),
-            Part::Second => whole.halves()[1].clone(),
+            Part::First => {
+                let [first, _] = whole.halves();
+                first
+            }
+            Part::Second => {
+                let [_, second] = whole.halves();
+                second
+            }
         };
         let square = assistant.to_square(&image)?;
         Ok(Self { view, square })

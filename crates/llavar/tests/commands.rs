@@ -224,6 +224,7 @@ fn ask_answers_in_text_and_json() {
         .run(&args, &[&closer[..], &["--json"]].concat())
         .json();
     assert_eq!(value["closer_look"], true);
+    assert!(value["tokens_per_second"].is_null(), "it was not streamed");
     assert_eq!(value["answer"].as_str().unwrap(), text.trim());
     assert!(value["probability"].as_f64().unwrap() >= probability * 0.999);
     let two = [&closer[..], &["--image", &picture]].concat();

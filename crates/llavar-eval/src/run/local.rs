@@ -106,7 +106,10 @@ impl LocalModel<'_> {
         answers: &mut [(usize, Result<Answer, llavar_assistant::Error>)],
     ) -> Result<(), AnswerError> {
         let unsure: Vec<usize> = (0..answers.len())
-            .filter(|at| matches!(&answers[*at].1, Ok(answer) if answer.is_unsure()))
+            .filter(|at| {
+                let cut = |answer: &Answer| answer.stop_reason == StopReason::Callback;
+                matches!(&answers[*at].1, Ok(answer) if answer.is_unsure() && !cut(answer))
+            })
             .collect();
         let halves = [Part::First, Part::Second];
         let parts: Vec<(&Path, Part)> = unsure
@@ -131,11 +134,9 @@ impl LocalModel<'_> {
             .chunks(self.options.batch)
             .zip(questions.chunks(self.options.batch))
         {
-            let going_on = || match stop.load(Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            };
-            let closer = self.assistant.answer_many(questions, options, going_on)?;
+            let closer = self
+                .assistant
+                .answer_many(questions, options, until(stop))?;
             for (at, closer) in whose.iter().zip(closer) {
                 let (Ok(first), Ok(closer)) = (&answers[*at].1, closer) else {
                     continue;
@@ -198,11 +199,9 @@ impl Answerer for LocalModel<'_> {
             }
         }
         let options = self.generation(decode);
-        let going_on = || match stop.load(Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        };
-        let answers = self.assistant.answer_many(&questions, &options, going_on)?;
+        let answers = self
+            .assistant
+            .answer_many(&questions, &options, until(stop))?;
         let mut answers: Vec<(usize, Result<Answer, _>)> =
             numbers.into_iter().zip(answers).collect();
         if decode.closer {
@@ -231,6 +230,14 @@ impl Answerer for LocalModel<'_> {
             counts.dropped,
             self.pictures.bytes() as f64 / f64::from(1 << 20),
         ))
+    }
+}
+
+/// Goes on until somebody stops it.
+fn until(stop: &AtomicBool) -> impl FnMut() -> ControlFlow<()> {
+    || match stop.load(Relaxed) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
     }
 }
 

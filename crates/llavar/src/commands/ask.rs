@@ -250,7 +250,8 @@ pub(crate) fn run(args: Args) -> Outcome {
         seconds: seconds.as_secs_f64(),
         load_seconds: (begun - opened).as_secs_f64(),
         first_token_seconds: first.map(|first| first.as_secs_f64()),
-        tokens_per_second: first.filter(|_| rest > 0).map(rate),
+        // A closer look shows its answer as a whole.
+        tokens_per_second: first.filter(|_| rest > 0 && closer.is_none()).map(rate),
         peak_memory_bytes: peak_memory(),
     })
 }
