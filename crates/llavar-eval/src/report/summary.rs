@@ -166,8 +166,13 @@ pub(super) fn distinct_names(runs: &[ReportRun]) -> Vec<String> {
     names
 }
 
-/// A run's name, with the OCR mode where it decides.
+/// A run's name, with the OCR mode where it decides, and whether it looked closer: published rows did not.
 pub(super) fn answerer(name: &str, run: &ReportRun, result: &RunResult) -> String {
+    let closer = result.settings.as_ref().is_some_and(|s| s.decode.closer);
+    let name = match closer {
+        true => format!("{name}, closer look"),
+        false => name.to_owned(),
+    };
     let mode = |result: &RunResult| result.settings.as_ref().map(|s| s.prompt.ocr);
     match mode(result) {
         Some(OcrMode::On) => format!("{name}, OCR on"),
@@ -180,6 +185,6 @@ pub(super) fn answerer(name: &str, run: &ReportRun, result: &RunResult) -> Strin
         {
             format!("{name}, OCR off")
         }
-        _ => name.to_owned(),
+        _ => name,
     }
 }

@@ -271,6 +271,8 @@ fn a_closer_look_takes_the_surer_answer_and_is_a_run_of_its_own() {
         (probability.ln() - score).abs() < 5e-3,
         "{probability} {score}"
     );
+    let page = |run: &str| world.run(&["eval", "report", run], &[]).ok();
+    assert!(page("run").contains("closer look") && !page("whole").contains("closer look"));
     // What was answered in one way is not gone on with in the other.
     run("run", &[]).fails(2, &["closer look"]);
 }
