@@ -228,7 +228,7 @@ def main():
     if args.crops:
         pages, below = list(crops(pages, args.real, args.out, args.crops, args.seed)), args.out.parent
         write(args.out.with_name(f"{args.out.stem}-asked.json"), questions(pages, args.seed))
-    places = dict(placed(below / sample["image"] for sample, _, _ in pages))
+    places = dict(placed((below / sample["image"] for sample, _, _ in pages), args.grid * 32))
     for sample, boxes, _ in pages:
         sample["cells"] = cells(boxes, places[below / sample["image"]], args.grid)
     samples = [sample for sample, _, _ in pages]

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Real pages with other words drawn where theirs stood: layout, lines and dirt of real receipts and forms, new text.
 
-    redraw.py DATA REAL FONTS CORPUS OUT -n PICTURES [--grid 32] [--seed N] [--forms S]
+    redraw.py DATA REAL FONTS CORPUS OUT -n PICTURES [--grid 32] [--seed N] [--forms S] [--quilts S]
 
 DATA has the sets as published, REAL what real.sh made of them, FONTS and CORPUS what fetch.py brought. A few hundred
 training pages are known by heart within minutes, pictures and all; of these no two say the same. Words and figures
 are exchanged as scramble.py does it, the boxes of the labels tell where, and a part of the words stays as it was
 scanned. Half of the pictures are parts of a page. On half of the forms some labels become one that stands several times.
+With --quilts a share of the forms are strips of several forms below each other (quilt.py).
 
 OUT is laid out as `llavar data synth` does it: images/, transcriptions.json with `cells`, data.json with questions
 for entries and fields, words.jsonl for `llavar data prefix`. Needs Pillow.
@@ -24,6 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from answers import FORM, SEVERAL, asked_otherwise, entry
 from copy_pages import read_corpus, write
+from quilt import quilt
 from real_cells import cells, labelled, part, read, rows, worn
 from scramble import Page, Scrambler
 from shrink import placed
@@ -146,9 +148,12 @@ class Redrawer:
         rng = random.Random(f"{self.args.seed}/{index}")
         form = rng.random() < self.args.forms
         sample, boxes, entries, page = rng.choice(self.pages[form])
-        changed = self.scrambler.change(rng, page.rounds, rng.random() < 0.65)
-        with Image.open(self.images / sample["image"]) as image:
-            image = image.convert("L")
+        if form and rng.random() < self.args.quilts:
+            image, boxes, entries = quilt(self.forms(rng), rng)
+            rounds = [(ASKED.format(label), value) for _, label, value in entries]
+        else:
+            image, rounds = self.scanned(sample["image"]).copy(), page.rounds
+        changed = self.scrambler.change(rng, rounds, rng.random() < 0.65)
         again = set()
         if form and rng.random() < 0.5:
             boxes, entries, again = alike(boxes, entries, rng)
@@ -178,6 +183,16 @@ class Redrawer:
         asked = {"id": f"{sample['id']}_asked", "image": name, "conversations": turns} if turns else None
         seen = {"id": sample["id"], "image": name, "width": image.width, "height": image.height, "words": list(words(boxes, rng))}
         return sample, asked, seen, boxes
+
+    @functools.cache
+    def scanned(self, name):
+        with Image.open(self.images / name) as image:
+            return image.convert("L")
+
+    def forms(self, rng):
+        while True:
+            sample, boxes, entries, _ = rng.choice(self.pages[True])
+            yield self.scanned(sample["image"]), boxes, entries
 
     def wording(self, rng, label):
         kind, bare = rng.random(), label.strip(" :.?-")
@@ -240,7 +255,7 @@ def pictures(first):
     """Of each picture from `first` on the transcription, the questions or None, and its words as a line of JSON."""
     args, made = REDRAWER.args, []
     drawn = [REDRAWER.picture(index) for index in range(first, min(first + CHUNK, args.n))]
-    places = dict(placed(args.out / sample["image"] for sample, *_ in drawn))
+    places = dict(placed((args.out / sample["image"] for sample, *_ in drawn), args.grid * 32))
     for sample, asked, seen, boxes in drawn:
         sample["cells"] = cells(boxes, places[args.out / sample["image"]], args.grid)
         made.append((sample, asked, json.dumps(seen, ensure_ascii=False)))
@@ -255,6 +270,7 @@ def main():
     parser.add_argument("--grid", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--forms", type=float, default=0.65, help="share of the pictures that are forms")
+    parser.add_argument("--quilts", type=float, default=0, help="share of the forms that are strips of several")
     args = parser.parse_args()
     (args.out / "images").mkdir(parents=True, exist_ok=True)
     global REDRAWER  # Forked processes take it along.

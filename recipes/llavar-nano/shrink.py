@@ -31,11 +31,11 @@ def shrink(job):
     return target.stat().st_size
 
 
-def placed(pictures):
-    """Where each picture lies in the square that a model sees."""
+def placed(pictures, side=1024):
+    """Where each picture lies in the square of `side` px that a model sees."""
     paths = sorted({str(path) for path in pictures})
     for first in range(0, len(paths), 500):
-        command = [os.environ.get("LLAVAR", "llavar"), "data", "fit", "--json", *paths[first : first + 500]]
+        command = [os.environ.get("LLAVAR", "llavar"), "data", "fit", "--json", "--size", str(side), *paths[first : first + 500]]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr)

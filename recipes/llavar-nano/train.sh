@@ -139,6 +139,7 @@ phase answer4 answer3/model 3510 7e-4 cosine 32 "${mix[@]}"
   sed -i 's/"input_image_size": 1024/"input_image_size": 768/' fitted.part/config.json; mv fitted.part fitted; }
 [ -e "$real/cells24.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "$real/cells24.json" --grid 24
 fit=(--set grid_fit=true --set short_answers=0 --set self_explain=0.25)
+small=10  # Letters of fine print, px.
 # number of a draw, cells on a side, pages with questions, of random letters, of fine print: its sets
 draw() {
   local n=$1 grid=$2
@@ -156,8 +157,8 @@ draw() {
   [ -e "photos$n/prefix.json" ] || "$llavar" data prefix "photos$n/small.json" --ocr "sidecar:photos$n/words.jsonl" \
     --errors 0.06 --out "photos$n/prefix.json"
   pages_of "fit$n" "$3" "4$n" "$corpus" "$grid" "${fit[@]}"; with_text "fit$n"
-  pages_of "random$n" "$4" "5$n" "$letters" "$grid" "${fit[@]}" --set "$random" "${large[@]}" --set 'font_px=[10.0,60.0]'
-  pages_of "fine$n" "$5" "6$n" "$corpus" "$grid" "${fit[@]}" "${large[@]}" --set 'font_px=[10.0,50.0]' \
+  pages_of "random$n" "$4" "5$n" "$letters" "$grid" "${fit[@]}" --set "$random" "${large[@]}" --set "font_px=[$small.0,60.0]"
+  pages_of "fine$n" "$5" "6$n" "$corpus" "$grid" "${fit[@]}" "${large[@]}" --set "font_px=[$small.0,50.0]" \
     --set 'kinds=["text","entries","entries","slip","slip","slip","form","receipt","table","note"]'
 }
 # number of a draw, weights of the real questions without and with text: its mixture
@@ -182,11 +183,12 @@ phase answer8 answer7/model 10880 8e-4 cosine 32 "${mix[@]}"
 # 1024 px, with real pages on which other words are drawn and with forms of random blocks.
 [ -e finer ] || { cp -r at_768 finer.part
   sed -i 's/"input_image_size": 768/"input_image_size": 1024/' finer.part/config.json; mv finer.part finer; }
+grid=32 quilts=0 cells=$real/cells.json  # Image tokens on a side; the share of forms that are strips of several.
 # number of a draw: its sets
 redraw() {
-  local n=$1; draw "$n" 32 60000 30000 40000
+  local n=$1; draw "$n" "$grid" 60000 30000 40000
   [ -e "redrawn$n/data.json" ] || python3 "$here/redraw.py" "$data/sets" "$real" "$data/fonts" "$corpus" "redrawn$n" \
-    -n "$(count 60000)" --seed "$n"
+    -n "$(count 60000)" --seed "$n" --grid "$grid" --quilts "$quilts"
   with_text "redrawn$n"
   [ -e "blocks$n.json" ] || python3 "$here/form_pages.py" "$corpus" "blocks$n.json" -n "$(count 80000)" --seed "$n"
 }
@@ -204,7 +206,7 @@ redrawn() {
   local n=$1 plain=$2 prefix=$3 few=$4 few_prefix=$5; shift 5
   mixture "$@" "forms$n.json" . 0.4 "scrambled$n.json" . 0.25 "blocks$n.json" . 0.4 "copy$n.json" . 0.15 \
     $(read_of "redrawn$n") 1.1 "redrawn$n/data.json" "redrawn$n" 0.9 "redrawn$n/prefix.json" "redrawn$n" 1.5 \
-    "crops$n.json" . 1 "crops$n-asked.json" . 4 "$real/cells.json" "$photos" 6 "$real/plain.json" "$photos" "$plain" \
+    "crops$n.json" . 1 "crops$n-asked.json" . 4 "$cells" "$photos" 6 "$real/plain.json" "$photos" "$plain" \
     "$real/prefix.json" "$photos" "$prefix" "photos$n/small.json" "photos$n" "$few" "photos$n/prefix.json" "photos$n" "$few_prefix" \
     $(read_of "fit$n") 0.2 "fit$n/data.json" "fit$n" 0.33 "fit$n/prefix.json" "fit$n" 0.33 $(read_of "random$n") 0.6 \
     $(read_of "fine$n") 0.8
@@ -244,4 +246,18 @@ phase answer16 answer15/model 6964 1e-3 cosine 96 "${mix[@]}"
 # Its config asks for the text of an engine, where there is one.
 [ -e final ] || { python3 "$here/average.py" signed answer16/model final.part
   sed -i '1s/^{$/{\n  "ocr_engine": "ppocr",/' final.part/config.json; mv final.part final; }
+
+# 1280 px, for small print; most of the redrawn forms are strips of several.
+[ -e larger ] || { cp -r final larger.part
+  sed -i 's/"input_image_size": 1024/"input_image_size": 1280/' larger.part/config.json; mv larger.part larger; }
+length=3136 grid=40 small=8 quilts=0.6 cells=$real/cells40.json
+[ -e "$cells" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "$cells" --grid 40
+redraw 14
+mixture "forms14.json" . 0.4 "scrambled14.json" . 0.3 "blocks14.json" . 0.5 $(read_of redrawn14) 1 redrawn14/data.json redrawn14 0.9 \
+  redrawn14/prefix.json redrawn14 1.5 crops14.json . 1.5 crops14-asked.json . 4 "$cells" "$photos" 8 \
+  "$real/plain.json" "$photos" 2 "$real/prefix.json" "$photos" 3
+phase answer17 larger 1300 1e-3 constant_with_warmup 96 "${mix[@]}"
+redraw 15; signs 15
+redrawn 15 2.8 4 0.5 0.2 signs15/small.json signs15 0.9 signs15/prefix.json signs15 0.2
+phase answer18 answer17/model 7000 1e-3 cosine 96 "${mix[@]}"
 echo "the model is $out/final; llavar model quantize makes it the folder that is shipped"
