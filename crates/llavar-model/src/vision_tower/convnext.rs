@@ -162,10 +162,13 @@ impl ConvNextBlock {
 
     fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
         let y = tape.depthwise_conv(x, &self.conv_dw.weight, self.conv_dw.bias.as_ref())?;
-        let y = self.norm.forward(tape, &y)?;
-        let y = self.fc1.forward_activation(tape, &y, Activation::Gelu)?;
-        tape.closing(|tape| {
-            tape.linear_layer_scale(x, &y, &self.fc2_weight, &self.fc2_bias, &self.gamma)
+        let width = self.fc1.weight.shape().first().copied().unwrap_or(0);
+        tape.by_rows(&[x.clone(), y], width, |tape, rows| {
+            let y = self.norm.forward(tape, &rows[1])?;
+            let y = self.fc1.forward_activation(tape, &y, Activation::Gelu)?;
+            tape.closing(|tape| {
+                tape.linear_layer_scale(&rows[0], &y, &self.fc2_weight, &self.fc2_bias, &self.gamma)
+            })
         })
     }
 }

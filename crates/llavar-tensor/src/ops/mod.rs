@@ -7,6 +7,7 @@ mod activation;
 mod arithmetic;
 pub(crate) mod attention;
 mod broadcast;
+mod by_rows;
 mod depthwise_conv;
 mod embed_merge;
 mod gated_add;
