@@ -7,7 +7,7 @@
 # Every phase is a run of its own that goes on where it was stopped when the script is started again. RANKS (default
 # 1) is the number of GPUs, LLAVAR the program, WORKERS the threads that decode pictures for each rank. The steps of
 # the phases are those of the weights in models/llavar-nano; PAGES scales the synthetic sets, STEPS the phases and BATCH
-# the samples of a step: PAGES=0.0005 STEPS=0.0003 BATCH=0.1 goes through everything on a CPU, to see that it runs.
+# the samples of a step; LARGER=1 goes on at 1,280 px, which is not shipped. PAGES=0.0005 STEPS=0.0003 BATCH=0.1 goes through everything on a CPU, to see that it runs.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 python3 -c 'import numpy, PIL' || { echo "the scripts need numpy and Pillow: pip install numpy Pillow" >&2; exit 1; }
@@ -247,7 +247,10 @@ phase answer16 answer15/model 6964 1e-3 cosine 96 "${mix[@]}"
 [ -e final ] || { python3 "$here/average.py" signed answer16/model final.part
   sed -i '1s/^{$/{\n  "ocr_engine": "ppocr",/' final.part/config.json; mv final.part final; }
 
-# 1280 px, for small print; most of the redrawn forms are strips of several.
+echo "the model is $out/final; llavar model quantize makes it the folder that is shipped"
+[ -n "${LARGER:-}" ] || exit 0
+
+# 1280 px, for small print; most of the redrawn forms are strips of several. Of this answer17 has run with 1,200 steps.
 [ -e larger ] || { cp -r final larger.part
   sed -i 's/"input_image_size": 1024/"input_image_size": 1280/' larger.part/config.json; mv larger.part larger; }
 length=3136 grid=40 small=8 quilts=0.6 cells=$real/cells40.json
@@ -260,4 +263,3 @@ phase answer17 larger 1300 1e-3 constant_with_warmup 96 "${mix[@]}"
 redraw 15; signs 15
 redrawn 15 2.8 4 0.5 0.2 signs15/small.json signs15 0.9 signs15/prefix.json signs15 0.2
 phase answer18 answer17/model 7000 1e-3 cosine 96 "${mix[@]}"
-echo "the model is $out/final; llavar model quantize makes it the folder that is shipped"
