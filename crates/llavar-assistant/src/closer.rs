@@ -5,11 +5,10 @@
 
 use std::ops::ControlFlow;
 
-use llavar_data::Message;
 use llavar_image::RgbImage;
 use llavar_model::generation::GenerationOptions;
 
-use crate::{Answer, Assistant, Error, Question, user_turn};
+use crate::{Answer, Assistant, Conversation, Error};
 
 /// The model's own probability of a whole answer below which a closer look is taken.
 pub const UNSURE: f64 = 0.5;
@@ -30,42 +29,31 @@ impl Answer {
     }
 }
 
-impl Assistant {
-    /// Answers a question about one picture, with a closer look where it is unsure; whether it took one.
+impl Conversation {
+    /// As [`Conversation::ask`] in a conversation about one picture, whose `image` this is, with a closer look where the
+    /// answer is unsure; whether it took one.
     ///
     /// # Errors
     /// As [`Assistant::see`] and [`Assistant::answer`].
     pub fn ask_closely(
-        &self,
+        &mut self,
+        assistant: &Assistant,
         image: &RgbImage,
         question: &str,
         options: &GenerationOptions,
     ) -> Result<(Answer, bool), Error> {
-        let messages = [user_turn(1, question)];
-        let first = self.answer_about(image, &messages, options)?;
-        if !first.is_unsure() {
-            return Ok((first, false));
+        let go_on = |_: &str| ControlFlow::Continue(());
+        let mut whole = self.clone();
+        let mut best = whole.ask(assistant, question, options, go_on)?;
+        let closer = best.is_unsure();
+        if closer {
+            for half in image.halves() {
+                let mut about_half = self.about(assistant.see(&half)?);
+                best = best.or_surer(about_half.ask(assistant, question, options, go_on)?);
+            }
+            whole.answered_with(&best.text);
         }
-        let mut best = first;
-        for half in image.halves() {
-            best = best.or_surer(self.answer_about(&half, &messages, options)?);
-        }
-        Ok((best, true))
-    }
-
-    fn answer_about(
-        &self,
-        image: &RgbImage,
-        messages: &[Message],
-        options: &GenerationOptions,
-    ) -> Result<Answer, Error> {
-        let features = self.see(image)?;
-        let question = Question {
-            messages,
-            features: Some(&features),
-        };
-        let mut answers = self.answer_many(&[question], options, || ControlFlow::Continue(()))?;
-        let answer = answers.pop();
-        answer.unwrap_or_else(|| Err(llavar_model::ModelError::EmptyPrompt.into()))
+        *self = whole;
+        Ok((best, closer))
     }
 }

@@ -30,6 +30,31 @@ impl Conversation {
         self.messages.len() / 2
     }
 
+    /// The same words about another picture in place of the first.
+    pub(crate) fn about(&self, picture: Tensor) -> Self {
+        let mut features = self.features.clone();
+        if let Some(first) = features.first_mut() {
+            *first = picture;
+        }
+        Self {
+            messages: self.messages.clone(),
+            features,
+            pending: self.pending,
+        }
+    }
+
+    /// Another answer to the last question.
+    pub(crate) fn answered_with(&mut self, answer: &str) {
+        if let Some(last) = self.messages.last_mut() {
+            answer.clone_into(&mut last.text);
+        }
+    }
+
+    /// Pictures shown so far.
+    pub fn pictures(&self) -> usize {
+        self.features.len()
+    }
+
     /// Asks; question and answer become part of the conversation. A failed question leaves it as it
     /// was, its pictures still waiting.
     ///

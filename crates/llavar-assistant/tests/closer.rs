@@ -4,7 +4,7 @@
 use std::{collections::HashSet, ops::ControlFlow, path::Path};
 
 use llavar_assistant::{
-    Answer, Assistant, Part, PictureCache, Question,
+    Answer, Assistant, Conversation, Part, PictureCache, Question,
     testing::{self, picture},
     user_turn,
 };
@@ -46,7 +46,11 @@ fn the_surest_of_a_picture_and_its_halves_answers_where_the_whole_is_unsure() {
         let whole = alone(&assistant, &image, &question, &options);
         let halves = image.halves();
         let halves = halves.map(|half| alone(&assistant, &half, &question, &options));
-        let (answer, closer) = assistant.ask_closely(&image, &question, &options).unwrap();
+        let mut conversation = Conversation::default();
+        conversation.show(assistant.see(&image).unwrap());
+        let (answer, closer) = conversation
+            .ask_closely(&assistant, &image, &question, &options)
+            .unwrap();
         assert_eq!(closer, whole.score.exp() < 0.5, "question {i}");
         let mut best = &whole;
         if closer {

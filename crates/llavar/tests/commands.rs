@@ -258,6 +258,29 @@ fn chat_takes_pictures_and_several_turns() {
 }
 
 #[test]
+fn chat_looks_closer_at_the_only_picture() {
+    let world = World::new("chat-closer");
+    let picture = world.picture();
+    let more = ["--model", "model", "--max-new-tokens", "4", "--closer"];
+    let asked = ["ask", &picture, "what is it?"];
+    let alone = world.run(&asked, &more).ok();
+    let chat = |input: &str| {
+        let chat = world.run_with(&["chat", &picture], &more, input);
+        assert_eq!(chat.err.matches("no closer look").count(), 1, "{chat:#?}");
+        chat.ok().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let two = format!("/image {picture}\nand both?\n/image {picture}\n");
+    let first = chat(&format!("what is it?\nand the total?\n{two}"));
+    assert_eq!(first.len(), 3, "{first:?}");
+    assert_eq!(first[0], alone.trim_end_matches('\n'));
+    // After /new there is no picture, and then one again.
+    let again = chat(&format!(
+        "hello\n/new\nhello\n/image {picture}\nwhat is it?\n{two}"
+    ));
+    assert_eq!(again.get(2), first.first(), "{again:?}");
+}
+
+#[test]
 fn data_is_written_and_counted() {
     let world = World::new("data");
     let records = world.records();

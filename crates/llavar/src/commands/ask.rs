@@ -211,8 +211,12 @@ pub(crate) fn run(args: Args) -> Outcome {
         [path] if args.closer.closer => {
             let image = llavar_image::decode_file(path, &DecodeLimits::default());
             let image = image.map_err(llavar_assistant::Error::from)?;
+            let mut conversation = Conversation::default();
+            conversation.show(assistant.see(&image)?);
+            llavar_tensor::memory::trim();
             // What it settles on is known in the end.
-            let (answer, closer) = assistant.ask_closely(&image, &asked, &options)?;
+            let (answer, closer) =
+                conversation.ask_closely(&assistant, &image, &asked, &options)?;
             let _ = show(&answer.text);
             (answer, Some(closer))
         }

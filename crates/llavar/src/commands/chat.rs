@@ -7,11 +7,13 @@ use std::{
 };
 
 use llavar_assistant::Conversation;
+use llavar_image::DecodeLimits;
 
 use super::{ask::Decoding, print};
 use crate::{
     failure::{Class, Failure, Outcome},
     progress::note,
+    sampling::CloserFlag,
     shipped::ModelFlag,
 };
 
@@ -32,6 +34,8 @@ pub(crate) struct Args {
     ocr: super::ocr::OcrFlag,
     #[command(flatten)]
     decoding: Decoding,
+    #[command(flatten)]
+    closer: CloserFlag,
 }
 
 /// Runs the command.
@@ -43,13 +47,18 @@ pub(crate) fn run(args: Args) -> Outcome {
     let mut conversation = Conversation::default();
     // Text of the pictures that the next question is about.
     let mut ocr = String::new();
+    // The last picture shown, where a closer look may be taken.
+    let mut last = None;
     let see = |path: &Path| -> Outcome<_> {
         let text = super::ocr::prefix(reader.as_ref(), path)?;
-        Ok((assistant.see_file(path)?, text))
+        let image = llavar_image::decode_file(path, &DecodeLimits::default());
+        let image = image.map_err(llavar_assistant::Error::from)?;
+        Ok((assistant.see(&image)?, image, text))
     };
     if let Some(path) = args.picture.as_ref().or(args.image.as_ref()) {
-        let (picture, text) = see(path)?;
+        let (picture, image, text) = see(path)?;
         conversation.show(picture);
+        last = args.closer.closer.then_some(image);
         ocr += &text;
     }
     note(HELP);
@@ -69,15 +78,20 @@ pub(crate) fn run(args: Args) -> Outcome {
             ("/help", _) => note(HELP),
             ("/new", _) => {
                 conversation = Conversation::default();
+                last = None;
                 ocr.clear();
             }
             ("/image", "") => note("error: /image needs a file"),
             // A mistyped path must not end the conversation.
             ("/image", path) => match see(Path::new(path)) {
-                Ok((picture, text)) => {
+                Ok((picture, image, text)) => {
                     conversation.show(picture);
+                    last = args.closer.closer.then_some(image);
                     ocr += &text;
                     note(format!("{path}: ask about it"));
+                    if args.closer.closer && conversation.pictures() == 2 {
+                        note("no closer look at several pictures; /new starts over with one");
+                    }
                 }
                 Err(error) => note(error.to_string()),
             },
@@ -87,13 +101,24 @@ pub(crate) fn run(args: Args) -> Outcome {
             _ => {
                 let mut shown = Ok(());
                 let question = format!("{ocr}{line}");
-                let asked = conversation.ask(&assistant, &question, &options, |piece| {
+                let mut show = |piece: &str| {
                     shown = print(piece);
                     match shown {
                         Ok(()) => ControlFlow::Continue(()),
                         Err(_) => ControlFlow::Break(()),
                     }
-                });
+                };
+                let asked = match &last {
+                    Some(image) if conversation.pictures() == 1 => {
+                        let asked =
+                            conversation.ask_closely(&assistant, image, &question, &options);
+                        asked.map(|(answer, _)| {
+                            let _ = show(&answer.text);
+                            answer
+                        })
+                    }
+                    _ => conversation.ask(&assistant, &question, &options, show),
+                };
                 shown?;
                 print("\n")?;
                 match asked {

@@ -221,6 +221,7 @@ pub(super) fn write_samples(out: &Path, samples: &[Sample]) -> Outcome<usize> {
 
 /// Count turns, images, words and tokens of a data set.
 #[derive(Debug, clap::Args)]
+#[command(disable_version_flag = true)] // `--version` is the template, as the trainer calls it.
 pub(crate) struct StatsArgs {
     /// LLaVA JSON or JSONL.
     data: PathBuf,
