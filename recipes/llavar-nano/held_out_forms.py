@@ -8,15 +8,13 @@ training draw has; so the words are new and the layouts nearly. OUT/testing_data
 what an engine would have read (`--ocr-engine sidecar:OUT/words.jsonl`). Needs Pillow.
 """
 
-import argparse
 import json
 import random
-from pathlib import Path
 
 from answers import SEVERAL
 from quilt import quilt
 from real_cells import worn
-from redraw import ASKED, Redrawer, drawn, words
+from redraw import ASKED, Redrawer, arguments, drawn, words
 
 
 def annotated(entries, rng, questions):
@@ -43,11 +41,7 @@ def page(redrawer, index):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ["data", "real", "fonts", "corpus", "out"]:
-        parser.add_argument(name, type=Path)
-    parser.add_argument("-n", type=int, required=True, help="forms")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = arguments(__doc__)
     parser.add_argument("--questions", type=int, default=6, help="labels asked of a form, at most")
     args = parser.parse_args()
     images, annotations = (args.out / "testing_data" / name for name in ("images", "annotations"))

@@ -262,13 +262,19 @@ def pictures(first):
     return made
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc):
+    """What is redrawn, with what, where to, how often and by which seed."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ["data", "real", "fonts", "corpus", "out"]:
         parser.add_argument(name, type=Path)
     parser.add_argument("-n", type=int, required=True, help="pictures")
-    parser.add_argument("--grid", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main():
+    parser = arguments(__doc__)
+    parser.add_argument("--grid", type=int, default=32)
     parser.add_argument("--forms", type=float, default=0.65, help="share of the pictures that are forms")
     parser.add_argument("--quilts", type=float, default=0, help="share of the forms that are strips of several")
     args = parser.parse_args()
