@@ -32,15 +32,11 @@ impl Conversation {
 
     /// The same words about another picture in place of the first.
     pub(crate) fn about(&self, picture: Tensor) -> Self {
-        let mut features = self.features.clone();
-        if let Some(first) = features.first_mut() {
+        let mut other = self.clone();
+        if let Some(first) = other.features.first_mut() {
             *first = picture;
         }
-        Self {
-            messages: self.messages.clone(),
-            features,
-            pending: self.pending,
-        }
+        other
     }
 
     /// Another answer to the last question.
