@@ -58,6 +58,30 @@ impl Picture {
         Self::read_part(assistant, view, file, name, limits)
     }
 
+    /// As [`Picture::read`], and both halves of it for a closer look; the picture comes first.
+    ///
+    /// # Errors
+    /// As [`Picture::read`].
+    pub fn read_with_halves(
+        assistant: &Assistant,
+        file: &[u8],
+        name: &Path,
+        limits: &DecodeLimits,
+    ) -> Result<[Self; 3], Error> {
+        let content = content(file);
+        let whole = decode_bytes(file, name, limits)?;
+        let fit = |part, image: &RgbImage| {
+            let (view, square) = ((content, part), assistant.to_square(image)?);
+            Ok::<_, Error>(Self { view, square })
+        };
+        let [first, second] = whole.halves();
+        Ok([
+            fit(Part::Whole, &whole)?,
+            fit(Part::First, &first)?,
+            fit(Part::Second, &second)?,
+        ])
+    }
+
     fn read_part(
         assistant: &Assistant,
         view: View,

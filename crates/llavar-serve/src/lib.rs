@@ -16,7 +16,7 @@
 //!
 //! | Route | |
 //! |---|---|
-//! | `POST /v1/chat/completions` | text and pictures (data URLs); whole or streamed |
+//! | `POST /v1/chat/completions` | text and pictures (data URLs); whole or streamed; `"closer": true` also asks both halves of the only picture where the answer is unsure |
 //! | `GET /v1/models` | the model's name and context |
 //! | `GET /health` | the process answers |
 //! | `GET /ready` | 503 while the model is loaded, and while the server ends |

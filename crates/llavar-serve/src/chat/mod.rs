@@ -1,5 +1,7 @@
 //! `POST /v1/chat/completions`.
 
+mod answer;
+mod closer;
 mod outlet;
 mod prepare;
 mod text;
@@ -7,32 +9,23 @@ mod text;
 use std::{
     error::Error as StdError,
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{self, Receiver, RecvTimeoutError},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use llavar_model::generation::{GenerationOptions, StopReason};
+use llavar_model::generation::GenerationOptions;
 use llavar_ocr::Reader;
-use serde_json::{Value, json};
 
 pub(crate) use prepare::Gate;
 
 use llavar_http::{Exchange, ReadFault};
 
 use crate::{
-    engine::{Engine, Event, NoPlace, Pending, Queue},
+    engine::{Engine, NoPlace, Place, Queue},
     metrics::Ending,
     wire::{ApiError, ChatRequest, Reply, Usage},
 };
-use outlet::{Outlet, Streamed, Whole};
-use text::Visible;
-
-/// How often it is looked whether a client has gone.
-const LOOK: Duration = Duration::from_millis(100);
+use answer::Asked;
 
 /// A model that is ready, and how it is asked.
 pub(crate) struct Loaded {
@@ -107,48 +100,57 @@ pub(crate) fn answer(
             ..error
         }));
     }
-    let place = queue.enter().map_err(|why| match why {
+    if request.closer && queue.places() < closer::LOOKS {
+        let message = format!(
+            "`closer` takes {} places in the line, which has {} here (`llavar serve --queue`)",
+            closer::LOOKS,
+            queue.places()
+        );
+        return Err(ApiError::field("closer", message).into());
+    }
+    let place = enter(queue)?;
+    let halves = match request.closer {
+        true => vec![enter(queue)?, enter(queue)?],
+        false => Vec::new(),
+    };
+    let (stream, include_usage) = (request.stream, request.include_usage);
+    let (stops, logprobs) = (request.stop.clone(), request.logprobs);
+    let prepared = prepare::prepare(loaded, request, || exchange.client_is_gone())?;
+    // Pictures are of one size from here on.
+    drop(lease);
+    let asked = Asked {
+        loaded,
+        queue,
+        prompt: prepared.prompt,
+        options: prepared.options,
+        stops,
+        logprobs,
+        arrived,
+    };
+    let reply = Reply::new(id, &loaded.name);
+    let first = asked.put(place, prepared.pictures);
+    let said = match (halves.is_empty(), stream) {
+        (true, true) => return first.stream(exchange, &reply, include_usage),
+        (true, false) => first.collect(exchange)?,
+        (false, _) => {
+            let halves = halves.into_iter().zip(prepared.halves).collect();
+            closer::look(&asked, first, halves, exchange)?
+        }
+    };
+    match stream {
+        true => said.stream(exchange, &reply, include_usage),
+        false => said.respond(exchange, &reply),
+    }
+}
+
+/// A place in the line, or what a client is told where there is none.
+fn enter(queue: &Arc<Queue>) -> Result<Place, ApiError> {
+    queue.enter().map_err(|why| match why {
         NoPlace::Full => ApiError::new(429, "too many requests wait; try again")
             .code("queue_full")
             .retry_after(1),
         NoPlace::Closed => stopping(),
-    })?;
-    let asked = Asked {
-        stream: request.stream,
-        include_usage: request.include_usage,
-        logprobs: request.logprobs,
-        stops: request.stop.clone(),
-    };
-    let prepared = prepare::prepare(loaded, request, || exchange.client_is_gone())?;
-    // Pictures are of one size from here on.
-    drop(lease);
-    let (events, receiver) = mpsc::channel();
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Relaxed);
-    place.submit(Pending {
-        number,
-        prompt: prepared.prompt,
-        pictures: prepared.pictures,
-        options: prepared.options,
-        events,
-        arrived,
-        submitted: Instant::now(),
-    });
-    let mut answer = Answer {
-        loaded,
-        events: receiver,
-        visible: Visible::new(asked.stops.clone()),
-        logprobs: asked.logprobs,
-        tokens: 0,
-        score: 0.0,
-        first_token: None,
-        arrived,
-    };
-    let answered = answer.deliver(&asked, exchange, &Reply::new(id, &loaded.name));
-    if matches!(answered, Err(Stop::Gone)) {
-        queue.leave(number);
-    }
-    answered
+    })
 }
 
 /// What a new request is told while the server ends.
@@ -156,188 +158,4 @@ pub(crate) fn stopping() -> ApiError {
     ApiError::new(503, "the server is stopping")
         .code("stopping")
         .retry_after(5)
-}
-
-/// How an answer is wanted.
-struct Asked {
-    stream: bool,
-    include_usage: bool,
-    logprobs: bool,
-    stops: Vec<String>,
-}
-
-/// An answer on its way from the engine to the client.
-struct Answer<'a> {
-    loaded: &'a Loaded,
-    events: Receiver<Event>,
-    visible: Visible,
-    logprobs: bool,
-    tokens: usize,
-    score: f64,
-    first_token: Option<Duration>,
-    arrived: Instant,
-}
-
-/// The end of an answer.
-struct End {
-    ending: Ending,
-    prompt: usize,
-}
-
-impl Answer<'_> {
-    fn deliver(
-        &mut self,
-        asked: &Asked,
-        exchange: &mut Exchange<'_>,
-        reply: &Reply,
-    ) -> Result<Answered, Stop> {
-        let prompt = self.wait_for_begin(exchange)?;
-        let end = if asked.stream {
-            let mut outlet = Streamed::begin(exchange, reply)?;
-            match self.follow(prompt, &mut outlet) {
-                Ok(end) => {
-                    let usage = asked.include_usage.then(|| self.usage(&end));
-                    outlet.finish(end.ending.name(), self.probability(), usage)?;
-                    end
-                }
-                Err(stop) => return Err(outlet.break_off(stop)),
-            }
-        } else {
-            let mut outlet = Whole::new(exchange, asked.logprobs);
-            let end = self.follow(prompt, &mut outlet)?;
-            let usage = self.usage(&end);
-            outlet.finish(reply, end.ending.name(), usage, self.probability())?;
-            end
-        };
-        Ok(Answered {
-            ending: end.ending,
-            usage: self.usage(&end),
-            first_token: self.first_token,
-        })
-    }
-
-    fn usage(&self, end: &End) -> Usage {
-        Usage {
-            prompt: end.prompt,
-            answer: self.tokens,
-        }
-    }
-
-    /// The model's own of the whole answer, 0 to 1.
-    fn probability(&self) -> f64 {
-        self.score.exp()
-    }
-
-    /// Waits for the engine to take the request; how many tokens its prompt has. Nothing is sent before, so
-    /// that a failure still has a status of its own.
-    fn wait_for_begin(&mut self, exchange: &mut Exchange<'_>) -> Result<usize, Stop> {
-        loop {
-            match self.events.recv_timeout(LOOK) {
-                Ok(Event::Begun(prompt)) => return Ok(prompt),
-                Ok(event) => self.unexpected(event)?,
-                Err(RecvTimeoutError::Timeout) if exchange.client_is_gone() => {
-                    return Err(Stop::Gone);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(self.lost()),
-            }
-        }
-    }
-
-    /// Takes the answer as it comes.
-    fn follow(&mut self, prompt: usize, outlet: &mut dyn Outlet) -> Result<End, Stop> {
-        let assistant = self.loaded.engine.assistant.clone();
-        let mut stream = assistant.tokenizer().decode_stream(true);
-        let failed = |error| Stop::Failed(Box::new(llavar_assistant::Error::Encode(error)));
-        let mut looked = Instant::now();
-        loop {
-            let mut next = match self.events.recv_timeout(LOOK) {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return Err(self.lost()),
-            };
-            // All that has come goes out in one piece.
-            let (mut piece, mut logprobs, mut end) = (String::new(), Vec::new(), None);
-            while let Some(event) = next {
-                match event {
-                    Event::Token(id, log_probability) => {
-                        self.first_token
-                            .get_or_insert_with(|| self.arrived.elapsed());
-                        self.tokens += 1;
-                        self.score += f64::from(log_probability);
-                        if let Some(text) = stream.push(id).map_err(failed)? {
-                            piece += &self.visible.push(&text);
-                        }
-                        if self.logprobs {
-                            logprobs.push(logprob(&assistant, id, log_probability));
-                        }
-                    }
-                    Event::Done(answer) => {
-                        self.score = answer.score;
-                        if let Some(text) = stream.finish().map_err(failed)? {
-                            piece += &self.visible.push(&text);
-                        }
-                        end = Some(match answer.stop_reason {
-                            StopReason::StopId(_) | StopReason::StopString(_) => Ending::Stop,
-                            _ => Ending::Length,
-                        });
-                    }
-                    other => self.unexpected(other)?,
-                }
-                // The rest is not for the client.
-                if self.visible.has_ended() {
-                    end = Some(Ending::Stop);
-                }
-                next = match end {
-                    None => self.events.try_recv().ok(),
-                    Some(_) => None,
-                };
-            }
-            if end.is_some() && !self.visible.has_ended() {
-                piece += &self.visible.finish();
-            }
-            if !piece.is_empty() || !logprobs.is_empty() {
-                outlet.text(&piece, self.logprobs.then_some(logprobs))?;
-            }
-            if let Some(ending) = end {
-                return Ok(End { ending, prompt });
-            }
-            if looked.elapsed() > LOOK {
-                looked = Instant::now();
-                if outlet.client_is_gone() {
-                    return Err(Stop::Gone);
-                }
-            }
-        }
-    }
-
-    /// An event that is no part of an answer.
-    fn unexpected(&self, event: Event) -> Result<(), Stop> {
-        match event {
-            Event::Failed(fault) => Err(Stop::Failed(fault)),
-            Event::Begun(_) | Event::Token(..) | Event::Done(_) => Ok(()),
-        }
-    }
-
-    /// Why the engine let go of the request.
-    fn lost(&self) -> Stop {
-        match self.loaded.engine.is_aborted() {
-            true => stopping().into(),
-            false => {
-                Stop::Failed("the model failed while it answered this and other requests".into())
-            }
-        }
-    }
-}
-
-/// An entry of `logprobs`.
-fn logprob(assistant: &llavar_assistant::Assistant, id: u32, log_probability: f32) -> Value {
-    let text = assistant.tokenizer().decode(&[id], false);
-    let text = text.unwrap_or_default();
-    json!({
-        "token": text,
-        "logprob": log_probability,
-        "bytes": text.as_bytes(),
-        "top_logprobs": [],
-    })
 }

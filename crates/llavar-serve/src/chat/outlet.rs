@@ -5,9 +5,9 @@ use std::io;
 use serde_json::Value;
 
 use super::Stop;
-use llavar_http::{EventStream, Exchange, Response};
+use llavar_http::{EventStream, Exchange};
 
-use crate::wire::{ApiError, Reply, Usage};
+use crate::wire::{ApiError, Closing, Reply, Usage};
 
 /// Takes an answer piece by piece.
 pub(super) trait Outlet {
@@ -18,14 +18,14 @@ pub(super) trait Outlet {
     fn client_is_gone(&mut self) -> bool;
 }
 
-/// An answer that is sent at its end.
-pub(super) struct Whole<'e, 'c> {
+/// An answer that is kept until its end.
+pub(super) struct Collected<'e, 'c> {
     exchange: &'e mut Exchange<'c>,
     text: String,
     logprobs: Option<Vec<Value>>,
 }
 
-impl<'e, 'c> Whole<'e, 'c> {
+impl<'e, 'c> Collected<'e, 'c> {
     pub(super) fn new(exchange: &'e mut Exchange<'c>, logprobs: bool) -> Self {
         Self {
             exchange,
@@ -34,19 +34,12 @@ impl<'e, 'c> Whole<'e, 'c> {
         }
     }
 
-    pub(super) fn finish(
-        self,
-        reply: &Reply,
-        finish: &str,
-        usage: Usage,
-        probability: f64,
-    ) -> io::Result<()> {
-        let body = reply.whole(&self.text, finish, usage, probability, self.logprobs);
-        self.exchange.respond(&Response::json(200, &body))
+    pub(super) fn into_parts(self) -> (String, Option<Vec<Value>>) {
+        (self.text, self.logprobs)
     }
 }
 
-impl Outlet for Whole<'_, '_> {
+impl Outlet for Collected<'_, '_> {
     fn text(&mut self, piece: &str, logprobs: Option<Vec<Value>>) -> io::Result<()> {
         self.text.push_str(piece);
         if let (Some(all), Some(new)) = (&mut self.logprobs, logprobs) {
@@ -73,13 +66,8 @@ impl<'e, 'c> Streamed<'e, 'c> {
         Ok(Self { stream, reply })
     }
 
-    pub(super) fn finish(
-        mut self,
-        finish: &str,
-        probability: f64,
-        usage: Option<Usage>,
-    ) -> io::Result<()> {
-        let last = self.reply.last(finish, probability).to_string();
+    pub(super) fn finish(mut self, closing: Closing, usage: Option<Usage>) -> io::Result<()> {
+        let last = self.reply.last(closing).to_string();
         let usage = usage.map(|usage| self.reply.usage(usage).to_string());
         let end = [Some(last.as_str()), usage.as_deref(), Some("[DONE]")];
         self.stream.send(end.into_iter().flatten())?;

@@ -29,6 +29,8 @@ const BYTES_A_TOKEN: usize = 256;
 pub(super) struct Prepared {
     pub(super) prompt: Vec<i32>,
     pub(super) pictures: Vec<Picture>,
+    /// Of the only picture, where a closer look may be taken.
+    pub(super) halves: Vec<Picture>,
     pub(super) options: Arc<GenerationOptions>,
 }
 
@@ -95,15 +97,21 @@ pub(super) fn prepare(
         return Err(too_long(&what, context).into());
     }
     let options = options(loaded, &request);
-    let (mut pictures, mut messages) = (Vec::with_capacity(shown), Vec::new());
+    if request.closer {
+        fits_a_closer_look(shown, &options)?;
+    }
+    let (mut pictures, mut halves) = (Vec::with_capacity(shown), Vec::new());
+    let mut messages = Vec::new();
     for turn in &request.turns {
         let mut ocr = String::new();
         for url in &turn.pictures {
             if gone() {
                 return Err(Stop::Gone);
             }
-            let (picture, text) = read(loaded, url)?;
-            pictures.push(picture);
+            let (views, text) = read(loaded, url, request.closer)?;
+            let mut views = views.into_iter();
+            pictures.extend(views.next());
+            halves.extend(views);
             ocr += &text;
         }
         messages.push(match turn.is_user {
@@ -131,8 +139,19 @@ pub(super) fn prepare(
     Ok(Prepared {
         prompt,
         pictures,
+        halves,
         options,
     })
+}
+
+/// A closer look compares answers about one picture by their probability.
+fn fits_a_closer_look(shown: usize, options: &GenerationOptions) -> Result<(), ApiError> {
+    let message = match shown {
+        1 if options.temperature == 0.0 => return Ok(()),
+        1 => "`closer` compares the most likely answers: `temperature` has to be 0".to_owned(),
+        _ => format!("`closer` looks at one picture, there are {shown}"),
+    };
+    Err(ApiError::field("closer", message).code("invalid_value"))
 }
 
 fn too_long(what: &str, context: usize) -> ApiError {
@@ -142,13 +161,17 @@ fn too_long(what: &str, context: usize) -> ApiError {
     ApiError::field("messages", message).code("context_length_exceeded")
 }
 
-/// Decodes a picture and reads its text, if there is an engine for that.
-fn read(loaded: &Loaded, url: &PictureUrl) -> Result<(Picture, String), Stop> {
+/// Decodes a picture and reads its text, if there is an engine for that; with `closer` both halves of it follow.
+fn read(loaded: &Loaded, url: &PictureUrl, closer: bool) -> Result<(Vec<Picture>, String), Stop> {
     let _permit = loaded.gate.enter();
     let file = url.file()?;
     let name: &Path = url.place.as_ref();
-    let picture = Picture::read(&loaded.engine.assistant, &file, name, &LIMITS);
-    let picture = picture.map_err(|error| match error {
+    let assistant = &loaded.engine.assistant;
+    let views = match closer {
+        true => Picture::read_with_halves(assistant, &file, name, &LIMITS).map(Vec::from),
+        false => Picture::read(assistant, &file, name, &LIMITS).map(|picture| vec![picture]),
+    };
+    let views = views.map_err(|error| match error {
         Error::Image(error) => bad_picture(url, &error),
         Error::Model(ModelError::NoVisionTower) => {
             let message = "the model that is served takes no pictures";
@@ -157,14 +180,14 @@ fn read(loaded: &Loaded, url: &PictureUrl) -> Result<(Picture, String), Stop> {
         other => Stop::Failed(Box::new(other)),
     })?;
     let Some(reader) = &loaded.reader else {
-        return Ok((picture, String::new()));
+        return Ok((views, String::new()));
     };
     let text = reader.read(&Page::from_bytes(name, file));
     let text = text.map_err(|error| match error {
         llavar_ocr::OcrError::Image(error) => bad_picture(url, &error),
         other => Stop::Failed(Box::new(other)),
     })?;
-    Ok((picture, llavar_ocr::prefix(&text)))
+    Ok((views, llavar_ocr::prefix(&text)))
 }
 
 fn bad_picture(url: &PictureUrl, error: &llavar_image::ImageError) -> Stop {

@@ -17,7 +17,7 @@ use std::{
 use llavar_assistant::{Assistant, Error, PictureCache};
 use llavar_model::generation::{Generation, Room, generate_as_they_come};
 
-pub(crate) use queue::{NoPlace, Pending, Queue};
+pub(crate) use queue::{NoPlace, Pending, Place, Queue};
 
 use crate::{ServeError, log::Log, metrics::Metrics};
 use feed::Feed;

@@ -59,6 +59,11 @@ impl Queue {
         })
     }
 
+    /// Places in it.
+    pub(crate) fn places(&self) -> usize {
+        self.most
+    }
+
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -94,12 +94,16 @@ async function* events(body) {
 async function answer(turn) {
   const { article, said, meta } = add("model busy", "");
   const begun = performance.now();
+  const all = [...messages, turn];
+  const pictured = all.flatMap(({ content }) => content).filter(({ type }) => type === "image_url").length;
+  // The server refuses a closer look at several pictures.
+  const wanted = $("closer").checked, closer = wanted && pictured === 1;
   let text = "", last = null, usage = null, ended = false;
   try {
     const response = await call("/v1/chat/completions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ messages: [...messages, turn], stream: true, stream_options: { include_usage: true } }),
+      body: JSON.stringify({ messages: all, closer, stream: true, stream_options: { include_usage: true } }),
       signal: running.signal,
     });
     if (!response.ok) throw new Error((await response.json()).error.message);
@@ -124,6 +128,8 @@ async function answer(turn) {
       const percent = Math.max(last.probability * 100, 0.1).toFixed(1);
       notes.push(`the model's own probability ${percent} %${last.probability < GUESS ? ": likely a guess" : ""}`);
     }
+    if (last.closer_look) notes.push("after a closer look");
+    else if (wanted && pictured > 1) notes.push("no closer look at several pictures");
     meta.textContent = notes.join(", ");
     messages.push(turn, { role: "assistant", content: text });
     return true;

@@ -8,5 +8,5 @@ mod request;
 
 pub(crate) use content::PictureUrl;
 pub(crate) use error::ApiError;
-pub(crate) use reply::{Reply, Usage, model_card, now};
+pub(crate) use reply::{Closing, Reply, Usage, model_card, now};
 pub(crate) use request::ChatRequest;

@@ -21,6 +21,27 @@ impl Usage {
     }
 }
 
+/// What an answer's end says of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Closing {
+    /// Why it ends.
+    pub(crate) finish: &'static str,
+    /// The model's own of the whole answer, 0 to 1.
+    pub(crate) probability: f64,
+    /// Where a closer look was wanted: whether one was taken.
+    pub(crate) closer_look: Option<bool>,
+}
+
+impl Closing {
+    fn put_into(self, choice: &mut Value) {
+        choice["finish_reason"] = json!(self.finish);
+        choice["probability"] = json!(self.probability);
+        if let Some(closer_look) = self.closer_look {
+            choice["closer_look"] = json!(closer_look);
+        }
+    }
+}
+
 /// The answer to one request; what its pieces have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
@@ -38,16 +59,15 @@ impl Reply {
         }
     }
 
-    /// A whole answer. `probability` is the model's own of the whole answer, 0 to 1.
+    /// A whole answer.
     pub(crate) fn whole(
         &self,
         text: &str,
-        finish: &str,
-        usage: Usage,
-        probability: f64,
         logprobs: Option<Vec<Value>>,
+        closing: Closing,
+        usage: Usage,
     ) -> Value {
-        json!({
+        let mut body = json!({
             "id": self.id,
             "object": "chat.completion",
             "created": self.created,
@@ -56,31 +76,27 @@ impl Reply {
                 "index": 0,
                 "message": {"role": "assistant", "content": text, "refusal": null},
                 "logprobs": logprobs.map(|content| json!({"content": content})),
-                "finish_reason": finish,
-                "probability": probability,
             }],
             "usage": usage.to_json(),
-        })
+        });
+        closing.put_into(&mut body["choices"][0]);
+        body
     }
 
     /// The first piece of a streamed answer: who speaks.
     pub(crate) fn first(&self) -> Value {
-        self.piece(
-            json!({"role": "assistant", "content": ""}),
-            None,
-            Value::Null,
-        )
+        self.piece(json!({"role": "assistant", "content": ""}), None)
     }
 
     /// A piece of text.
     pub(crate) fn text(&self, text: &str, logprobs: Option<Vec<Value>>) -> Value {
-        self.piece(json!({"content": text}), logprobs, Value::Null)
+        self.piece(json!({"content": text}), logprobs)
     }
 
     /// The last piece: why the answer ends.
-    pub(crate) fn last(&self, finish: &str, probability: f64) -> Value {
-        let mut piece = self.piece(json!({}), None, json!(finish));
-        piece["choices"][0]["probability"] = json!(probability);
+    pub(crate) fn last(&self, closing: Closing) -> Value {
+        let mut piece = self.piece(json!({}), None);
+        closing.put_into(&mut piece["choices"][0]);
         piece
     }
 
@@ -91,12 +107,12 @@ impl Reply {
         piece
     }
 
-    fn piece(&self, delta: Value, logprobs: Option<Vec<Value>>, finish: Value) -> Value {
+    fn piece(&self, delta: Value, logprobs: Option<Vec<Value>>) -> Value {
         self.chunk(json!([{
             "index": 0,
             "delta": delta,
             "logprobs": logprobs.map(|content| json!({"content": content})),
-            "finish_reason": finish,
+            "finish_reason": null,
         }]))
     }
 

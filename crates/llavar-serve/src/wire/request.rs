@@ -40,6 +40,8 @@ pub(crate) struct ChatRequest {
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
     pub(crate) logprobs: bool,
+    /// Whether a closer look is taken where the answer is unsure.
+    pub(crate) closer: bool,
 }
 
 impl ChatRequest {
@@ -79,6 +81,7 @@ impl ChatRequest {
             stream,
             include_usage: include_usage(fields.take("stream_options"), stream)?,
             logprobs: fields.flag("logprobs")?,
+            closer: fields.flag("closer")?,
         })
     }
 

@@ -1,6 +1,7 @@
 //! The server as clients see it, with a tiny model.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod closer;
 mod common;
 mod contract;
 mod hostile;
