@@ -250,7 +250,7 @@ phase answer16 answer15/model 6964 1e-3 cosine 96 "${mix[@]}"
 echo "the model is $out/final; llavar model quantize makes it the folder that is shipped"
 [ -n "${LARGER:-}" ] || exit 0
 
-# 1280 px, for small print; most of the redrawn forms are strips of several. Of this answer17 has run with 1,200 steps.
+# 1280 px, for small print; most of the redrawn forms are strips of several.
 [ -e larger ] || { cp -r final larger.part
   sed -i 's/"input_image_size": 1024/"input_image_size": 1280/' larger.part/config.json; mv larger.part larger; }
 length=3136 grid=40 small=8 quilts=0.6 cells=$real/cells40.json
@@ -259,7 +259,9 @@ redraw 14
 mixture "forms14.json" . 0.4 "scrambled14.json" . 0.3 "blocks14.json" . 0.5 $(read_of redrawn14) 1 redrawn14/data.json redrawn14 0.9 \
   redrawn14/prefix.json redrawn14 1.5 crops14.json . 1.5 crops14-asked.json . 4 "$cells" "$photos" 8 \
   "$real/plain.json" "$photos" 2 "$real/prefix.json" "$photos" 3
-phase answer17 larger 1300 1e-3 constant_with_warmup 96 "${mix[@]}"
+phase answer17 larger 1200 1e-3 constant_with_warmup 96 "${mix[@]}"
 redraw 15; signs 15
-redrawn 15 2.8 4 0.5 0.2 signs15/small.json signs15 0.9 signs15/prefix.json signs15 0.2
-phase answer18 answer17/model 7000 1e-3 cosine 96 "${mix[@]}"
+redrawn 15 2.2 3.2 0.5 0.2 signs15/small.json signs15 0.9 signs15/prefix.json signs15 0.2
+[ -e large ] || python3 "$here/average.py" answer17/model larger large
+phase answer18 large 7775 8e-4 cosine 96 "${mix[@]}"
+[ -e final-large ] || python3 "$here/average.py" answer18/model larger final-large
