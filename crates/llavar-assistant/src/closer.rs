@@ -13,10 +13,15 @@ use crate::{Answer, Assistant, Conversation, Error};
 /// The model's own probability of a whole answer below which a closer look is taken.
 pub const UNSURE: f64 = 0.5;
 
+/// Whether an answer of this log-probability is unlikely enough for a closer look. For greedy answers without beams.
+pub fn is_unsure(score: f64) -> bool {
+    score < UNSURE.ln()
+}
+
 impl Answer {
-    /// Whether the model finds it unlikely enough for a closer look. For greedy answers without beams.
+    /// As [`is_unsure`] of its score.
     pub fn is_unsure(&self) -> bool {
-        self.score < UNSURE.ln()
+        is_unsure(self.score)
     }
 
     /// The surer of two answers to one question; this one where they are equally sure.

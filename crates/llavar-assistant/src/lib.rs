@@ -26,7 +26,7 @@ use llavar_model::{
 use llavar_tensor::{DType, Device, Tape, Tensor};
 
 pub use batch::Question;
-pub use closer::UNSURE;
+pub use closer::{UNSURE, is_unsure};
 pub use conversation::{Conversation, stack, user_turn};
 pub use error::Error;
 pub use pictures::{Part, Picture, PictureCache, PictureCounts, Seen};

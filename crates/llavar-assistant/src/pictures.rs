@@ -70,15 +70,11 @@ impl Picture {
     ) -> Result<[Self; 3], Error> {
         let content = content(file);
         let whole = decode_bytes(file, name, limits)?;
-        let fit = |part, image: &RgbImage| {
-            let (view, square) = ((content, part), assistant.to_square(image)?);
-            Ok::<_, Error>(Self { view, square })
-        };
         let [first, second] = whole.halves();
         Ok([
-            fit(Part::Whole, &whole)?,
-            fit(Part::First, &first)?,
-            fit(Part::Second, &second)?,
+            Self::fitted(assistant, (content, Part::Whole), &whole)?,
+            Self::fitted(assistant, (content, Part::First), &first)?,
+            Self::fitted(assistant, (content, Part::Second), &second)?,
         ])
     }
 
@@ -101,7 +97,11 @@ impl Picture {
                 second
             }
         };
-        let square = assistant.to_square(&image)?;
+        Self::fitted(assistant, view, &image)
+    }
+
+    fn fitted(assistant: &Assistant, view: View, image: &RgbImage) -> Result<Self, Error> {
+        let square = assistant.to_square(image)?;
         Ok(Self { view, square })
     }
 }

@@ -1,7 +1,7 @@
 //! A closer look, as `llavar ask --closer` takes it: where the answer is unsure, halves of the picture are asked
 //! too, and the surest answer counts.
 
-use llavar_assistant::{Picture, UNSURE};
+use llavar_assistant::{Picture, is_unsure};
 use llavar_http::Exchange;
 
 use super::{
@@ -22,12 +22,11 @@ pub(super) fn look(
     exchange: &mut Exchange<'_>,
 ) -> Result<Said, Stop> {
     let mut best = first.collect(exchange)?;
-    let closer = best.score < UNSURE.ln();
+    let closer = is_unsure(best.score);
     if closer {
-        let halves = halves.into_iter();
-        let halves: Vec<Answer<'_>> = halves
-            .map(|(place, half)| asked.put(place, vec![half]))
-            .collect();
+        let put = |(place, half)| asked.put(place, vec![half]);
+        // All of them are in the line before the first is waited for.
+        let halves: Vec<Answer<'_>> = halves.into_iter().map(put).collect();
         for half in halves {
             let other = half.collect(exchange)?;
             if other.score > best.score {
