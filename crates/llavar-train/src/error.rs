@@ -171,6 +171,16 @@ pub enum TrainError {
         /// How often a run may go back.
         limit: u32,
     },
+    /// The weights are out of all range.
+    #[error(
+        "steps {first} to {step} had no finite gradient, and the weights did not change any more: they have diverged"
+    )]
+    Diverged {
+        /// The first of those steps.
+        first: u64,
+        /// The last one.
+        step: u64,
+    },
     /// The GPU's memory does not suffice.
     #[error("{source}; the plan was: {plan}")]
     OutOfMemory {

@@ -116,6 +116,9 @@ fn a_tower_that_trains_is_refused_and_a_disk_that_fills_up_costs_nothing() {
     ];
     let error = Trainer::new(adapters.recipe(&sets), &world.path("x"), Resume::No).unwrap_err();
     assert!(error.to_string().contains("adapters"), "{error}");
+    let sets = ["train.stage=pretrain", set.as_str()];
+    let error = Trainer::new(adapters.recipe(&sets), &world.path("x"), Resume::No).unwrap_err();
+    assert!(error.to_string().contains("adapters"), "{error}");
 
     // A file stands where a folder of the cache must be made: nothing is kept, the run goes on and says so.
     let (plain, _) = train(&world, "plain", &[]);

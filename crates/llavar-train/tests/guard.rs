@@ -10,7 +10,10 @@ use std::{
 };
 
 use common::{World, weights};
-use llavar_train::{Observer, Outcome, Resume, StepReport, TrainError, Trainer, checkpoint::list};
+use llavar_train::{
+    Observer, Outcome, Resume, StepReport, TrainError, Trainer,
+    checkpoint::{TrainState, list},
+};
 
 const STEPS: usize = 30;
 /// Steps (from 1) whose sample says something else than all others.
@@ -220,6 +223,75 @@ fn stopped_anywhere_a_run_that_goes_back_ends_in_the_same_bits() {
         assert_eq!(curve(&run), curve("whole"), "{run}");
         assert_eq!(trainer.state().guard.passed_steps, 15, "{run}");
     }
+}
+
+/// A rate that throws the weights out of all range with the first update, and what becomes of it.
+const DIVERGES: [&str; 4] = [
+    "learning_rate=1e30",
+    "max_grad_norm=0",
+    "save_steps=1",
+    "save_total_limit=2",
+];
+
+#[test]
+fn a_run_that_has_diverged_ends_and_keeps_its_checkpoints() {
+    let world = World::new(3);
+    write_data(&world, "data.json", &[], |_| false);
+    let sets = [&DIVERGES[..], &["logging_steps=5"]].concat();
+    let (seen, outcome, trainer) = train(&world, "run", recipe(&world, "data.json", &sets), 99);
+    let error = outcome.unwrap_err();
+    let TrainError::Diverged { first, step } = error else {
+        panic!("{error}")
+    };
+    assert!(first <= 4 && step == first + 7, "{first} {step}");
+    assert_eq!(seen.warnings.len() as u64, step + 1 - first);
+    // What was saved before is there, and every one of them can be gone on with.
+    let kept = list(&world.path("run")).unwrap();
+    let steps: Vec<u64> = kept.iter().map(|c| c.step).collect();
+    let from = first.saturating_sub(2).max(1);
+    assert_eq!(steps, (from..step).collect::<Vec<u64>>());
+    for checkpoint in &kept {
+        TrainState::read(&checkpoint.path).unwrap();
+    }
+    drop(trainer);
+    // The mean of a line of the log is of the losses that are numbers.
+    assert!(log(&world.path("run"))[0]["loss"].is_number());
+}
+
+#[test]
+fn a_run_that_has_diverged_goes_back_where_it_may() {
+    let world = World::new(3);
+    write_data(&world, "data.json", &[], |_| false);
+    let back = ["spike_z_loss=8", "on_spike=rollback", "max_rollbacks=2"];
+    let sets = [&DIVERGES[..], &back].concat();
+    let (seen, outcome, _) = train(&world, "run", recipe(&world, "data.json", &sets), 99);
+    let error = outcome.unwrap_err();
+    assert!(
+        matches!(error, TrainError::TooManyRollbacks { limit: 2, .. }),
+        "{error}"
+    );
+    assert_eq!(seen.rollbacks.len(), 2);
+    let none = [&sets[..], &["save_steps=0"]].concat();
+    let (_, outcome, _) = train(&world, "none", recipe(&world, "data.json", &none), 99);
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, TrainError::Diverged { .. }), "{error}");
+}
+
+/// JSON has no word for a sum that is not a number; files of before say null.
+#[test]
+fn a_state_without_a_mean_loss_is_read() {
+    let world = World::new(3);
+    write_data(&world, "data.json", &[], |_| false);
+    let sets = ["max_steps=2", "save_steps=1"];
+    train(&world, "run", recipe(&world, "data.json", &sets), 99)
+        .1
+        .unwrap();
+    let folder = &list(&world.path("run")).unwrap()[0].path;
+    let path = folder.join("state.json");
+    let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    state["log_loss"] = serde_json::Value::Null;
+    fs::write(&path, state.to_string()).unwrap();
+    assert_eq!(TrainState::read(folder).unwrap().log_loss, 0.0);
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub(crate) use store::{Store, publish};
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{GuardState, TrainError, WorstSample};
 
@@ -58,10 +58,15 @@ pub struct TrainState {
     pub data: String,
     /// Numbers of samples that could not be used.
     pub bad_samples: Vec<usize>,
-    /// Sum of the losses since the last line of the log.
+    /// Sum of the losses since the last line of the log, of those that are finite. JSON has no word for others: older
+    /// files may hold null.
+    #[serde(deserialize_with = "number_or_zero")]
     pub log_loss: f64,
-    /// Steps since the last line of the log.
+    /// Steps of that sum.
     pub log_steps: u64,
+    /// Steps one after the other, up to the last one, whose gradient was not finite.
+    #[serde(default)]
+    pub not_finite_in_a_row: u64,
     /// Tokens seen, images counted in full.
     pub tokens: u64,
     /// Supervised tokens seen.
@@ -90,6 +95,10 @@ pub struct TrainState {
 
 /// Share that the mean loss keeps at each step: it looks back over about 50 steps.
 const LOSS_DECAY: f64 = 0.98;
+
+fn number_or_zero<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
 
 /// Layout version of `state.json`.
 pub(crate) const FORMAT: u32 = 1;

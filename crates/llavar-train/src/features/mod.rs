@@ -32,6 +32,7 @@ use twox_hash::XxHash3_128;
 use crate::{
     Recipe, TrainError,
     data::{Pictures, SampleSource, blocks},
+    recipe::Stage,
 };
 
 pub(crate) use entry::Features;
@@ -102,7 +103,11 @@ impl FeatureCache {
         };
         let params = model.params();
         let frozen = || params.iter().filter(|p| is_frozen_part(p.name()));
-        if let Some(trained) = frozen().find(|p| p.requires_grad()) {
+        // In stage 1 only adapters of the folder train: those are what is wrong then.
+        let stage_1 = recipe.train.stage == Stage::Pretrain && tower.has_adapters();
+        if let Some(trained) = frozen().find(|p| p.requires_grad())
+            && !stage_1
+        {
             return Err(refused(format!(
                 "the tower trains (`{}`), so that its features change with every step; keep it frozen, as in stage 1",
                 trained.name()
@@ -110,8 +115,9 @@ impl FeatureCache {
         }
         if tower.has_adapters() {
             return Err(refused(
-                "the tower has adapters, whose gates round differently for a picture that is alone in its batch, so \
-                 that results would not be the same bits; the tower of stage 1 has none"
+                "the tower has adapters (`llavar init --preset` makes them), whose gates round differently for a picture \
+                 that is alone in its batch, so that results would not be the same bits; a tower without them can have \
+                 the cache in stage 1"
                     .into(),
             ));
         }

@@ -316,7 +316,8 @@ impl Trainer {
                     if let Err(more) = self.settle(&mut pipe, observer) {
                         observer.on_warning(&crate::error::chain(&more));
                     }
-                    if self.agreed && self.spiked.is_none() {
+                    let sound = self.spiked.is_none() && self.state.not_finite_in_a_row == 0;
+                    if self.agreed && sound {
                         self.keep(observer);
                     }
                     return Err(self.explained(error));

@@ -7,7 +7,35 @@ use llavar_tensor::{DType, Device};
 use super::{Resume, Trainer};
 use crate::{Observer, TrainError, checkpoint::verify, recipe::OnSpike};
 
+/// So many steps in a row without a finite gradient are no accident: no step of them changed the weights, and none
+/// to come will.
+const DIVERGED: u64 = 8;
+
 impl Trainer {
+    /// Ends a run whose weights have diverged, or lets it go back where it may.
+    pub(super) fn look_for_divergence(
+        &mut self,
+        step: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let steps = self.state.not_finite_in_a_row;
+        if steps < DIVERGED || self.spiked.is_some() {
+            return Ok(());
+        }
+        let first = step + 1 - steps;
+        if !self
+            .guard
+            .is_some_and(|guard| guard.on_spike == OnSpike::Rollback)
+        {
+            return Err(TrainError::Diverged { first, step });
+        }
+        observer.on_warning(&format!(
+            "steps {first} to {step}: the gradient was not finite, the weights have diverged; the run goes back"
+        ));
+        self.spiked = Some(first);
+        Ok(())
+    }
+
     /// Tells of a spike at `step`, and remembers it where the run is to go back.
     pub(super) fn on_spike(&mut self, step: u64, what: &str, observer: &mut dyn Observer) {
         let guard = self.guard.map(|guard| guard.on_spike);
@@ -38,6 +66,11 @@ impl Trainer {
             1 => from.is_some(),
             _ => self.first_says(from.is_some())?,
         };
+        let lost = self.state.not_finite_in_a_row;
+        if !any && lost >= DIVERGED {
+            let step = self.state.step;
+            return Err(TrainError::Diverged { first: spike, step });
+        }
         if !any {
             observer.on_warning(&format!(
                 "step {spike}: there is no checkpoint yet to go back to; the run goes on (train.save_steps is {})",

@@ -55,7 +55,9 @@ impl Trainer {
         let train = &self.recipe.train;
         let metric = train.metric_for_best_model.as_deref();
         let best = metric.map(|metric| Best::new(metric, train.greater_is_better));
+        // Weights that may have diverged are no reason to let go of those before.
         if self.group.is_first()
+            && state.not_finite_in_a_row == 0
             && let Err(error) = self.store.retain(train.save_total_limit, best.as_ref())
         {
             // The new checkpoint is safe; an old one too many is no reason to stop.

@@ -283,8 +283,11 @@ impl Trainer {
         state.updates = result.updates;
         state.skipped_steps += u64::from(result.skipped);
         state.seconds += seconds;
-        state.log_loss += loss;
-        state.log_steps += 1;
+        // One loss that is not finite is told of, and hides no other in the mean.
+        if loss.is_finite() {
+            state.log_loss += loss;
+            state.log_steps += 1;
+        }
         state.add_loss(loss);
         self.worst.observe(pending.step, loss, pending.samples)?;
         let state = &mut self.state;
@@ -294,13 +297,18 @@ impl Trainer {
             let (usual, step) = (pending.usual, pending.step);
             guard.observe(&mut state.guard, usual, step, loss, result.norm);
         }
+        let lost = result.skipped && !spike;
+        state.not_finite_in_a_row = match lost {
+            true => state.not_finite_in_a_row + 1,
+            false => 0,
+        };
         // A run that is to go back forgets what it does until then.
         if spike && self.spiked.is_none() {
             state.guard.spikes += 1;
             let spikes = [result.loss_spike, result.norm_spike];
             let what = pending.usual.describe(loss, result.norm, spikes);
             self.on_spike(pending.step, &what, observer);
-        } else if result.skipped && !spike {
+        } else if lost {
             observer.on_warning(&format!(
                 "step {}: the gradient is not finite (loss {loss}); the update was skipped",
                 pending.step
@@ -342,7 +350,7 @@ impl Trainer {
         }
         self.log(pipe.log.as_mut(), &report)?;
         observer.on_step(&report);
-        Ok(())
+        self.look_for_divergence(pending.step, observer)
     }
 
     /// Writes the step to the log if its turn has come.
@@ -351,7 +359,8 @@ impl Trainer {
         let last = report.step == report.total_steps;
         if last || report.step.is_multiple_of(self.recipe.log.logging_steps) {
             if let Some(log) = log {
-                log.write(report, state.log_loss / state.log_steps.max(1) as f64)?;
+                // Not a number where no loss was finite.
+                log.write(report, state.log_loss / state.log_steps as f64)?;
             }
             (state.log_loss, state.log_steps) = (0.0, 0);
         }

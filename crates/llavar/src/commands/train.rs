@@ -218,16 +218,18 @@ impl TrainView {
 
     /// Ends the bar with a line of what was done.
     pub(crate) fn finish(&mut self) {
-        let tail = self.losses.len().clamp(1, 20);
+        let tail = self.losses.len().min(20);
         let last: f32 = self.losses.iter().rev().take(tail).sum::<f32>() / tail as f32;
-        let text = format!(
-            "{}: {} steps in {:.0} s, {:.1} images/s, loss {:.3} -> {last:.3} nats/token",
-            self.name,
-            self.losses.len(),
-            self.seconds,
-            self.images / self.seconds.max(1e-9),
-            self.losses.first().copied().unwrap_or(f32::NAN),
-        );
+        let text = match self.losses.first() {
+            Some(first) => format!(
+                "{}: {} steps in {:.0} s, {:.1} images/s, loss {first:.3} -> {last:.3} nats/token",
+                self.name,
+                self.losses.len(),
+                self.seconds,
+                self.images / self.seconds.max(1e-9),
+            ),
+            None => format!("{}: no steps this time", self.name),
+        };
         match self.bar.take() {
             Some(bar) => bar.finish(&text),
             None => note(text),
