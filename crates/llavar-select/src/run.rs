@@ -177,11 +177,11 @@ fn taken_over(
         .map(|pair| {
             let key = (place.id.clone(), occurrence, pair.qa_id as u32);
             let row = finished.get(&key)?;
-            let same = row.content == content(&place.images, pair);
+            // A pair that is the second of a duo no longer, or only now, has other scores.
+            let same = row.kind == pair.kind && row.content == content(&place.images, pair);
             same.then(|| ScoreRow {
                 record: place.record,
                 source: place.source.clone(),
-                kind: pair.kind,
                 ..row.clone()
             })
         })

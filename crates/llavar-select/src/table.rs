@@ -23,6 +23,9 @@ use serde_json::{Map, Value};
 
 use crate::{RunInfo, ScoreRow, SelectError};
 
+/// Reals below it hold every whole number, 2^53.
+const MOST_WHOLE: f64 = 9_007_199_254_740_992.0;
+
 /// Rows of a row group: few enough to be held twice, many enough for readers to be quick.
 const GROUP: usize = 1 << 16;
 
@@ -174,7 +177,7 @@ impl ScoreTable {
             let row = row.map_err(fail)?;
             let fields = row.get_column_iter();
             let fields: Map<String, Value> = fields
-                .map(|(name, field)| (name.clone(), value(field)))
+                .map(|(name, field)| (name.clone(), whole(name, value(field))))
                 .collect();
             let row = serde_json::from_value(Value::Object(fields));
             rows.push(row.map_err(|error| SelectError::Row {
@@ -204,6 +207,23 @@ fn column<T: DataType>(
     column.close()
 }
 
+/// pandas makes reals of whole numbers where a column has nulls.
+fn whole(name: &str, value: Value) -> Value {
+    let integers =
+        |(column, _, get): &(&str, bool, Get)| *column == name && matches!(get, Get::Integer(_));
+    match value.as_f64() {
+        Some(x)
+            if value.is_f64()
+                && x.fract() == 0.0
+                && (0.0..MOST_WHOLE).contains(&x)
+                && COLUMNS.iter().any(integers) =>
+        {
+            (x as u64).into()
+        }
+        _ => value,
+    }
+}
+
 /// A number that JSON has no word for becomes null.
 fn value(field: &Field) -> Value {
     match field {
@@ -221,5 +241,87 @@ fn value(field: &Field) -> Value {
         Field::Str(x) => x.as_str().into(),
         Field::Bytes(x) => String::from_utf8_lossy(x.data()).into(),
         _ => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn whole_numbers_may_be_reals() {
+        assert_eq!(whole("n_duo", json!(14.0)), json!(14));
+        assert_eq!(whole("record", json!(0.0)), json!(0));
+        // What is none stays as it is, and the row is refused by name.
+        for odd in [json!(14.5), json!(-1.0), json!(1e300), json!(null)] {
+            assert_eq!(whole("n_duo", odd.clone()), odd);
+        }
+        assert_eq!(whole("ifd", json!(1.0)), json!(1.0));
+        assert!(whole("ifd", json!(1.0)).is_f64());
+    }
+
+    #[test]
+    fn a_file_as_pandas_writes_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sorted.parquet");
+        let schema = "message scores {
+            required int64 record; required binary id (STRING); required int64 occurrence; required int64 qa_id;
+            required binary kind (STRING); required binary source (STRING); required binary question (STRING);
+            required binary answer (STRING); required binary content (STRING); optional double n_duo;
+            optional int64 __index_level_0__; }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let mut writer =
+            SerializedFileWriter::new(File::create(&path).unwrap(), schema, Arc::default())
+                .unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        for name in [
+            "record",
+            "id",
+            "occurrence",
+            "qa_id",
+            "kind",
+            "source",
+            "question",
+            "answer",
+            "content",
+        ] {
+            let mut column = group.next_column().unwrap().unwrap();
+            if ["record", "occurrence", "qa_id"].contains(&name) {
+                column
+                    .typed::<Int64Type>()
+                    .write_batch(&[3, 1], None, None)
+                    .unwrap();
+            } else {
+                let text = if name == "kind" { "single" } else { name };
+                let texts = [ByteArray::from(text), ByteArray::from(text)];
+                column
+                    .typed::<ByteArrayType>()
+                    .write_batch(&texts, None, None)
+                    .unwrap();
+            }
+            column.close().unwrap();
+        }
+        let mut column = group.next_column().unwrap().unwrap();
+        column
+            .typed::<DoubleType>()
+            .write_batch(&[14.0], Some(&[1, 0]), None)
+            .unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column
+            .typed::<Int64Type>()
+            .write_batch(&[1, 0], Some(&[1, 1]), None)
+            .unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        let table = ScoreTable::read(&path).unwrap();
+        let read: Vec<_> = table
+            .rows
+            .iter()
+            .map(|row| (row.record, row.n_duo))
+            .collect();
+        assert_eq!(read, [(3, Some(14)), (1, None)]);
     }
 }

@@ -125,6 +125,48 @@ fn faults_are_rows_and_a_second_run_scores_nothing_twice() {
     merge(&parts).ok();
     let merged = rows(&world.path("all.parquet"));
     same(&merged, &table);
+
+    // The data are never written over.
+    let before = fs::read(world.path("data.json")).unwrap();
+    world
+        .run(&SCORE, &["--out", "./data.json"])
+        .fails(2, &["--out would write over the data"]);
+    assert!(fs::read(world.path("data.json")).unwrap() == before);
+}
+
+#[test]
+fn a_second_turn_that_is_no_longer_a_duo_is_scored_again() {
+    let world = World::new("select_turns");
+    let mut records = world.records();
+    records.truncate(1);
+    let turn = |n: usize, from: &str| {
+        let tag = if (n, from) == (0, "human") {
+            "<image>\n"
+        } else {
+            ""
+        };
+        json!({"from": from, "value": format!("{tag}{from} {n} says so")})
+    };
+    let turns = |pairs: usize| -> Vec<Value> {
+        (0..pairs)
+            .flat_map(|n| [turn(n, "human"), turn(n, "gpt")])
+            .collect()
+    };
+    let mut score = |pairs: usize, out: &str| {
+        records[0]["conversations"] = turns(pairs).into();
+        world.write_records("data.json", &records);
+        let more = ["--image-folder", "docs", "--out", out];
+        world.run(&SCORE, &more).ok();
+        rows(&world.path(out))
+    };
+    let three = score(3, "scores.parquet");
+    assert!(three.rows.iter().all(|row| row.ffd.is_none()));
+    let resumed = score(2, "scores.parquet");
+    assert!(resumed.rows[1].ffd.is_some(), "a duo now");
+    same(&resumed, &score(2, "fresh.parquet"));
+    let back = score(3, "scores.parquet");
+    assert!(back.rows.iter().all(|row| row.ffd.is_none()));
+    same(&back, &three);
 }
 
 #[test]
@@ -215,6 +257,18 @@ fn a_pick_repeats_and_says_why_the_rest_is_gone() {
     assert!(!page.contains("src=\"http") && !page.contains("href=\"http"));
     report(&["--picked", "none.json"]).fails(3, &["none.dropped.jsonl"]);
 
+    // Nothing that is read is written over, whatever it is called.
+    for (out, what) in [
+        ("./data.json", "--data"),
+        ("docs/../scores.parquet", "the score file"),
+    ] {
+        let before = fs::read(world.path(out)).unwrap();
+        pick(out, &open).fails(2, &[&format!("--out would write over {what}")]);
+        assert!(fs::read(world.path(out)).unwrap() == before);
+    }
+    let most = usize::MAX.to_string();
+    let each = [&open[..], &["--number", "1", "--clusters", &most]].concat();
+    pick("c.json", &each).ok();
     let clusters = [&open[..], &["--clusters", "3"]].concat();
     pick("c.json", &clusters).fails(2, &["--clusters", "--fraction"]);
     pick("c.json", &["--fraction", "2"]).fails(2, &["fraction"]);

@@ -247,6 +247,7 @@ pub fn pick(
 
 /// The best unit of every cluster, then the second of every cluster, and so on.
 fn in_turn(rows: &[ScoreRow], units: Vec<Unit>, clusters: usize) -> Vec<Unit> {
+    let clusters = clusters.min(units.len()).max(1);
     let texts: Vec<String> = units
         .iter()
         .map(|unit| {

@@ -73,6 +73,20 @@ pub(crate) fn no_pipe_in_model(folder: &Path) -> Outcome {
     .try_for_each(|name| no_pipe(&folder.join(name)))
 }
 
+/// Refuses to write over a file that is read, whatever its name is spelled like.
+fn not_over(out: &Path, inputs: &[(&str, &Path)]) -> Outcome {
+    let same = |input: &Path| match (out.canonicalize(), input.canonicalize()) {
+        (Ok(out), Ok(input)) => out == input,
+        _ => out == input,
+    };
+    match inputs.iter().find(|(_, input)| same(input)) {
+        Some((name, _)) => {
+            Err(Failure::usage(format!("--out would write over {name}")).hint("give another --out"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Prints results on stdout. Unlike `print!`, a closed pipe or a full disk is an error.
 fn print(text: impl AsRef<str>) -> Outcome {
     let mut stdout = std::io::stdout().lock();

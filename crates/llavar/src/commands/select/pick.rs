@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::score::image_folder;
 use crate::{
-    commands::{no_pipe, print, print_json, write_file},
+    commands::{no_pipe, not_over, print, print_json, write_file},
     failure::{Class, Failure, Outcome},
     progress::note,
 };
@@ -180,9 +180,10 @@ struct DroppedLine<'a> {
 pub(crate) fn run(args: Args) -> Outcome {
     no_pipe(&args.scores)?;
     no_pipe(&args.data)?;
-    if args.out == args.data {
-        return Err(Failure::usage("--out would write over --data").hint("give another --out"));
-    }
+    not_over(
+        &args.out,
+        &[("--data", &args.data), ("the score file", &args.scores)],
+    )?;
     if args.clusters > 1 && args.fraction.is_none() && args.number.is_none() {
         return Err(
             Failure::usage("--clusters spreads what is taken, and all would be taken")

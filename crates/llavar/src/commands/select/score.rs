@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::server::RemoteFlags;
 use crate::{
-    commands::{no_pipe, print, print_json, write_file},
+    commands::{no_pipe, not_over, print, print_json, write_file},
     device::DeviceFlags,
     failure::{Class, Failure, Outcome},
     interrupt,
@@ -176,6 +176,8 @@ pub(crate) fn run(args: Args) -> Outcome {
         (Some(n), Some(k)) => Shard::new(n, k).map_err(|e| usage(e.to_string()))?,
         _ => Shard::from_environment().map_err(|e| usage(e.to_string()))?,
     };
+    let out = shard.file(&args.out);
+    not_over(&out, &[("the data", &args.data)])?;
     let folder = image_folder(&args.data, args.image_folder.as_deref());
     let data = Dataset::open(&args.data, Some(&folder))?;
     let (assistant, remote);
@@ -194,7 +196,6 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
     };
     let info = RunInfo::new(&scorer, &folder)?;
-    let out = shard.file(&args.out);
     let mut journal = Journal::open(&Journal::path_of(&out), &info)?;
 
     let stop = interrupt::stop_flag()?;
@@ -293,7 +294,10 @@ pub(crate) struct MergeArgs {
 
 /// Runs `llavar select merge`.
 pub(crate) fn merge(args: MergeArgs) -> Outcome {
-    args.parts.iter().try_for_each(|path| no_pipe(path))?;
+    for part in &args.parts {
+        no_pipe(part)?;
+        not_over(&args.out, &[("one of the parts", part)])?;
+    }
     let table = llavar_select::merge(&args.parts)?;
     write_file(&args.out, &table.to_parquet(&args.out)?)?;
     print(format!(
