@@ -92,6 +92,37 @@ fn every_common_form_is_read() {
 }
 
 #[test]
+fn entries_of_an_object_have_their_lines() {
+    let content = "{\n \"1004\": \"x\",\n\n \"2\": {},\n \"99\": \"who\", \"7\": \"z\"\n}";
+    let (answers, report) = read(&documents(), content);
+    assert_eq!(answers, texts(["x", "", "z"]));
+    assert_eq!(report.bad_lines[0].line, 4);
+    assert_eq!(report.unknown, [(5, "99".to_string())]);
+}
+
+#[test]
+fn a_tool_that_says_that_nothing_failed_is_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("answers.jsonl");
+    let said = [
+        "false",
+        "0",
+        "null",
+        "\"\"",
+        "true",
+        "\"out of memory\"",
+        "429",
+    ];
+    let rows =
+        said.map(|error| format!("{{\"question_id\": 7, \"text\": \"z\", \"error\": {error}}}\n"));
+    std::fs::write(&path, rows.concat()).unwrap();
+    let answers = read_answers(&path).unwrap().answers;
+    let errors: Vec<Option<&str>> = answers.iter().map(|a| a.error.as_deref()).collect();
+    let failed = [Some("true"), Some("out of memory"), Some("429")];
+    assert_eq!(errors, [&[None; 4][..], &failed[..]].concat());
+}
+
+#[test]
 fn what_does_not_fit_is_counted_and_named() {
     let content = b"{\"question_id\": 1004, \"text\": \"x\"}\n\
         {\"question_id\": 2, \"text\": \"caf\xE9\"}\n\

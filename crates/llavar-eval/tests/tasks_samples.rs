@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use llavar_eval::samples::{
-    LineFault, SampleError, SampleKey, SampleRow, SampleStore, Shard, merge,
+    LineFault, SampleError, SampleKey, SampleRow, SampleStore, Shard, merge, write_merged,
 };
 use llavar_eval::tasks::{Item, Missing, Task};
 use std::path::Path;
@@ -245,8 +245,9 @@ fn chunks_merge_into_the_unbroken_file() {
             answer_some(&shard.file(&samples), shard, usize::MAX);
         }
         let out = dir.path().join("merged.jsonl");
-        let merged = merge(&files, &keys(), &out).unwrap();
-        assert_eq!(merged.rows, QUESTIONS);
+        let merged = merge(&files, &keys()).unwrap();
+        write_merged(&merged, &out).unwrap();
+        assert_eq!(merged.rows.len(), QUESTIONS);
         assert!(
             merged.missing.is_empty() && merged.repeated.is_empty() && merged.recoveries.is_empty()
         );
@@ -283,15 +284,15 @@ fn a_merge_names_what_is_missing_repeated_and_unknown() {
     .unwrap();
     let before = std::fs::read(at("c")).unwrap();
     let files = [at("a"), at("b"), at("c"), at("none")];
-    let merged = merge(&files, &keys()[..3], &at("out")).unwrap();
+    let merged = merge(&files, &keys()[..3]).unwrap();
+    write_merged(&merged, &at("out")).unwrap();
+    let merged_again = merged.clone();
     let key = |i: usize| keys()[i].clone();
-    assert_eq!((merged.rows, merged.missing), (2, vec![key(2)]));
+    assert_eq!((merged.rows.len(), merged.missing), (2, vec![key(2)]));
     assert_eq!(merged.repeated, [key(1), key(0), key(0), key(1)]);
     assert_eq!(merged.different, [key(1)]);
-    assert_eq!(
-        merged.unknown,
-        [("docvqa".to_string(), "elsewhere".to_string())]
-    );
+    let unknown: Vec<_> = merged.unknown.iter().map(|row| &*row.question_id).collect();
+    assert_eq!(unknown, ["elsewhere"]);
     assert_eq!(merged.absent, [at("none")]);
     assert_eq!(merged.recoveries.len(), 1);
     assert_eq!(
@@ -301,6 +302,16 @@ fn a_merge_names_what_is_missing_repeated_and_unknown() {
     );
     let text = std::fs::read_to_string(at("out")).unwrap();
     assert!(text.contains("\"one\"") && !text.contains("uno"));
+    assert!(text.contains("elsewhere"), "an answer is kept");
+    // A run that appends to the file keeps it.
+    let (running, _) = SampleStore::open(&at("out"), "run-1").unwrap();
+    assert!(matches!(
+        write_merged(&merged_again, &at("out")),
+        Err(SampleError::Locked { .. })
+    ));
+    drop(running);
+    write_merged(&merged_again, &at("out")).unwrap();
+    assert_eq!(std::fs::read_to_string(at("out")).unwrap(), text);
     // Files of two runs are not one result.
     let mut other = row(3, "x");
     other.run = "run-2".into();
@@ -310,7 +321,7 @@ fn a_merge_names_what_is_missing_repeated_and_unknown() {
         .append(other)
         .unwrap();
     assert!(matches!(
-        merge(&[at("a"), at("d")], &keys(), &at("out")),
+        merge(&[at("a"), at("d")], &keys()),
         Err(SampleError::OtherRun { .. })
     ));
 }
@@ -361,7 +372,7 @@ fn lines_that_are_no_rows_cost_their_question_only() {
     let after = std::fs::read(&path).unwrap();
     assert_eq!(&after[..damaged.len()], &damaged[..]);
     let out = dir.path().join("merged.jsonl");
-    assert_eq!(merge(&[path], &keys(), &out).unwrap().rows, QUESTIONS);
+    write_merged(&merge(&[path], &keys()).unwrap(), &out).unwrap();
     assert!(std::fs::read(out).unwrap() == whole);
 }
 

@@ -9,11 +9,11 @@
 //! Corpus metrics (BLEU, METEOR) are compared by the scores of their rows, whose mean is not the corpus value.
 
 use crate::results::ScoredRow;
-use crate::score::standard_error;
+use crate::score::{clusters, standard_error};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Draws of the bootstrap and of the sign changes.
 pub const DRAWS: usize = 10_000;
@@ -86,8 +86,12 @@ pub enum CompareError {
 /// # Errors
 /// [`CompareError`] where nothing can be paired.
 pub fn compare(a: &[ScoredRow], b: &[ScoredRow]) -> Result<Comparison, CompareError> {
+    // Of rows of one question the first counts, as in a merge.
     fn scored(rows: &[ScoredRow]) -> Vec<&ScoredRow> {
-        rows.iter().filter(|row| !row.scores.is_empty()).collect()
+        let mut seen = HashSet::new();
+        rows.iter()
+            .filter(|row| !row.scores.is_empty() && seen.insert(row.sample.key()))
+            .collect()
     }
     let (a, b) = (scored(a), scored(b));
     let of_b: HashMap<_, &ScoredRow> = b.iter().map(|row| (row.sample.key(), *row)).collect();
@@ -101,14 +105,7 @@ pub fn compare(a: &[ScoredRow], b: &[ScoredRow]) -> Result<Comparison, CompareEr
             b: b.len(),
         });
     }
-    let mut numbers: HashMap<&str, usize> = HashMap::new();
-    let clusters: Vec<usize> = pairs
-        .iter()
-        .map(|(row, _)| {
-            let next = numbers.len();
-            *numbers.entry(&row.sample.image).or_insert(next)
-        })
-        .collect();
+    let clusters = clusters(pairs.iter().map(|(row, _)| *row));
     let names = |rows: &[&ScoredRow]| -> Vec<String> {
         let mut all: BTreeMap<&String, ()> = BTreeMap::new();
         rows.iter()
@@ -256,6 +253,37 @@ mod tests {
             .map(|i| (if i % 2 == 0 { -1.0 } else { 1.0 }, 2.0))
             .collect();
         assert!(sign_changes(&chance) > 0.5);
+    }
+
+    /// Rows of one answer each, of which `right` in ten are right.
+    fn rows(right: usize, image: impl Fn(usize) -> String) -> Vec<ScoredRow> {
+        let row = |i: usize| {
+            let row = serde_json::json!({
+                "question_id": i.to_string(), "prompt": "q", "text": "a", "image": image(i), "gt": ["a"], "task": "t", "answered": true,
+                "scores": {"anls": f64::from(u8::from(i % 10 < right))},
+            });
+            serde_json::from_value(row).unwrap()
+        };
+        (0..300).map(row).collect()
+    }
+
+    #[test]
+    fn rows_that_name_no_picture_are_each_one_of_their_own() {
+        let none = |_: usize| String::new();
+        let each = |i: usize| i.to_string();
+        let compared = compare(&rows(4, none), &rows(7, none)).unwrap();
+        assert_eq!(compared, compare(&rows(4, each), &rows(7, each)).unwrap());
+        let metric = &compared.metrics[0];
+        assert_eq!((metric.images, metric.better, metric.worse), (300, 90, 0));
+        assert!(metric.p < 0.001 && metric.interval[0] > 0.2 && metric.interval[1] < 0.4);
+    }
+
+    #[test]
+    fn a_question_counts_once() {
+        let (a, b) = (rows(4, |_| String::new()), rows(7, |_| String::new()));
+        let twice = [&a[..], &a[..]].concat();
+        assert_eq!(compare(&twice, &b), compare(&a, &b));
+        assert_eq!(compare(&a[..5], &b).unwrap().only_in_b, 295);
     }
 
     #[test]

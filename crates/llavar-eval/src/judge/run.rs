@@ -402,7 +402,7 @@ fn points(judged: &[(&ScoredRow, &JudgedRow)]) -> Option<Estimate> {
             _ => None,
         })
         .unzip();
-    let clusters = clusters(&rows, &(0..rows.len()).collect::<Vec<_>>());
+    let clusters = clusters(&rows);
     (!scores.is_empty()).then(|| Estimate {
         value: scores.iter().sum::<f64>() / scores.len() as f64,
         standard_error: standard_error(&scores, &clusters),

@@ -1,6 +1,7 @@
 //! Reading the answers file of any tool.
 
 use super::error::{BadLine, LineFault, SampleError};
+use super::line_numbers::LineNumbers;
 use super::row::SampleRow;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -191,13 +192,9 @@ fn read_array(
 ) -> Result<AnswersFile, SampleError> {
     let rows: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| json_error(path, &e))?;
     let mut file = AnswersFile::default();
-    let (mut line, mut counted) = (before + 1, 0);
+    let mut lines = LineNumbers::of(text, before);
     for raw in rows {
-        // The row is a slice of the text, so its address tells on which line it starts.
-        let at = (raw.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-        line += text[counted..at].matches('\n').count();
-        counted = at;
-        file.add(line, raw.get(), mark);
+        file.add(lines.at(raw), raw.get(), mark);
     }
     Ok(file)
 }
@@ -222,15 +219,12 @@ fn read_objects(path: &Path, text: &str, mark: Option<char>) -> Result<AnswersFi
         }
     };
     let has = |key: &&str| pairs.iter().any(|(name, _)| name == key);
-    let lines_before = |raw: &RawValue| {
-        let at = (raw.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-        text[..at].matches('\n').count()
-    };
     let list = pairs
         .iter()
         .find(|(key, raw)| LIST_KEYS.contains(&&**key) && raw.get().starts_with('['));
     if let Some((_, list)) = list {
-        return read_array(path, list.get(), lines_before(list), mark);
+        let before = LineNumbers::of(text, 0).at(list) - 1;
+        return read_array(path, list.get(), before, mark);
     }
     let mut file = AnswersFile::default();
     if ID_KEYS.iter().chain(&QUESTION_KEYS).any(has) {
@@ -238,8 +232,9 @@ fn read_objects(path: &Path, text: &str, mark: Option<char>) -> Result<AnswersFi
         return Ok(file);
     }
     // From id to answer, or from id to a row.
+    let mut lines = LineNumbers::of(text, 0);
     for (id, raw) in pairs {
-        let line = lines_before(raw) + 1;
+        let line = lines.at(raw);
         match entry(&id, raw, mark) {
             Ok(text) => file.answers.push(Answer {
                 line,
@@ -380,8 +375,15 @@ fn answer(line: usize, row: &Map<String, Value>) -> Result<Answer, LineFault> {
             .find_map(reference)
             .unwrap_or_default(),
         category: CATEGORY_KEYS.iter().find_map(scalar),
-        error: scalar(&"error").filter(|error| !error.is_empty()),
+        error: row.get("error").and_then(fault),
     })
+}
+
+/// What a tool says that went wrong; `false` and 0 say that nothing did.
+fn fault(value: &Value) -> Option<String> {
+    let nothing = value.as_bool() == Some(false) || value.as_f64() == Some(0.0);
+    let said = crate::tasks::scalar(value).filter(|_| !nothing)?;
+    (!said.is_empty()).then_some(said)
 }
 
 /// A text, or all texts of a list.

@@ -5,19 +5,21 @@ use super::lines::{self, Recovery};
 use super::row::{SampleKey, SampleRow};
 use llavar_data::write::write_whole;
 use std::collections::HashMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// What a merge found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Merged {
-    /// Rows of the merged file.
-    pub rows: usize,
+    /// One row for each answered question, in the task's order.
+    pub rows: Vec<SampleRow>,
     /// Chunk files that are not there.
     pub absent: Vec<PathBuf>,
     /// Questions without an answer, in the task's order.
     pub missing: Vec<SampleKey>,
-    /// Answers to questions that the task does not have; left out.
-    pub unknown: Vec<SampleKey>,
+    /// Answers to questions that the task does not have: a longer run's, or those of pictures that are not there
+    /// now. In the order in which they were found.
+    pub unknown: Vec<SampleRow>,
     /// Questions that several files answer; the first file counts.
     pub repeated: Vec<SampleKey>,
     /// Those of [`Merged::repeated`] whose texts differ.
@@ -26,18 +28,14 @@ pub struct Merged {
     pub recoveries: Vec<(PathBuf, Recovery)>,
 }
 
-/// Joins `files` into `out`, in the order of `questions`, and writes it aside and renames it.
+/// Joins the rows of `files`, in the order of `questions`.
 ///
 /// The result does not depend on how the questions were split or in which order they were answered.
-/// The files themselves are not changed, so a chunk that still runs is not disturbed.
+/// Nothing is written, so a chunk that still runs is not disturbed.
 ///
 /// # Errors
 /// [`SampleError::Io`]; [`SampleError::OtherRun`] where the files are of different runs.
-pub fn merge(
-    files: &[PathBuf],
-    questions: &[SampleKey],
-    out: &Path,
-) -> Result<Merged, SampleError> {
+pub fn merge(files: &[PathBuf], questions: &[SampleKey]) -> Result<Merged, SampleError> {
     let mut merged = Merged::default();
     let mut found: HashMap<SampleKey, SampleRow> = HashMap::new();
     let mut order: Vec<SampleKey> = Vec::new();
@@ -77,27 +75,47 @@ pub fn merge(
             }
         }
     }
-    let mut rows = Vec::with_capacity(questions.len());
     for key in questions {
         match found.remove(key) {
-            Some(row) => rows.push(row),
+            Some(row) => merged.rows.push(row),
             None => merged.missing.push(key.clone()),
         }
     }
     merged.unknown = order
         .into_iter()
-        .filter(|key| found.contains_key(key))
+        .filter_map(|key| found.remove(&key))
         .collect();
-    merged.rows = rows.len();
+    Ok(merged)
+}
+
+/// Writes all rows of a merge to `out`, aside and renamed; the unknown ones last, since nobody else may have them.
+///
+/// # Errors
+/// [`SampleError::Io`]; [`SampleError::Locked`] where a run appends to `out`, whose answers would go into a file
+/// that is no longer there.
+pub fn write_merged(merged: &Merged, out: &Path) -> Result<(), SampleError> {
+    let io = |source| SampleError::Io {
+        path: out.to_path_buf(),
+        source,
+    };
+    let locked = match File::open(out) {
+        Ok(file) => Some(file),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(io(error)),
+    };
+    if let Some(file) = &locked
+        && let Err(TryLockError::WouldBlock) = file.try_lock()
+    {
+        return Err(SampleError::Locked {
+            path: out.to_path_buf(),
+        });
+    }
     write_whole(out, |file| {
-        rows.iter().try_for_each(|row| {
+        let mut rows = merged.rows.iter().chain(&merged.unknown);
+        rows.try_for_each(|row| {
             serde_json::to_writer(&mut *file, row)?;
             file.write_all(b"\n")
         })
     })
-    .map_err(|source| SampleError::Io {
-        path: out.to_path_buf(),
-        source,
-    })?;
-    Ok(merged)
+    .map_err(io)
 }

@@ -22,7 +22,7 @@ const GROUPS: usize = 20;
 
 /// Value and error of a metric over the rows `of`, of which there is at least one.
 pub(super) fn estimate(metric: Metric, rows: &[ScoredRow], of: &[usize]) -> Estimate {
-    let clusters = clusters(rows, of);
+    let clusters = clusters(of.iter().map(|&at| &rows[at]));
     let images = clusters.iter().max().map_or(0, |last| last + 1);
     let n = of.len();
     let scores: Vec<f64> = of
@@ -70,16 +70,16 @@ pub fn standard_error(scores: &[f64], clusters: &[usize]) -> Option<f64> {
 
 /// Number of the picture of each row, from 0 in order of first appearance. A row without a picture's
 /// name is one of its own.
-pub(crate) fn clusters(rows: &[ScoredRow], of: &[usize]) -> Vec<usize> {
+pub(crate) fn clusters<'a>(rows: impl IntoIterator<Item = &'a ScoredRow>) -> Vec<usize> {
     let mut known: HashMap<&str, usize> = HashMap::new();
     let mut next = 0;
-    of.iter()
-        .map(|&at| {
+    rows.into_iter()
+        .map(|row| {
             let mut new = || {
                 next += 1;
                 next - 1
             };
-            match rows[at].sample.image.as_str() {
+            match row.sample.image.as_str() {
                 "" => new(),
                 image => *known.entry(image).or_insert_with(new),
             }

@@ -143,6 +143,23 @@ fn batches_chunks_and_ranks_change_no_answer() {
     assert_eq!(result(&world, "ranks"), result(&world, "whole"));
     let rows = lines(&world.path("ranks").join(COLUMN).join("samples.jsonl"));
     assert_eq!(rows.len(), 4 * test.len());
+    // Answers of another division count as well, and hide none.
+    let column = world.path("ranks").join(COLUMN);
+    let (first, stale) = ["00000-of-00002", "00003-of-00004"]
+        .map(|part| column.join(format!("samples-{part}.jsonl")))
+        .into();
+    fs::copy(first, stale).unwrap();
+    fs::remove_file(column.join("samples.jsonl")).unwrap();
+    world.run(&["eval", "merge", "ranks"], &[]).ok();
+    assert_eq!(result(&world, "ranks"), result(&world, "whole"));
+
+    // A merge loses no answer: of questions that are not asked now, or whose pictures are not there now.
+    let kept = world.path("whole").join(COLUMN).join("samples.jsonl");
+    let before = fs::read(&kept).unwrap();
+    run("whole", &["--limit", "2"]).ok();
+    world.run(&["eval", "merge", "whole"], &[]).ok();
+    assert!(fs::read(&kept).unwrap() == before);
+    run("whole", &[]).ok();
 
     // Other settings are refused by name, and a comparison of a run with itself shows nothing.
     let other = run("whole", &["--suffix", " please"]);

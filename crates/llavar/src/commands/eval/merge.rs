@@ -1,14 +1,14 @@
 //! `llavar eval merge`: join the answers of several chunks or ranks, and score them.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     path::{Path, PathBuf},
 };
 
 use llavar_eval::{
     results::{ERRORS_FILE, RunResult, SAMPLES_FILE, read_rows_of},
     run::{Column, PromptFormat, RunRecord, columns, read_record},
-    samples::{SampleKey, SampleRow, Shard, merge},
+    samples::{SampleKey, SampleRow, Shard, merge, write_merged},
     score::ScoreOptions,
     tasks::{ImageCheck, Options, Task},
 };
@@ -94,14 +94,18 @@ fn merge_column(
     if files.is_empty() || samples.is_file() {
         files.push(samples.clone());
     }
-    let merged = merge(&files, &keys, &samples)?;
+    let merged = merge(&files, &keys)?;
+    // Without chunks there is nothing to join, and the file is the run's own.
+    if !chunks.is_empty() {
+        write_merged(&merged, &samples)?;
+    }
     for (path, recovery) in &merged.recoveries {
         note(format!("{}: {recovery}", path.display()));
     }
     for (count, what) in [
         (
             merged.unknown.len(),
-            "answers to unknown questions are left out",
+            "answers to questions that are not asked now are kept and not scored",
         ),
         (
             merged.different.len(),
@@ -119,8 +123,7 @@ fn merge_column(
             errors.extend(read_rows_of::<SampleRow>(&path)?);
         }
     }
-    let rows: Vec<SampleRow> = read_rows_of(&samples)?;
-    let mut known: HashSet<SampleKey> = rows.iter().map(SampleRow::key).collect();
+    let mut known: HashSet<SampleKey> = merged.rows.iter().map(SampleRow::key).collect();
     errors.retain(|error| known.insert(error.key()));
     let missing = merged.missing.len().saturating_sub(errors.len());
     if missing > 0 && !args.partial {
@@ -150,32 +153,35 @@ fn merge_column(
         folder: folder.to_path_buf(),
         shard: Shard::default(),
     };
-    Ok(column.finish(&rows, &errors, options)?.0)
+    Ok(column.finish(&merged.rows, &errors, options)?.0)
 }
 
 /// More are taken for a file of another kind.
 const MOST_CHUNKS: usize = 1 << 16;
 
-/// The chunks whose files lie in a folder; all of the largest division that is there.
+/// The chunks whose files lie in a folder, and all others of the largest division that is there.
 fn chunks(folder: &Path) -> Outcome<Vec<Shard>> {
     let read = |error| {
         let message = format!("cannot list {}: {error}", folder.display());
         Failure::new(Class::Data, message)
     };
-    let mut most = 0;
+    let mut found = BTreeSet::new();
     for entry in std::fs::read_dir(folder).map_err(read)? {
         let name = entry.map_err(read)?.file_name();
         let name = name.to_string_lossy();
         // samples-00001-of-00004.jsonl
-        let of = name
+        let chunk = name
             .strip_prefix("samples-")
             .and_then(|name| name.strip_suffix(".jsonl"))
             .and_then(|name| name.split_once("-of-"))
-            .and_then(|(_, of)| of.parse::<usize>().ok())
-            .filter(|of| *of <= MOST_CHUNKS);
-        most = most.max(of.unwrap_or(0));
+            .and_then(|(idx, of)| Some((of.parse::<usize>().ok()?, idx.parse::<usize>().ok()?)))
+            .filter(|(of, idx)| idx < of && *of <= MOST_CHUNKS);
+        found.extend(chunk);
     }
-    let shards = (0..most).map(|idx| Shard::new(most, idx));
+    if let Some((most, _)) = found.last().copied() {
+        found.extend((0..most).map(|idx| (most, idx)));
+    }
+    let shards = found.into_iter().map(|(of, idx)| Shard::new(of, idx));
     shards
         .collect::<Result<_, _>>()
         .map_err(|error| Failure::new(Class::Data, error))
