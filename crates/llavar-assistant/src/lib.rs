@@ -12,6 +12,7 @@ mod error;
 mod pictures;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod visible;
 
 use std::{ops::ControlFlow, path::Path};
 
@@ -30,6 +31,7 @@ pub use closer::{UNSURE, is_unsure};
 pub use conversation::{Conversation, stack, user_turn};
 pub use error::Error;
 pub use pictures::{Part, Picture, PictureCache, PictureCounts, Seen};
+pub use visible::Visible;
 
 /// An answer with what it cost.
 #[derive(Debug, Clone, PartialEq)]
@@ -248,7 +250,7 @@ impl Assistant {
     }
 
     /// Answers the last message. `<image>` in the messages stands for the rows of `features`, in order.
-    /// `on_text` receives the answer piece by piece and may end it.
+    /// `on_text` receives the answer's text piece by piece, as trimmed as the whole, and may end it.
     ///
     /// # Errors
     /// When the conversation does not fit the model's context, or an option is impossible.
@@ -261,10 +263,15 @@ impl Assistant {
     ) -> Result<Answer, Error> {
         let prompt = self.prompt_ids(None, messages)?;
         let mut stream = self.tokenizer.decode_stream(true);
+        let mut visible = Visible::default();
+        let mut show = |piece: &str| match piece {
+            "" => ControlFlow::Continue(()),
+            piece => on_text(piece),
+        };
         let mut failed = None;
         let generation = generate(&self.model, &prompt, features, options, |id| {
             match stream.push(id) {
-                Ok(Some(piece)) => on_text(&piece),
+                Ok(Some(piece)) => show(&visible.push(&piece)),
                 Ok(None) => ControlFlow::Continue(()),
                 Err(error) => {
                     failed = Some(error);
@@ -276,7 +283,7 @@ impl Assistant {
             return Err(Error::Encode(error));
         }
         if let Some(rest) = stream.finish().map_err(Error::Encode)? {
-            let _ = on_text(&rest);
+            let _ = show(&visible.push(&rest));
         }
         self.decode(generation)
     }

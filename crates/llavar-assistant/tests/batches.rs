@@ -39,15 +39,27 @@ fn two_hundred_prompts_of_mixed_pictures_do_not_depend_on_their_batch() {
         ..assistant.defaults()
     };
     // Alone: the picture encoded for itself, the answer by the one-question path of `ask` and `chat`.
+    let mut spaces = 0;
     let alone: Vec<_> = asked
         .iter()
         .map(|(picture, messages)| {
             let features = assistant.see(&pictures[*picture]).unwrap();
-            let on_text = |_: &str| ControlFlow::Continue(());
+            let mut shown = String::new();
+            let on_text = |piece: &str| {
+                assert!(!piece.is_empty());
+                shown += piece;
+                ControlFlow::Continue(())
+            };
             let answer = assistant.answer(messages, Some(&features), &options, on_text);
-            answer.unwrap()
+            let answer = answer.unwrap();
+            // What is shown as it comes is the answer, without the space around it.
+            assert_eq!(shown, answer.text);
+            let raw = assistant.tokenizer().decode(&answer.ids, true).unwrap();
+            spaces += usize::from(raw.starts_with(' ')) + usize::from(raw.ends_with(' '));
+            answer
         })
         .collect();
+    assert!(spaces > 0, "no answer has space around it");
     let different: std::collections::HashSet<_> = alone.iter().map(|a| &a.ids).collect();
     assert!(
         different.len() > 100,

@@ -119,6 +119,8 @@ pub struct ChatRequest {
     /// What the answer should follow. A server that refuses it is asked again in weaker forms, in the end
     /// with no form at all; [`ChatAnswer::format`] tells which it was.
     pub schema: Option<JsonSchema>,
+    /// Whether an answer may have no text, as a model's that ends at once; otherwise that is an error.
+    pub may_be_empty: bool,
     /// Sent as `Idempotency-Key`: a server that knows it charges repeats after a lost answer once.
     pub idempotency_key: Option<String>,
     /// Further keys of the body, for what one server alone knows.
@@ -137,6 +139,7 @@ impl ChatRequest {
             seed: None,
             stop: Vec::new(),
             schema: None,
+            may_be_empty: false,
             idempotency_key: None,
             extra: Map::new(),
         }
@@ -198,7 +201,11 @@ pub struct ChatAnswer {
 
 impl ChatAnswer {
     /// Reads the answer of a server.
-    pub(crate) fn from_json(value: &Value, format: AnswerFormat) -> Result<Self, ClientError> {
+    pub(crate) fn from_json(
+        value: &Value,
+        format: AnswerFormat,
+        may_be_empty: bool,
+    ) -> Result<Self, ClientError> {
         let choices = value.get("choices").and_then(Value::as_array);
         let Some(choices) = choices else {
             return Err(malformed("there is no list `choices`", &value.to_string()));
@@ -220,15 +227,21 @@ impl ChatAnswer {
         };
         if text.trim().is_empty() {
             let refusal = message.and_then(|m| m.get("refusal")?.as_str());
-            return Err(match (refusal, finish_reason) {
-                (Some(reason), _) => ClientError::Filtered {
-                    reason: reason.chars().take(300).collect(),
-                },
-                (None, Some("content_filter")) => ClientError::Filtered {
-                    reason: "its content filter was triggered".into(),
-                },
-                _ => ClientError::EmptyChoices,
-            });
+            match (refusal, finish_reason) {
+                (Some(reason), _) => {
+                    return Err(ClientError::Filtered {
+                        reason: reason.chars().take(300).collect(),
+                    });
+                }
+                (None, Some("content_filter")) => {
+                    return Err(ClientError::Filtered {
+                        reason: "its content filter was triggered".into(),
+                    });
+                }
+                // The model came to its end, or to the limit, without a word.
+                (None, Some("stop" | "length")) if may_be_empty => {}
+                _ => return Err(ClientError::EmptyText),
+            }
         }
         Ok(Self {
             text,
@@ -287,7 +300,7 @@ mod tests {
 
     #[test]
     fn answers_and_what_is_none() {
-        let read = |value: Value| ChatAnswer::from_json(&value, AnswerFormat::Free);
+        let read = |value: Value| ChatAnswer::from_json(&value, AnswerFormat::Free, false);
         let answer = read(json!({
             "choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
@@ -304,7 +317,11 @@ mod tests {
             (json!({"choices": []}), "empty_choices"),
             (
                 json!({"choices": [{"message": {"content": null}}]}),
-                "empty_choices",
+                "empty_text",
+            ),
+            (
+                json!({"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}),
+                "empty_text",
             ),
             (
                 json!({"choices": [{"message": {"content": null, "refusal": "no"}}]}),
@@ -319,6 +336,31 @@ mod tests {
         ] {
             let error = read(value.clone()).unwrap_err();
             assert_eq!(error.class().as_str(), class, "{value}");
+        }
+    }
+
+    #[test]
+    fn an_answer_may_be_empty_where_the_model_came_to_its_end() {
+        let read = |content: Value, reason: Value| {
+            let choice = json!({"message": {"content": content}, "finish_reason": reason});
+            let value = json!({"choices": [choice], "usage": {"prompt_tokens": 5}});
+            ChatAnswer::from_json(&value, AnswerFormat::Free, true)
+        };
+        for reason in ["stop", "length"] {
+            for content in [json!(""), json!(null), json!([])] {
+                let answer = read(content, json!(reason)).unwrap();
+                assert_eq!(answer.text, "");
+                assert_eq!(answer.finish_reason.as_deref(), Some(reason));
+                assert!(answer.usage.is_some());
+            }
+        }
+        for (reason, class) in [
+            (json!("content_filter"), "filtered"),
+            (json!("tool_calls"), "empty_text"),
+            (json!(null), "empty_text"),
+        ] {
+            let error = read(json!(""), reason).unwrap_err();
+            assert_eq!(error.class().as_str(), class);
         }
     }
 }

@@ -135,7 +135,8 @@ impl Client {
             let make = |dialect: &Dialect| request.body(dialect);
             let (value, dialect) = self.in_dialect("chat/completions", key.as_deref(), &make)?;
             let usage = usage_of(&value);
-            ChatAnswer::from_json(&value, dialect.format).map_err(|error| (error, usage))
+            ChatAnswer::from_json(&value, dialect.format, request.may_be_empty)
+                .map_err(|error| (error, usage))
         })?;
         answer.attempts = attempts;
         answer.seconds = begun.elapsed().as_secs_f64();
@@ -271,7 +272,7 @@ impl Client {
             };
             useless += u32::from(matches!(
                 error,
-                ClientError::Malformed { .. } | ClientError::EmptyChoices
+                ClientError::Malformed { .. } | ClientError::EmptyChoices | ClientError::EmptyText
             ));
             let policy = &self.options.retries;
             let retry_in = policy.wait(number + 1, &error, begun.elapsed());

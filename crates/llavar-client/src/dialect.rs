@@ -31,6 +31,20 @@ impl AnswerFormat {
     }
 }
 
+/// How servers say that they do not know a field, or not with this model: OpenAI, Azure, Mistral, vLLM, Groq, Google.
+const NOT_KNOWN: [&str; 10] = [
+    "unsupported",
+    "not support",
+    "n't support",
+    "not allowed",
+    "not permitted",
+    "unknown",
+    "unrecognized",
+    "unexpected",
+    "deprecated",
+    "extra",
+];
+
 /// The form of requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Dialect {
@@ -82,15 +96,18 @@ impl Dialect {
     pub(crate) fn after_refusal(&self, message: &str, body: &Value) -> Option<Self> {
         let message = message.to_lowercase();
         let has = |key| body.get(key).is_some();
+        // A value out of range is the caller's to correct: left out, it would be another than was asked for.
+        let not_known = NOT_KNOWN.iter().any(|words| message.contains(words));
+        let refuses = |key| has(key) && not_known && message.contains(key);
         let mut next = self.clone();
         if has("max_tokens") && message.contains("max_completion_tokens") {
             next.newer_max_tokens = true;
         } else if has("prompt_logprobs") && has("echo") {
             // A conversation has no `echo` to go by instead.
             next.prompt_logprobs = false;
-        } else if has("temperature") && message.contains("temperature") {
+        } else if refuses("temperature") {
             next.temperature = false;
-        } else if has("seed") && message.contains("seed") {
+        } else if refuses("seed") {
             next.seed = false;
         } else if has("response_format") {
             // Servers word this in every way; a refused request costs nothing, so a weaker form is tried
@@ -132,5 +149,41 @@ mod tests {
         assert!(!dialect.after_refusal("bad", &text).unwrap().prompt_logprobs);
         let conversation = json!({"prompt_logprobs": 0});
         assert_eq!(dialect.after_refusal("bad", &conversation), None);
+    }
+
+    #[test]
+    fn a_field_is_dropped_where_it_is_not_known_and_kept_where_its_value_is_refused() {
+        let dialect = Dialect::default();
+        let body = json!({"temperature": 3.0, "seed": 7});
+        for message in [
+            "Unsupported parameter: 'temperature' is not supported with this model.",
+            "O-series models don't support temperature=0.0",
+            "`temperature` is deprecated for this model.",
+            r#"[{"type":"extra_forbidden","loc":["body","temperature"],"msg":"Extra inputs are not permitted"}]"#,
+        ] {
+            let next = dialect.after_refusal(message, &body).unwrap();
+            assert!(!next.temperature && next.seed, "{message}");
+        }
+        for message in [
+            "Unrecognized request argument supplied: seed",
+            "Extra parameters ['seed'] are not allowed",
+            "property 'seed' is unsupported",
+            "Unknown name \"seed\": Cannot find field.",
+        ] {
+            let next = dialect.after_refusal(message, &body).unwrap();
+            assert!(next.temperature && !next.seed, "{message}");
+        }
+        for message in [
+            "`temperature` has to be a number from 0 to 2, not 3",
+            "Invalid 'temperature': decimal above maximum value. Expected a value <= 2, but got 3 instead.",
+            "3 is greater than the maximum of 2 - 'temperature'",
+            "temperature must be non-negative, got -1.0.",
+            "temperature 3 is outside of the supported range",
+            r#"[{"type":"less_than_equal","loc":["body","temperature"],"msg":"Input should be less than or equal to 1.5","input":3.0}]"#,
+            "`seed` has to be a whole number, not 0.5",
+            "Extra parameters ['top_p'] are not allowed",
+        ] {
+            assert_eq!(dialect.after_refusal(message, &body), None, "{message}");
+        }
     }
 }

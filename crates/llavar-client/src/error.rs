@@ -118,9 +118,12 @@ pub enum ClientError {
         /// The first characters.
         excerpt: String,
     },
-    /// An answer without a text.
+    /// An answer without choices.
     #[error("the answer has no text (choices are empty)")]
     EmptyChoices,
+    /// An answer whose text is empty, where there has to be one.
+    #[error("the answer is empty")]
+    EmptyText,
     /// The server answers, but not with what was asked for.
     #[error("the server gives no {what}")]
     Unsupported {
@@ -177,8 +180,10 @@ pub enum ErrorClass {
     TooLarge,
     /// Not what the interface says.
     Malformed,
-    /// No text.
+    /// No choices.
     EmptyChoices,
+    /// No text.
+    EmptyText,
     /// It cannot do this.
     Unsupported,
     /// Declined.
@@ -205,6 +210,7 @@ impl ErrorClass {
             Self::TooLarge => "too_large",
             Self::Malformed => "malformed",
             Self::EmptyChoices => "empty_choices",
+            Self::EmptyText => "empty_text",
             Self::Unsupported => "unsupported",
             Self::Filtered => "filtered",
             Self::Cancelled => "cancelled",
@@ -231,6 +237,7 @@ impl ClientError {
             Self::TooLarge { .. } => C::TooLarge,
             Self::Malformed { .. } => C::Malformed,
             Self::EmptyChoices => C::EmptyChoices,
+            Self::EmptyText => C::EmptyText,
             Self::Unsupported { .. } => C::Unsupported,
             Self::Filtered { .. } => C::Filtered,
             Self::Cancelled => C::Cancelled,
@@ -250,6 +257,7 @@ impl ClientError {
                 | C::CutBody
                 | C::Malformed
                 | C::EmptyChoices
+                | C::EmptyText
         )
     }
 
@@ -272,6 +280,7 @@ impl ClientError {
                 | C::TooLarge
                 | C::Malformed
                 | C::EmptyChoices
+                | C::EmptyText
                 | C::Unsupported
                 | C::Filtered
                 | C::Server

@@ -33,6 +33,14 @@ fn chat() -> Reply {
     Reply::Chat("hello to you".into())
 }
 
+/// A model that ends at once.
+fn silence() -> Reply {
+    Reply::Json(json!({
+        "choices": [{"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 4, "completion_tokens": 1},
+    }))
+}
+
 #[test]
 fn an_answer_with_its_tokens() {
     let server = StubServer::scripted(vec![], chat()).unwrap();
@@ -64,6 +72,7 @@ fn passing_faults_are_tried_again() {
             Reply::Json(json!({"choices": [],
             "usage": {"prompt_tokens": 4, "completion_tokens": 1}})),
         ),
+        ("empty_text", silence()),
     ];
     for (class, fault) in faults {
         let server = StubServer::scripted(vec![fault], chat()).unwrap();
@@ -88,6 +97,37 @@ fn passing_faults_are_tried_again() {
             );
         }
     }
+}
+
+#[test]
+fn an_empty_answer_is_one_where_it_may_be() {
+    let server = StubServer::scripted(vec![], silence()).unwrap();
+    let client = client(&server);
+    let mut request = request();
+    request.may_be_empty = true;
+    let answer = client.chat(&request).unwrap();
+    assert_eq!((answer.text.as_str(), answer.attempts), ("", 1));
+    assert_eq!(answer.usage.unwrap(), server.total());
+    request.may_be_empty = false;
+    let error = client.chat(&request).unwrap_err().to_string();
+    assert!(error.contains("the answer is empty"), "{error}");
+}
+
+#[test]
+fn a_setting_out_of_range_ends_with_the_words_of_the_server() {
+    // As `llavar serve`.
+    let server = StubServer::start(|request| match request.body["temperature"].as_f64() {
+        Some(x) if x > 2.0 => {
+            Reply::error(400, "`temperature` has to be a number from 0 to 2, not 3")
+        }
+        _ => chat(),
+    })
+    .unwrap();
+    let mut request = request();
+    request.temperature = Some(3.0);
+    let error = client(&server).chat(&request).unwrap_err().to_string();
+    assert!(error.contains("from 0 to 2, not 3"), "{error}");
+    assert_eq!(server.requests().len(), 1);
 }
 
 #[test]

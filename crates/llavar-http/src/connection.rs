@@ -3,10 +3,20 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
 use crate::{Head, HttpLimits, ReadFault};
+
+/// How often a connection that waits looks whether the server ends.
+pub(crate) const LOOK: Duration = Duration::from_millis(200);
+
+/// How long what has begun to come may still take once the server ends.
+const LAST: Duration = Duration::from_millis(500);
 
 /// Bytes that are read at once.
 const PIECE: usize = 64 << 10;
@@ -91,13 +101,20 @@ impl Wire for TcpStream {
 pub(crate) struct Connection {
     pub(crate) wire: Box<dyn Wire>,
     unused: Vec<u8>,
+    /// Whether the server ends.
+    ending: Arc<AtomicBool>,
+    /// Until when a request has to be here, from the moment that the end was seen.
+    last: Option<Instant>,
 }
 
 impl Connection {
-    pub(crate) fn new(wire: impl Wire + 'static) -> Self {
+    /// With `ending` the server says that it ends.
+    pub(crate) fn new(wire: impl Wire + 'static, ending: Arc<AtomicBool>) -> Self {
         Self {
             wire: Box::new(wire),
             unused: Vec::new(),
+            ending,
+            last: None,
         }
     }
 
@@ -132,19 +149,30 @@ impl Connection {
         }
     }
 
-    /// Reads more bytes of something that is not complete.
+    /// Reads more bytes of something that is not complete. A server that ends does not wait for the rest: who has
+    /// stopped sending would hold it up.
     pub(crate) fn more(&mut self, by: Instant, what: &str) -> Result<(), ReadFault> {
-        match self.fill(by) {
-            Ok(0) => {
-                let message = format!("{what} ends in its middle");
-                Err(ReadFault::refused(400, message))
+        loop {
+            if self.ending.load(SeqCst) && self.last.is_none() {
+                self.last = Some(Instant::now() + LAST);
             }
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
-                let message = format!("{what} did not come in time");
-                Err(ReadFault::refused(408, message))
+            let until = self.last.map_or(by, |last| last.min(by));
+            match self.fill(until.min(Instant::now() + LOOK)) {
+                Ok(0) => {
+                    let message = format!("{what} ends in its middle");
+                    return Err(ReadFault::refused(400, message));
+                }
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() != ErrorKind::TimedOut => return Err(ReadFault::Gone),
+                Err(_) if Instant::now() < until => {}
+                Err(_) if self.last.is_some() => {
+                    return Err(ReadFault::refused(503, "the server is stopping"));
+                }
+                Err(_) => {
+                    let message = format!("{what} did not come in time");
+                    return Err(ReadFault::refused(408, message));
+                }
             }
-            Err(_) => Err(ReadFault::Gone),
         }
     }
 
@@ -175,7 +203,8 @@ impl Connection {
     /// its way.
     pub(crate) fn close(mut self) {
         self.wire.end();
-        let by = Instant::now() + Duration::from_secs(2);
+        let seconds = if self.ending.load(SeqCst) { 1 } else { 2 };
+        let by = Instant::now() + Duration::from_secs(seconds);
         let mut rest = vec![0; PIECE];
         while self.wire.read_by(&mut rest, by).is_ok_and(|n| n > 0) {}
     }

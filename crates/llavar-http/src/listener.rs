@@ -15,11 +15,11 @@ use std::{
 use crate::{
     Exchange, HttpLimits, ReadFault, Response,
     body::Budget,
-    connection::{Connection, Wire},
+    connection::{Connection, LOOK, Wire},
 };
 
-/// How often an idle connection looks whether the server ends.
-const LOOK: Duration = Duration::from_millis(200);
+/// Connections that were turned away and are read on for a moment, at most.
+const LINGERING: usize = 64;
 
 /// What answers requests.
 pub trait Handler: Send + Sync + 'static {
@@ -42,7 +42,9 @@ struct Shared {
     limits: HttpLimits,
     budget: Arc<Budget>,
     open: AtomicUsize,
-    ending: AtomicBool,
+    /// Of those that were turned away: [`LINGERING`].
+    lingering: AtomicUsize,
+    ending: Arc<AtomicBool>,
 }
 
 /// A socket at which nobody answers yet.
@@ -78,7 +80,8 @@ impl Socket {
             budget: Budget::new(limits.all_body_bytes),
             limits,
             open: AtomicUsize::new(0),
-            ending: AtomicBool::new(false),
+            lingering: AtomicUsize::new(0),
+            ending: Arc::default(),
         });
         let (of_thread, listener) = (shared.clone(), self.listener);
         let accepting = std::thread::Builder::new()
@@ -146,7 +149,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             let busy = shared
                 .handler
                 .refusal(503, "too many connections; try again");
-            turn_away(stream, &busy.with("Retry-After", "1"));
+            turn_away(stream, &busy.with("Retry-After", "1"), shared);
             continue;
         }
         let thread = std::thread::Builder::new().name("connection".to_owned());
@@ -155,11 +158,36 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// Answers before anything was read; the few bytes fit into the socket's buffer.
-fn turn_away(mut stream: TcpStream, response: &Response) {
+/// Answers before anything was read; the few bytes fit into the socket's buffer. The request is on its way all the
+/// same, and a client whose request meets a closed connection may never look at the answer.
+fn turn_away(mut stream: TcpStream, response: &Response, shared: &Arc<Shared>) {
     let by = Instant::now() + LOOK;
     let _ = stream.write_by(&response.bytes(None, &[], true), by);
-    stream.end();
+    let lingers = Lingers::new(shared);
+    if shared.lingering.load(SeqCst) <= LINGERING {
+        let thread = std::thread::Builder::new().name("turned away".to_owned());
+        let connection = Connection::new(stream, shared.ending.clone());
+        let _ = thread.spawn(move || {
+            connection.close();
+            drop(lingers);
+        });
+    }
+}
+
+/// Counts a connection that was turned away as long as it is read on.
+struct Lingers(Arc<Shared>);
+
+impl Lingers {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.lingering.fetch_add(1, SeqCst);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Lingers {
+    fn drop(&mut self) {
+        self.0.lingering.fetch_sub(1, SeqCst);
+    }
 }
 
 /// Counts a connection as long as it lives.
@@ -174,7 +202,7 @@ impl OpenConnection {
     /// Answers the requests of a connection, one after the other.
     fn serve(self, stream: TcpStream) {
         let shared = &self.0;
-        let mut connection = Connection::new(stream);
+        let mut connection = Connection::new(stream, shared.ending.clone());
         while self.waits_for_request(&mut connection) {
             let head = match connection.head(&shared.limits) {
                 Ok(head) => head,

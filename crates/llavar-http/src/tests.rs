@@ -76,7 +76,7 @@ fn read(bytes: &[u8], cuts: &[usize]) -> Seen {
         pieces,
         written: written.clone(),
     };
-    let (mut connection, limits) = (Connection::new(wire), small());
+    let (mut connection, limits) = (Connection::new(wire, Arc::default()), small());
     let budget = Budget::new(limits.all_body_bytes);
     let (mut requests, mut status) = (Vec::new(), None);
     let far = Instant::now() + limits.idle;

@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use llavar_http::{Exchange, Handler, Response};
@@ -19,7 +20,7 @@ use crate::{
     metrics::{Ending, Now},
     page,
     server::State,
-    wire::{ApiError, model_card},
+    wire::{ApiError, model_card, shortened},
 };
 
 /// The routes of a server.
@@ -38,6 +39,7 @@ enum Route<'p> {
     Ready,
     Metrics,
     Models,
+    /// The name as it stands in the address.
     Model(&'p str),
     Chat,
 }
@@ -84,7 +86,8 @@ impl Routes {
             && head.method == "OPTIONS"
         {
             let response = Response::text(204, "").with("Allow", route.methods());
-            return Ok(exchange.respond(&self.preflight(route, response))?);
+            let wanted = head.header("access-control-request-headers");
+            return Ok(exchange.respond(&self.preflight(route, response, wanted))?);
         }
         if !route.is_some_and(Route::is_open) {
             self.check_key(head.header("authorization"))?;
@@ -115,13 +118,15 @@ impl Routes {
                 let cards: Vec<_> = cards.into_iter().collect();
                 Response::json(200, &json!({"object": "list", "data": cards}))
             }
-            Route::Model(name) => match self.loaded()? {
-                loaded if loaded.name == name => Response::json(200, &card(loaded)),
-                _ => {
-                    let message = format!("there is no model {name:.100?} here");
+            Route::Model(name) => {
+                let loaded = self.loaded()?;
+                let name = percent_decode_str(name).decode_utf8_lossy();
+                if loaded.name != name {
+                    let message = format!("there is no model {:?} here", shortened(&name));
                     return Err(ApiError::new(404, message).code("model_not_found").into());
                 }
-            },
+                Response::json(200, &card(loaded))
+            }
             Route::Chat => return self.chat(exchange, id),
         };
         Ok(exchange.respond(&response)?)
@@ -223,15 +228,18 @@ impl Routes {
         }
     }
 
-    /// What a browser asks before it lets another origin's page send a request.
-    fn preflight(&self, route: Route<'_>, response: Response) -> Response {
+    /// What a browser asks before it lets another origin's page send a request. The page may send the headers that
+    /// it `wants` to: clients have some of their own, and none does anything here but those two.
+    fn preflight(&self, route: Route<'_>, response: Response, wants: Option<&str>) -> Response {
         match self.state.options.cors {
             false => response,
             true => response
                 .with("Access-Control-Allow-Methods", route.methods())
                 .with(
                     "Access-Control-Allow-Headers",
-                    "Authorization, Content-Type",
+                    wants
+                        .filter(|wants| are_names(wants))
+                        .unwrap_or("Authorization, Content-Type"),
                 )
                 .with("Access-Control-Max-Age", "600"),
         }
@@ -242,6 +250,13 @@ impl Routes {
         let hash = |salt: u8| self.ids.hash_one((number, salt));
         format!("chatcmpl-{:016x}{:08x}", hash(0), hash(1) as u32)
     }
+}
+
+/// Whether a text is a list of names of headers.
+fn are_names(list: &str) -> bool {
+    let mut names = list.split(',').map(str::trim);
+    let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    names.all(|name| !name.is_empty() && name.bytes().all(of_name))
 }
 
 fn card(loaded: &Loaded) -> serde_json::Value {

@@ -3,7 +3,11 @@
 use std::io::{Error as IoError, ErrorKind};
 
 use llavar_image::ImageError;
-use llavar_model::{ModelError, config::ConfigError, weights::WeightsError};
+use llavar_model::{
+    ModelError,
+    config::ConfigError,
+    weights::{SaveError, WeightsError},
+};
 use llavar_tensor::Error as TensorError;
 
 use crate::failure::{Class, Failure};
@@ -50,6 +54,7 @@ fn of_model(error: &ModelError) -> Option<&'static str> {
             WeightsError::Ambiguous { .. } | WeightsError::LfsPointer { .. } => return None,
             _ => "copy or download the file again",
         },
+        ModelError::Save(SaveError::Exists { .. }) => "give another --out",
         ModelError::Save(_) => "check free space and permissions",
         ModelError::Tensor(TensorError::OutOfMemory { .. }) => {
             "free the GPU, use `--dtype bf16`, or `--device cpu`"
@@ -86,6 +91,7 @@ impl From<llavar_image::ImageError> for Failure {
 impl From<ModelError> for Failure {
     fn from(error: ModelError) -> Self {
         let class = match &error {
+            ModelError::Save(SaveError::Exists { .. }) => Class::Usage,
             ModelError::Save(_) => Class::Resource,
             ModelError::Tensor(TensorError::OutOfMemory { .. }) => Class::Resource,
             ModelError::GenerationOption { .. } => Class::Usage,
@@ -210,6 +216,12 @@ impl From<llavar_train::TrainError> for Failure {
             E::Model { source, .. } => {
                 hint = of_cause(&**source);
                 Class::Data
+            }
+            E::Diverged { .. } => {
+                hint = Some(
+                    "go on with `--resume` of a checkpoint before those steps, a lower `learning_rate` and another `--out`",
+                );
+                Class::Failure
             }
             E::Checkpoint { .. } | E::NoValidCheckpoint { .. } => {
                 hint = Some("give `--resume auto`, a checkpoint folder, or another `--out`");

@@ -68,7 +68,7 @@ fn an_adapter_is_trained_asked_and_merged() {
             ],
             &[],
         )
-        .fails(4, &["merged"]);
+        .fails(2, &["merged"]);
     world
         .run(
             &["model", "merge", "--adapter", "model", "--out", "other"],

@@ -238,6 +238,22 @@ fn ask_answers_in_text_and_json() {
 }
 
 #[test]
+fn ask_and_chat_show_the_same_text_as_json_without_space_around_it() {
+    let world = World::new("space-around");
+    // The model's own text begins or ends with white space for these seeds.
+    for seed in ["9", "32", "38"] {
+        let warm = ["--temperature", "2", "--seed", seed];
+        let more = [&["--model", "model", "--max-new-tokens", "4"], &warm[..]].concat();
+        let ask = ["ask", "what is it?"];
+        let json = world.run(&ask, &[&more[..], &["--json"]].concat()).json();
+        let answer = format!("{}\n", json["answer"].as_str().unwrap());
+        assert_eq!(world.run(&ask, &more).ok(), answer, "{seed}");
+        let chat = world.run_with(&["chat"], &more, "what is it?\n");
+        assert_eq!(chat.ok(), answer, "{seed}");
+    }
+}
+
+#[test]
 fn chat_takes_pictures_and_several_turns() {
     let world = World::new("chat");
     let picture = world.picture();

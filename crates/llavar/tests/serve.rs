@@ -84,6 +84,14 @@ impl Serving {
     }
 }
 
+/// The head of a request with a body of `length` bytes.
+fn post(length: usize) -> String {
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n"
+    )
+}
+
 /// A test that fails leaves no server behind.
 impl Drop for Serving {
     fn drop(&mut self) {
@@ -141,25 +149,54 @@ fn it_answers_as_ask_does_and_ends_when_told() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let world = World::new("serve_signals");
+    // Room for an answer of minutes.
+    let config = world.path("model/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    value["max_position_embeddings"] = (1 << 16).into();
+    std::fs::write(&config, value.to_string()).unwrap();
     for (grace, signals, code) in [("600", 2, 130), ("0", 1, 0)] {
         let mut serving = Serving::start(&world, &["model", "--grace", grace], None);
-        // A request that does not come to its end keeps the server waiting.
-        let mut half = serving.connect();
-        half.write_all(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-              Expect: 100-continue\r\nContent-Length: 100\r\n\r\n",
-        )
-        .unwrap();
-        let mut go_on = [0; 12];
-        half.read_exact(&mut go_on).unwrap();
-        assert_eq!(&go_on, b"HTTP/1.1 100");
+        let mut long = serving.connect();
+        let body = r#"{"messages": [{"role": "user", "content": "what is it?"}], "stream": true, "max_tokens": 60000}"#;
+        long.write_all(post(body.len()).as_bytes()).unwrap();
+        long.write_all(body.as_bytes()).unwrap();
+        let mut begun = BufReader::new(long);
+        let mut pieces = 0;
+        while pieces < 3 {
+            let mut line = String::new();
+            assert!(begun.read_line(&mut line).unwrap() > 0, "it is answered");
+            pieces += usize::from(line.contains("chat.completion.chunk"));
+        }
         for _ in 0..signals {
             serving.signal("-INT");
             serving.until("under way are finished");
         }
         let (ended, said) = serving.end();
         assert_eq!(ended, Some(code), "{said}");
+        assert_eq!(said.contains("were broken off"), code == 0, "{said}");
     }
+}
+
+#[test]
+fn requests_that_do_not_come_do_not_hold_up_its_end() {
+    let world = World::new("serve_stalled");
+    // More than the test waits for.
+    let serving = Serving::start(&world, &["model", "--grace", "600"], None);
+    let mut half = serving.connect();
+    let head = post(1000).replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
+    half.write_all(head.as_bytes()).unwrap();
+    let mut go_on = [0; 25];
+    half.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    half.write_all(b"{").unwrap();
+    serving.signal("-TERM");
+    let (code, said) = serving.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("all answers were finished"), "{said}");
+    let mut told = String::new();
+    half.read_to_string(&mut told).unwrap();
+    assert!(told.starts_with("HTTP/1.1 503") && told.contains("the server is stopping"));
 }
 
 #[test]

@@ -19,6 +19,9 @@ const DOWN: usize = 8;
 /// waited for alone.
 const DEPTH: usize = 16;
 
+/// Takes the replies of [`RemoteModel::ask_all`], by the number of the ask, and says whether to go on.
+type Deliver<'a> = dyn FnMut(usize, Result<Reply, String>) -> ControlFlow<()> + 'a;
+
 /// A request: a picture, if there is one, and what is said about it.
 #[derive(Debug, Clone)]
 pub struct RemoteAsk {
@@ -50,9 +53,9 @@ impl<'c> RemoteModel<'c> {
         }
     }
 
-    /// Sends all asks, `concurrency` at once, and hands each reply to `deliver` as it comes. Where
-    /// `deliver` breaks or `stop` is set nothing more is sent; what is on its way is waited for and
-    /// delivered, as it is paid for.
+    /// Sends all asks, `concurrency` at once, and hands each reply to `deliver` as it comes; one without text is an
+    /// error of its request. Where `deliver` breaks or `stop` is set nothing more is sent; what is on its way is
+    /// waited for and delivered, as it is paid for.
     ///
     /// # Errors
     /// The first error that every other request would meet too (the key, the address, the quota), or the
@@ -62,7 +65,18 @@ impl<'c> RemoteModel<'c> {
         asks: &[RemoteAsk],
         decode: &DecodeSettings,
         stop: &AtomicBool,
-        deliver: &mut dyn FnMut(usize, Result<Reply, String>) -> ControlFlow<()>,
+        deliver: &mut Deliver<'_>,
+    ) -> Result<(), ClientError> {
+        self.send_all(asks, (decode, false), stop, deliver)
+    }
+
+    /// As [`RemoteModel::ask_all`]; with the settings stands whether a reply may have no text.
+    fn send_all(
+        &mut self,
+        asks: &[RemoteAsk],
+        (decode, may_be_empty): (&DecodeSettings, bool),
+        stop: &AtomicBool,
+        deliver: &mut Deliver<'_>,
     ) -> Result<(), ClientError> {
         let next = AtomicUsize::new(0);
         let halt = AtomicBool::new(false);
@@ -76,7 +90,10 @@ impl<'c> RemoteModel<'c> {
                     while !halt.load(Relaxed) && !stop.load(Relaxed) {
                         let number = next.fetch_add(1, Relaxed);
                         let Some(ask) = asks.get(number) else { break };
-                        if send.send((number, this.ask(ask, decode))).is_err() {
+                        if send
+                            .send((number, this.ask(ask, decode, may_be_empty)))
+                            .is_err()
+                        {
                             break;
                         }
                     }
@@ -101,7 +118,9 @@ impl<'c> RemoteModel<'c> {
                         continue;
                     }
                     Err(AskError::Client(error)) => {
-                        in_a_row += usize::from(error.is_transient());
+                        // A server that answers is not down, whatever it says.
+                        let silent = error.class() == ErrorClass::EmptyText;
+                        in_a_row += usize::from(error.is_transient() && !silent);
                         let text = chain(&error);
                         if in_a_row >= DOWN {
                             halt.store(true, Relaxed);
@@ -121,7 +140,12 @@ impl<'c> RemoteModel<'c> {
     }
 
     /// One request. The reply, and the tokens of request and answer.
-    fn ask(&self, ask: &RemoteAsk, decode: &DecodeSettings) -> Result<(Reply, [u64; 2]), AskError> {
+    fn ask(
+        &self,
+        ask: &RemoteAsk,
+        decode: &DecodeSettings,
+        may_be_empty: bool,
+    ) -> Result<(Reply, [u64; 2]), AskError> {
         let mut message = Message::user(&ask.prompt);
         let mut key = Fingerprint::default();
         key.field(&self.model)
@@ -137,6 +161,7 @@ impl<'c> RemoteModel<'c> {
         request.top_p = decode.top_p;
         request.max_tokens = u32::try_from(decode.max_new_tokens).ok();
         request.seed = (decode.temperature > 0.0).then_some(decode.seed);
+        request.may_be_empty = may_be_empty;
         request.idempotency_key = Some(key.hex());
         let answer = self.client.chat(&request).map_err(AskError::Client)?;
         let mut metadata = Map::new();
@@ -212,7 +237,8 @@ impl Answerer for RemoteModel<'_> {
                 prompt: ask.prompt.clone(),
             })
             .collect();
-        self.ask_all(&asks, decode, stop, &mut |number, reply| {
+        // A model in this process may have nothing to say too.
+        self.send_all(&asks, (decode, true), stop, &mut |number, reply| {
             deliver(vec![(number, reply)])
         })
         .map_err(AnswerError::Server)
@@ -233,4 +259,85 @@ impl Answerer for RemoteModel<'_> {
 fn picture(path: &Path) -> Result<(&'static str, Vec<u8>), ImageError> {
     let limits = DecodeLimits::default();
     as_sent(read_file(path, &limits)?, path, &limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use llavar_client::{
+        ClientOptions,
+        testing::{Reply as Sent, StubServer},
+    };
+    use std::time::Duration;
+
+    #[test]
+    fn a_model_without_a_word_has_answered_and_is_no_server_that_is_down() {
+        // More of them than failures in a row that end a run.
+        const ASKED: usize = DOWN + 4;
+        let server = StubServer::start(|_| {
+            Sent::Json(serde_json::json!({
+                "choices": [{"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 9, "completion_tokens": 1},
+            }))
+        })
+        .unwrap();
+        let mut options = ClientOptions::new(server.endpoint().unwrap());
+        options.retries.base = Duration::from_millis(1);
+        options.retries.attempts = 2;
+        let client = Client::new(options).unwrap();
+        let mut model = RemoteModel::new(&client, "m", 1);
+        let decode = DecodeSettings {
+            temperature: 0.0,
+            top_p: None,
+            top_k: None,
+            num_beams: 1,
+            repetition_penalty: 1.0,
+            max_new_tokens: 16,
+            seed: 0,
+            closer: false,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("p.png");
+        let white = llavar_image::RgbImage::filled(8, 8, [255; 3]);
+        std::fs::write(&image, llavar_image::encode_png(&white).unwrap()).unwrap();
+        let (mut texts, stop) = (Vec::new(), AtomicBool::new(false));
+
+        let asks: Vec<Ask<'_>> = (0..ASKED)
+            .map(|i| Ask {
+                id: "q",
+                image: &image,
+                prompt: format!("say {i}?"),
+            })
+            .collect();
+        let mut keep = |replies: Replies| {
+            texts.extend(replies);
+            ControlFlow::Continue(())
+        };
+        model.answer(&asks, &decode, &stop, &mut keep).unwrap();
+        assert_eq!(texts.len(), ASKED);
+        for (_, reply) in texts {
+            let reply = reply.unwrap();
+            assert_eq!(reply.text, "");
+            assert_eq!(reply.metadata["new_tokens"], 1);
+            assert_eq!(reply.metadata["stop_reason"], "stop");
+        }
+        assert_eq!(server.requests().len(), ASKED, "nothing is asked again");
+
+        // A judge has to say something.
+        let asks = vec![
+            RemoteAsk {
+                image: None,
+                prompt: "who is right?".into(),
+            };
+            ASKED
+        ];
+        let mut errors = Vec::new();
+        let mut keep = |_, reply: Result<Reply, String>| {
+            errors.push(reply.unwrap_err());
+            ControlFlow::Continue(())
+        };
+        model.ask_all(&asks, &decode, &stop, &mut keep).unwrap();
+        assert_eq!(errors.len(), ASKED);
+        assert!(errors.iter().all(|e| e.contains("the answer is empty")));
+    }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use llavar_assistant::{Assistant, Picture};
+use llavar_assistant::{Assistant, Picture, Visible};
 use llavar_http::{Exchange, Response};
 use llavar_model::generation::{GenerationOptions, StopReason};
 use serde_json::{Value, json};
@@ -18,7 +18,6 @@ use super::{
     Answered, Loaded, Stop,
     outlet::{Collected, Outlet, Streamed},
     stopping,
-    text::Visible,
 };
 use crate::{
     engine::{Event, Pending, Place, Queue},

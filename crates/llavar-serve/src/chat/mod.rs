@@ -4,7 +4,6 @@ mod answer;
 mod closer;
 mod outlet;
 mod prepare;
-mod text;
 
 use std::{
     error::Error as StdError,
@@ -23,7 +22,7 @@ use llavar_http::{Exchange, ReadFault};
 use crate::{
     engine::{Engine, NoPlace, Place, Queue},
     metrics::Ending,
-    wire::{ApiError, ChatRequest, Reply, Usage},
+    wire::{ApiError, ChatRequest, Reply, Usage, shortened},
 };
 use answer::Asked;
 
@@ -91,7 +90,8 @@ pub(crate) fn answer(
         && *model != loaded.name
     {
         let message = format!(
-            "there is no model {model:.100?} here; served is {:?}",
+            "there is no model {:?} here; served is {:?}",
+            shortened(model),
             loaded.name
         );
         let error = ApiError::new(404, message).code("model_not_found");

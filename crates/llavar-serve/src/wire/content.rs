@@ -6,7 +6,10 @@ use base64::{
 };
 use serde_json::Value;
 
-use super::{ApiError, fields::wrong};
+use super::{
+    ApiError,
+    fields::{shown, wrong},
+};
 
 /// A picture of a request, still as it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +109,7 @@ pub(super) fn parts(
             _ => {
                 let message = format!(
                     "`{place}.type` is {}; there are `text` and `image_url`",
-                    part.get("type").unwrap_or(&Value::Null)
+                    shown(part.get("type").unwrap_or(&Value::Null))
                 );
                 return Err(ApiError::field(place, message).code("invalid_value"));
             }

@@ -4,6 +4,18 @@ use serde_json::{Value, json};
 
 use llavar_http::Response;
 
+/// Characters of a client's own words in a message, at most.
+const QUOTED: usize = 100;
+
+/// A client's own words as they are quoted to it, and in the log: a body may have megabytes of them.
+pub(crate) fn shortened(text: &str) -> String {
+    let mut out: String = text.chars().take(QUOTED).collect();
+    if text.chars().nth(QUOTED).is_some() {
+        out.push('…');
+    }
+    out
+}
+
 /// An error in OpenAI's form. Its message says what was wrong and where, and nothing of the server's insides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiError {

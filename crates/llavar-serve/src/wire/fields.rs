@@ -32,14 +32,16 @@ impl Fields {
             return Ok(None);
         };
         let fits = |x: &f64| *x >= least && *x <= most && !(beyond && *x == least);
-        let number = value.as_f64().filter(fits);
+        // What has to be above 0 may be 0 as an f32, and what has no limit infinite.
+        let number = value.as_f64().filter(fits).map(|x| x as f32);
+        let number = number.filter(|x| x.is_finite() && fits(&f64::from(*x)));
         let range = match (beyond, most.is_finite()) {
             (true, true) => format!("a number above {least}, at most {most}"),
             (true, false) => format!("a number above {least}"),
             (false, _) => format!("a number from {least} to {most}"),
         };
         let number = number.ok_or_else(|| wrong(name, &range, &value))?;
-        Ok(Some(number as f32))
+        Ok(Some(number))
     }
 
     /// A whole number of 1 or more.
@@ -72,12 +74,16 @@ impl Fields {
 
 /// A field of the wrong kind or size.
 pub(super) fn wrong(name: &str, expected: &str, got: &Value) -> ApiError {
-    let got = match got {
+    let message = format!("`{name}` has to be {expected}, not {}", shown(got));
+    ApiError::field(name, message).code("invalid_value")
+}
+
+/// A value as it is quoted in a message: what may be long by its kind.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
         Value::Object(_) => "an object".to_owned(),
         Value::Array(_) => "a list".to_owned(),
         Value::String(text) if text.chars().count() > 40 => "a long text".to_owned(),
         other => other.to_string(),
-    };
-    let message = format!("`{name}` has to be {expected}, not {got}");
-    ApiError::field(name, message).code("invalid_value")
+    }
 }

@@ -7,6 +7,6 @@ mod reply;
 mod request;
 
 pub(crate) use content::PictureUrl;
-pub(crate) use error::ApiError;
+pub(crate) use error::{ApiError, shortened};
 pub(crate) use reply::{Closing, Reply, Usage, model_card, now};
 pub(crate) use request::ChatRequest;

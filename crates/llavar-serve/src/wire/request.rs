@@ -123,6 +123,9 @@ fn refuse_what_is_not_done(fields: &mut Fields) -> Result<(), ApiError> {
     fields.refuse("presence_penalty", zero, "there is `repetition_penalty`")?;
     fields.refuse("logit_bias", empty, "single tokens cannot be weighted")?;
     fields.refuse("tools", empty, "the model calls no tools")?;
+    // Without tools these two say nothing.
+    let free = |choice: &Value| matches!(choice.as_str(), Some("none" | "auto"));
+    fields.refuse("tool_choice", free, "the model calls no tools")?;
     fields.refuse("functions", empty, "the model calls no functions")?;
     let text = |format: &Value| format.get("type").and_then(Value::as_str) == Some("text");
     fields.refuse(

@@ -321,6 +321,18 @@ fn requests_that_cannot_be_are_told_what_and_where() {
             "hot",
         ),
         (with("top_p", json!(0)), Some("top_p"), "above 0"),
+        // Within the range until it is an f32.
+        (with("top_p", json!(1e-300)), Some("top_p"), "above 0"),
+        (
+            with("repetition_penalty", json!(1e-300)),
+            Some("repetition_penalty"),
+            "above 0",
+        ),
+        (
+            with("repetition_penalty", json!(1e308)),
+            Some("repetition_penalty"),
+            "above 0",
+        ),
         (
             with("max_tokens", json!(0)),
             Some("max_tokens"),
@@ -343,6 +355,16 @@ fn requests_that_cannot_be_are_told_what_and_where() {
         (
             with("tools", json!([{"type": "function"}])),
             Some("tools"),
+            "no tools",
+        ),
+        (
+            with("tool_choice", json!("required")),
+            Some("tool_choice"),
+            "no tools",
+        ),
+        (
+            with("tool_choice", json!({"type": "function"})),
+            Some("tool_choice"),
             "no tools",
         ),
         (
@@ -373,8 +395,10 @@ fn requests_that_cannot_be_are_told_what_and_where() {
         assert!(message.contains(said), "{shown}: {message}");
     }
     // Null is nothing, and what is not known is passed over.
-    let fields = json!({"stop": null, "seed": -3, "top_k": -1, "tools": [], "presence_penalty": 0,
+    let fields = json!({"stop": null, "seed": -3, "top_k": -1, "tools": [], "tool_choice": "auto", "presence_penalty": 0,
                         "response_format": {"type": "text"}, "service_tier": "auto"});
+    assert_eq!(ask(address, &body(CONVERSATIONS[2], fields)).status, 200);
+    let fields = json!({"tool_choice": "none", "temperature": 1e-300});
     assert_eq!(ask(address, &body(CONVERSATIONS[2], fields)).status, 200);
     is_empty(address);
 }

@@ -1,6 +1,7 @@
 //! Clients that send too much, too slowly, or nonsense.
 
 use std::{
+    io::Write,
     net::Shutdown,
     time::{Duration, Instant},
 };
@@ -180,6 +181,28 @@ fn slow_and_broken_senders_are_let_go() {
 }
 
 #[test]
+fn what_a_client_says_is_quoted_in_short() {
+    let (_server, address) = start(options(), served(1));
+    let long = "é".repeat(1 << 20);
+    let typed = |kind: Value| json!({"messages": [{"role": "user", "content": [{"type": kind}]}]});
+    let model = json!({"model": long, "messages": [{"role": "user", "content": "x"}]});
+    for (body, status) in [
+        (model, 404),
+        (typed(json!(long)), 400),
+        (typed(json!({"a": long})), 400),
+        (typed(json!([long])), 400),
+    ] {
+        let got = ask(address, &body);
+        assert_eq!(got.status, status);
+        assert!(got.body.len() < 1000, "{} bytes", got.body.len());
+    }
+    let path = format!("/v1/models/{}", "x".repeat(20_000));
+    let got = get(address, &path);
+    assert_eq!(got.status, 404);
+    assert!(got.body.len() < 1000, "{} bytes", got.body.len());
+}
+
+#[test]
 fn a_reader_that_does_not_read_keeps_nobody_waiting() {
     let options = limits(|limits| limits.write_time = SHORT);
     let mut served = served(1);
@@ -208,6 +231,14 @@ fn connections_have_a_limit() {
     let got = fifth.read();
     assert_eq!(got.status, 503);
     assert!(got.header("retry-after").is_some() && fifth.is_closed());
+    // One that is still sending meets no broken connection, and reads the answer when it is done.
+    let mut sending = Raw::to(address);
+    let request = post(&" ".repeat(100_000));
+    for piece in request.as_bytes().chunks(40_000) {
+        sending.stream().write_all(piece).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(sending.read().status, 503);
     drop(held.pop());
     eventually("there is room again", || {
         let mut raw = Raw::to(address);

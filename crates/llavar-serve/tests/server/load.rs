@@ -1,9 +1,10 @@
 //! Many clients at once, some of which go away.
 
 use std::{
+    io::Write,
     net::{Shutdown, SocketAddr},
     sync::{Arc, Condvar, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use llavar_model::generation::GenerationOptions;
@@ -242,6 +243,49 @@ fn the_end_waits_for_answers_under_way() {
     assert!(stopping.join().unwrap(), "all answers were finished");
     assert!(idle.is_closed());
     assert!(refuses(address));
+}
+
+#[test]
+fn the_end_does_not_wait_for_requests_that_do_not_come() {
+    let (server, address) = start(options(), served(1));
+    let request = post(&" ".repeat(10_000));
+    let at = request.find("\r\n\r\n").unwrap();
+    // In the middle of a head, of a body, of a chunk, and one that drips on.
+    let chunk = request.replace("Content-Length", "X").replacen(
+        "\r\n\r\n",
+        "\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n",
+        1,
+    );
+    let mut halves = [&request[..at - 5], &request[..at + 9], &chunk].map(|begun| {
+        let mut raw = Raw::to(address);
+        raw.send(begun);
+        raw
+    });
+    let mut drips = Raw::to(address);
+    drips.send(&request[..at + 5]);
+    let mut dripping = drips.stream().try_clone().unwrap();
+    eventually("all four are read", || {
+        metric(address, "llavar_num_connections") >= 5.0
+    });
+    let drip = std::thread::spawn(move || {
+        while dripping.write_all(b" ").is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let begun = Instant::now();
+    assert!(server.stop(PATIENCE), "no answer was under way");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    for raw in halves.iter_mut().chain([&mut drips]) {
+        let got = raw.read();
+        assert_eq!(got.status, 503);
+        assert!(
+            got.text().contains("the server is stopping"),
+            "{}",
+            got.text()
+        );
+    }
+    drip.join().unwrap();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! HTTP: methods, routes, keys, connections.
 
 use llavar_client::ApiKey;
-use llavar_serve::{Server, ServerOptions};
+use llavar_serve::{Served, Server, ServerOptions};
 use serde_json::json;
 
 use crate::{common::*, contract::CONVERSATIONS};
@@ -107,6 +107,55 @@ fn other_origins_are_let_in_where_they_may() {
         let got = get(server.address(), "/v1/models");
         assert_eq!(got.status, 401);
         assert_eq!(got.header("access-control-allow-origin").is_some(), cors);
+    }
+}
+
+#[test]
+fn pages_of_other_origins_may_send_the_headers_of_their_client() {
+    let options = ServerOptions {
+        cors: true,
+        ..options()
+    };
+    let server = Server::bind(options).unwrap();
+    let usual = "Authorization, Content-Type";
+    // As OpenAI's client for JavaScript, then what is no list of names.
+    let stainless = "authorization,content-type,x-stainless-arch,x-stainless-retry-count";
+    for (wanted, allowed) in [
+        (stainless, stainless),
+        ("a b", usual),
+        ("x-a, ,x-b", usual),
+        ("x-a: evil", usual),
+        ("é", usual),
+        ("", usual),
+    ] {
+        let mut raw = Raw::to(server.address());
+        raw.send(format!(
+            "OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: http://x\r\n\
+             Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: {wanted}\r\n\r\n"
+        ));
+        let got = raw.read();
+        let headers = got.header("access-control-allow-headers");
+        assert_eq!(headers.as_deref(), Some(allowed), "{wanted:?}");
+    }
+}
+
+#[test]
+fn a_model_is_found_by_the_name_that_its_address_stands_for() {
+    let served = Served {
+        name: "my größer/model%".to_owned(),
+        ..served(1)
+    };
+    let (_server, address) = start(options(), served);
+    for (path, status) in [
+        ("my%20gr%C3%B6%c3%9Fer%2Fmodel%25", 200),
+        ("my%20gr%C3%B6%c3%9Fer/model%", 200),
+        ("my+gr%C3%B6%c3%9Fer/model%", 404),
+        ("my%2", 404),
+        ("%zz", 404),
+        ("%ff%", 404),
+    ] {
+        let got = get(address, &format!("/v1/models/{path}"));
+        assert_eq!(got.status, status, "{path}: {}", got.text());
     }
 }
 

@@ -1,9 +1,9 @@
-//! The text of an answer as a client may see it: without space around it, and cut at the texts that end it.
+//! The text of an answer as whoever asked may see it: without space around it, and cut at the texts that end it.
 
 /// Text that comes in pieces. What is given out is never taken back: the pieces joined are the whole text up
 /// to the first stop text, trimmed.
 #[derive(Debug, Default)]
-pub(super) struct Visible {
+pub struct Visible {
     stops: Vec<String>,
     /// What came and may still turn out to be a stop text or the space at the end.
     held: String,
@@ -12,7 +12,8 @@ pub(super) struct Visible {
 }
 
 impl Visible {
-    pub(super) fn new(stops: Vec<String>) -> Self {
+    /// Text that any of `stops` ends.
+    pub fn new(stops: Vec<String>) -> Self {
         Self {
             stops,
             ..Self::default()
@@ -20,7 +21,7 @@ impl Visible {
     }
 
     /// Takes a piece; what can be shown by now.
-    pub(super) fn push(&mut self, piece: &str) -> String {
+    pub fn push(&mut self, piece: &str) -> String {
         if self.has_ended {
             return String::new();
         }
@@ -34,13 +35,13 @@ impl Visible {
     }
 
     /// What is left at the end.
-    pub(super) fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> String {
         self.has_ended = true;
         self.show(self.held.len())
     }
 
     /// Whether a stop text came.
-    pub(super) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.has_ended
     }
 
