@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use llavar_client::{ChatRequest, Client, ClientError, Content, JsonSchema, Message, Usage};
+use llavar_client::{
+    ChatRequest, Client, ClientError, Content, ErrorClass, JsonSchema, Message, Usage,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -37,12 +39,29 @@ pub enum CallError {
     /// The next request might pass the budget.
     #[error("the budget is used up")]
     Budget,
+    /// The journal says that the request is longer than the model's context.
+    #[error("{message}")]
+    TooLong {
+        /// What was said when it was sent.
+        message: String,
+    },
     /// The server gave none.
     #[error(transparent)]
     Client(ClientError),
     /// The journal cannot be written: nothing further may be asked.
     #[error(transparent)]
     Journal(InstructError),
+}
+
+impl CallError {
+    /// Whether a shorter request may have an answer.
+    pub(crate) fn is_too_long(&self) -> bool {
+        match self {
+            Self::TooLong { .. } => true,
+            Self::Client(error) => error.class() == ErrorClass::ContextLength,
+            _ => false,
+        }
+    }
 }
 
 /// A request to make.
@@ -53,6 +72,8 @@ pub(crate) struct Question<'a> {
     pub(crate) messages: Vec<Message>,
     pub(crate) schema: JsonSchema,
     pub(crate) picture: &'a Picture,
+    /// Whether a shorter one is made where this one is too long.
+    pub(crate) can_be_shorter: bool,
 }
 
 /// What is set aside of the budget for one attempt; what nobody settles goes back.
@@ -132,9 +153,10 @@ impl Caller<'_> {
         }
     }
 
-    /// Whether the journal has the answer.
+    /// Whether the journal has the answer, or that of a shorter request.
     pub(crate) fn known(&self, question: &Question<'_>) -> bool {
-        self.journal.answer(&self.key(question)).is_some()
+        let key = self.key(question);
+        self.journal.answer(&key).is_some() || self.journal.too_long(&key).is_some()
     }
 
     /// The most tokens that a request can take.
@@ -151,6 +173,12 @@ impl Caller<'_> {
         let key = self.key(&question);
         if let Some(answer) = self.journal.answer(&key) {
             return Ok(answer);
+        }
+        // The shortest request is sent again: the server may have more room by now.
+        if (question.can_be_shorter || self.client.is_none())
+            && let Some(message) = self.journal.too_long(&key)
+        {
+            return Err(CallError::TooLong { message });
         }
         let client = self.client.ok_or(CallError::NotInJournal)?;
         // A copy of a picture makes the same request: the second waits for the first one's answer.

@@ -88,6 +88,7 @@ impl Estimate {
                     messages: prompts.render(step, known.clone())?,
                     schema,
                     picture: &picture,
+                    can_be_shorter: true,
                 };
                 // The second request depends on the first answer; it is known only after that.
                 first_is_known &= step == "duos" || caller.known(&question);

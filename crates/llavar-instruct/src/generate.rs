@@ -1,6 +1,6 @@
 //! One picture: caption, duos, checks, and asking again with the reasons.
 
-use llavar_client::{ClientError, JsonSchema};
+use llavar_client::{ClientError, ErrorClass, JsonSchema};
 use llavar_ocr::Line;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -181,6 +181,10 @@ fn state_of(error: CallError) -> Result<State, Halt> {
     Ok(match error {
         CallError::NotInJournal => State::Pending,
         CallError::Budget => return Err(Halt::Budget),
+        CallError::TooLong { message } => State::Failed {
+            class: ErrorClass::ContextLength.as_str().to_owned(),
+            reason: message,
+        },
         CallError::Journal(error) => return Err(Halt::Error(error)),
         CallError::Client(ClientError::Cancelled) => return Err(Halt::Cancelled),
         CallError::Client(error) if error.is_fatal() => return Err(Halt::Error(error.into())),
@@ -352,6 +356,7 @@ impl Asked<'_> {
     ) -> Result<Answer, CallError> {
         for halvings in 0.. {
             known["layout"] = json!(self.layout);
+            let can_be_shorter = halvings < 2 && self.layout.len() > 400;
             let messages = self
                 .prompts
                 .render(step, known.clone())
@@ -362,11 +367,10 @@ impl Asked<'_> {
                 messages,
                 schema: schema.clone(),
                 picture: self.picture,
+                can_be_shorter,
             };
             match self.caller.ask(question) {
-                Err(CallError::Client(ClientError::ContextLength { .. }))
-                    if halvings < 2 && self.layout.len() > 400 =>
-                {
+                Err(error) if can_be_shorter && error.is_too_long() => {
                     self.layout = cut(self.layout, self.layout.chars().count() / 2);
                 }
                 other => return other,

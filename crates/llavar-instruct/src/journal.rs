@@ -13,7 +13,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use llavar_client::Usage;
+use llavar_client::{ErrorClass, Usage};
 use serde::{Deserialize, Serialize};
 
 use crate::{Duo, InstructError, Prompt};
@@ -170,6 +170,8 @@ struct Inner {
     /// Bytes up to the end of the last whole line.
     end: u64,
     answers: HashMap<String, Answer>,
+    /// Requests that the server found too long, with its words.
+    too_long: HashMap<String, String>,
     /// Everything but answers' texts, for the ledger and reviews.
     entries: Vec<Entry>,
 }
@@ -223,6 +225,7 @@ impl Journal {
             file: None,
             end: 0,
             answers: HashMap::new(),
+            too_long: HashMap::new(),
             entries: Vec::new(),
         };
         for (i, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
@@ -278,6 +281,20 @@ impl Journal {
         self.lock().answers.get(key).cloned()
     }
 
+    /// What was said of a request that is longer than the model's context.
+    pub(crate) fn too_long(&self, key: &str) -> Option<String> {
+        self.lock().too_long.get(key).cloned()
+    }
+
+    /// The pictures that requests were of.
+    pub(crate) fn pictures(&self) -> HashSet<String> {
+        let of = |entry: &Entry| match entry {
+            Entry::Sent { image, .. } | Entry::Answer(Answer { image, .. }) => Some(image.clone()),
+            _ => None,
+        };
+        self.lock().entries.iter().filter_map(of).collect()
+    }
+
     /// All entries so far, in order; answers without their texts.
     pub fn entries(&self) -> Vec<Entry> {
         self.lock().entries.clone()
@@ -323,9 +340,20 @@ impl Inner {
             short.text = String::new();
             self.entries.push(Entry::Answer(short));
             self.answers.insert(answer.key.clone(), answer.clone());
-        } else {
-            self.entries.push(entry);
+            return;
         }
+        if let Entry::Failed {
+            key,
+            class,
+            message,
+            last: true,
+            ..
+        } = &entry
+            && class == ErrorClass::ContextLength.as_str()
+        {
+            self.too_long.insert(key.clone(), message.clone());
+        }
+        self.entries.push(entry);
     }
 }
 

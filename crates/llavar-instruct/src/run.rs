@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -57,7 +57,8 @@ pub struct Generated {
 /// Goes through all pictures. Without a `caller` they are written from the page alone.
 ///
 /// # Determinism
-/// The result depends on pictures, settings and the journal's answers, not on the order of requests.
+/// The result depends on pictures, settings and the journal's answers, not on the order of requests. So it does in a
+/// run that ends early: what is answered already is in it all the same.
 pub fn generate(
     pictures: &Pictures,
     captions: &HashMap<String, String>,
@@ -68,13 +69,6 @@ pub fn generate(
     cancel: &AtomicBool,
     watch: &(dyn Fn(View) + Sync),
 ) -> Generated {
-    let writer = match caller {
-        Some((caller, prompts)) => Writer::Model(caller, prompts),
-        None => Writer::Template,
-    };
-    let next = AtomicUsize::new(0);
-    let halted = AtomicBool::new(false);
-    let in_a_row = AtomicUsize::new(0);
     let shared = Mutex::new(Shared {
         results: pictures
             .names
@@ -87,53 +81,37 @@ pub fn generate(
         },
         halt: None,
     });
-    let work = || {
-        while !halted.load(Relaxed) {
-            if cancel.load(Relaxed) {
-                return halt(&shared, &halted, Halt::Cancelled);
-            }
-            let i = next.fetch_add(1, Relaxed);
-            let Some(name) = pictures.names.get(i) else {
-                break;
-            };
-            let caption = captions.get(name).map(String::as_str);
-            let result = match Picture::open(&pictures.folder, name, caption, reader) {
-                Ok(picture) => match generate::picture(&picture, &writer, settings) {
-                    Ok(result) => result,
-                    Err(reason) => return halt(&shared, &halted, reason),
-                },
-                Err(reason) => PictureResult::new(name, State::Unusable { reason }),
-            };
-            if let State::Failed { class, reason } = &result.state {
-                // Refusals are of a picture; what passes by itself is of the server.
-                let of_picture =
-                    ["refused", "context_length", "filtered"].contains(&class.as_str());
-                if !of_picture && in_a_row.fetch_add(1, Relaxed) + 1 >= GONE {
-                    let error = InstructError::ServerGone {
-                        failures: GONE,
-                        last: reason.clone(),
-                    };
-                    halt(&shared, &halted, Halt::Error(error));
-                }
-            } else {
-                in_a_row.store(0, Relaxed);
-            }
-            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            shared.view.done += 1;
-            shared.view.kept += result.duos.len();
-            shared.view.proposed += result.proposed;
-            shared.view.failed += usize::from(matches!(result.state, State::Failed { .. }));
-            shared.results[i] = result;
-            let view = shared.view;
-            drop(shared);
-            watch(view);
-        }
+    let pass = Pass {
+        pictures,
+        captions,
+        reader,
+        settings,
+        threads,
+        watch,
+        shared: &shared,
     };
-    std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, pictures.names.len().max(1)) {
-            scope.spawn(work);
-        }
-    });
+    let all: Vec<usize> = (0..pictures.names.len()).collect();
+    let writer = match caller {
+        Some((caller, prompts)) => Writer::Model(caller, prompts),
+        None => Writer::Template,
+    };
+    pass.go(&all, &writer, Some(cancel));
+    if let Some((caller, prompts)) = caller
+        && lock(&shared).halt.is_some()
+    {
+        // The journal alone goes on. Pictures that it does not name are not looked at: reading their text would take
+        // long, and nobody waits for it any more.
+        let asked = caller.journal.pictures();
+        let is_left = |i: &usize| {
+            asked.contains(&pictures.names[*i]) && lock(&shared).results[*i].state == State::Pending
+        };
+        let left: Vec<usize> = all.into_iter().filter(is_left).collect();
+        let offline = Caller {
+            client: None,
+            ..*caller
+        };
+        pass.go(&left, &Writer::Model(&offline, prompts), None);
+    }
     let mut shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
     drop_copies(&mut shared.results, settings);
     let (stop, error) = match shared.halt {
@@ -146,6 +124,76 @@ pub fn generate(
         pictures: shared.results,
         stop,
         error,
+    }
+}
+
+/// One way through pictures with several threads.
+struct Pass<'a> {
+    pictures: &'a Pictures,
+    captions: &'a HashMap<String, String>,
+    reader: &'a Reader,
+    settings: &'a Settings,
+    threads: usize,
+    watch: &'a (dyn Fn(View) + Sync),
+    shared: &'a Mutex<Shared>,
+}
+
+impl Pass<'_> {
+    /// Goes through those pictures, until something stops it or somebody sets `cancel`.
+    fn go(&self, which: &[usize], writer: &Writer<'_>, cancel: Option<&AtomicBool>) {
+        let next = AtomicUsize::new(0);
+        let halted = AtomicBool::new(false);
+        let in_a_row = AtomicUsize::new(0);
+        let stop = |reason| halt(self.shared, &halted, reason);
+        let work = || {
+            while !halted.load(Relaxed) {
+                if cancel.is_some_and(|cancel| cancel.load(Relaxed)) {
+                    return stop(Halt::Cancelled);
+                }
+                let Some(&i) = which.get(next.fetch_add(1, Relaxed)) else {
+                    break;
+                };
+                let result = match self.picture(&self.pictures.names[i], writer) {
+                    Ok(result) => result,
+                    Err(reason) => return stop(reason),
+                };
+                if let State::Failed { class, reason } = &result.state {
+                    // Refusals are of a picture; what passes by itself is of the server.
+                    let of_picture =
+                        ["refused", "context_length", "filtered"].contains(&class.as_str());
+                    if !of_picture && in_a_row.fetch_add(1, Relaxed) + 1 >= GONE {
+                        stop(Halt::Error(InstructError::ServerGone {
+                            failures: GONE,
+                            last: reason.clone(),
+                        }));
+                    }
+                } else {
+                    in_a_row.store(0, Relaxed);
+                }
+                let mut shared = lock(self.shared);
+                shared.view.done += 1;
+                shared.view.kept += result.duos.len();
+                shared.view.proposed += result.proposed;
+                shared.view.failed += usize::from(matches!(result.state, State::Failed { .. }));
+                shared.results[i] = result;
+                let view = shared.view;
+                drop(shared);
+                (self.watch)(view);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.threads.clamp(1, which.len().max(1)) {
+                scope.spawn(work);
+            }
+        });
+    }
+
+    fn picture(&self, name: &str, writer: &Writer<'_>) -> Result<PictureResult, Halt> {
+        let caption = self.captions.get(name).map(String::as_str);
+        match Picture::open(&self.pictures.folder, name, caption, self.reader) {
+            Ok(picture) => generate::picture(&picture, writer, self.settings),
+            Err(reason) => Ok(PictureResult::new(name, State::Unusable { reason })),
+        }
     }
 }
 
@@ -193,10 +241,14 @@ struct Shared {
     halt: Option<Halt>,
 }
 
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Stops all threads after what they are at; an error outweighs a stop.
 fn halt(shared: &Mutex<Shared>, halted: &AtomicBool, reason: Halt) {
     halted.store(true, Relaxed);
-    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut shared = lock(shared);
     if shared.halt.is_none() || matches!(reason, Halt::Error(_)) {
         shared.halt = Some(reason);
     }

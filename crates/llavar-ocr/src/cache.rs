@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
 use llavar_data::write::write_whole;
@@ -22,8 +22,9 @@ type Slot = Arc<Mutex<Option<Arc<[Line]>>>>;
 /// An engine whose results are kept in memory and, where there is a folder, on disk, by the hash of the
 /// picture's content and the engine's fingerprint.
 ///
-/// A picture is read once even if several threads ask for it at the same time. A result that cannot be
-/// written is still a result; one that is damaged on disk is made again.
+/// A picture is read once even if several threads ask for it at the same time, but for threads of a rayon pool, which
+/// do not wait for each other. A result that cannot be written is still a result; one that is damaged on disk is made
+/// again.
 pub struct Reader {
     engine: Box<dyn Engine>,
     /// Where results lie, and the part of their names that stands for the engine.
@@ -86,8 +87,17 @@ impl Reader {
             }
             known.entry(page.hash().clone()).or_default().clone()
         };
-        // Whoever comes second waits here for the first.
-        let mut slot = lock(&slot);
+        let mut slot = match slot.try_lock() {
+            Ok(slot) => slot,
+            Err(TryLockError::Poisoned(slot)) => slot.into_inner(),
+            // An engine that shares its work out over the pool does other work of the pool until the shares are done,
+            // and that may be this picture again: a thread of the pool that waits here may wait for itself.
+            Err(TryLockError::WouldBlock) if rayon::current_thread_index().is_some() => {
+                return Ok(self.engine.read(page)?.into());
+            }
+            // Whoever else comes second waits here for the first.
+            Err(TryLockError::WouldBlock) => lock(&slot),
+        };
         if let Some(lines) = &*slot {
             return Ok(lines.clone());
         }
@@ -143,7 +153,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        sync::{
+            atomic::{AtomicUsize, Ordering},
+            mpsc,
+        },
+        time::Duration,
+    };
+
+    use rayon::prelude::*;
 
     use super::*;
 
@@ -160,7 +178,7 @@ mod tests {
         }
 
         fn read(&self, page: &Page) -> Result<Vec<Line>, OcrError> {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
             let at = self.0.fetch_add(1, Ordering::SeqCst);
             page.image()?;
             Ok(vec![Line::in_box(
@@ -226,5 +244,43 @@ mod tests {
         let nowhere = file.join("below a file");
         let lost = Reader::new(Box::new(Counting(count.clone(), "v")), Some(nowhere));
         assert_eq!(lost.read(&page("a", 1)).unwrap()[0].text, "read 4");
+    }
+
+    /// Does other work of its pool meanwhile, as PP-OCR does while it waits for a share of its own work.
+    struct Sharing;
+
+    impl Engine for Sharing {
+        fn name(&self) -> &'static str {
+            "sharing"
+        }
+
+        fn fingerprint(&self) -> Option<String> {
+            Some("v".to_owned())
+        }
+
+        fn read(&self, _page: &Page) -> Result<Vec<Line>, OcrError> {
+            rayon::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
+            rayon::yield_now();
+            Ok(vec![Line::in_box([0.0, 0.0, 1.0, 1.0], "read", 1.0)])
+        }
+    }
+
+    #[test]
+    fn threads_of_a_pool_never_wait_for_each_other() {
+        for threads in [1, 8] {
+            let (sender, done) = mpsc::channel();
+            // A thread of its own, so that the test fails where it would hang.
+            std::thread::spawn(move || {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                let reader = Reader::new(Box::new(Sharing), None);
+                let read = |at: usize| reader.read(&page("a", (at % 2) as u8)).unwrap().len();
+                let asks = || (0..64).into_par_iter().with_max_len(1).map(read).sum();
+                let lines: usize = pool.unwrap().install(asks);
+                sender.send(lines).unwrap();
+            });
+            let lines = done.recv_timeout(Duration::from_secs(60));
+            assert_eq!(lines, Ok(64), "{threads} threads wait for each other");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Writing a set to a folder, in parallel and in constant memory.
 
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -17,6 +17,17 @@ use crate::font::FontSet;
 use crate::overlap::FactRecord;
 use crate::phrase::{DESCRIBE, READ, SHORT};
 use crate::rng::Rng;
+
+/// [`SetCard`] of a set.
+const CARD: &str = "card.json";
+/// What else lies beside the pictures.
+const LISTS: [&str; 5] = [
+    "data.json",
+    "captions.json",
+    "transcriptions.json",
+    "words.jsonl",
+    "facts.jsonl",
+];
 
 /// File format of the pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +121,8 @@ struct Records {
 /// * `words.jsonl`: word boxes, `facts.jsonl`: [`FactRecord`]s, `card.json`: [`SetCard`].
 ///
 /// Pictures are rendered on rayon's pool. Each file is written beside its place and renamed; the lists
-/// are renamed after the last picture, `card.json` last of all, so its presence marks a whole set.
+/// are renamed after the last picture, `card.json` last of all, so its presence marks a whole set. Those of
+/// an earlier set go first: its pictures are replaced one by one.
 /// A set of `n` is the beginning of every larger set of the same config.
 ///
 /// `progress(done, total)` is called from many threads after every picture; `false` stops the run.
@@ -130,6 +142,7 @@ pub fn write_set(
     let images = out_dir.join("images");
     std::fs::create_dir_all(&images)
         .map_err(|e| SynthError::io("create the folder", &images, e))?;
+    remove_lists(out_dir)?;
     let mut data = List::new(out_dir, "data.json", true)?;
     let mut captions = List::new(out_dir, "captions.json", true)?;
     let mut transcriptions = List::new(out_dir, "transcriptions.json", true)?;
@@ -189,13 +202,27 @@ pub fn write_set(
         images: options.images,
         config: config.clone(),
     };
-    let path = out_dir.join("card.json");
+    let path = out_dir.join(CARD);
     let text = serde_json::to_vec_pretty(&card).map_err(|source| SynthError::Json {
         path: path.clone(),
         source,
     })?;
     place(&path, &text)?;
     Ok(card)
+}
+
+/// Removes what tells of the pictures of an earlier set in the folder.
+fn remove_lists(out_dir: &Path) -> Result<(), SynthError> {
+    for name in [CARD].into_iter().chain(LISTS) {
+        let path = out_dir.join(name);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                return Err(SynthError::io("remove", &path, e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Renders and saves one document.

@@ -124,6 +124,28 @@ fn a_stopped_run_leaves_no_lists() {
 }
 
 #[test]
+fn lists_of_an_earlier_set_go_before_its_pictures_are_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fonts, config) = (fonts(), asking_all("quickstart"));
+    let options = WriteOptions::default();
+    let write = |config: &SynthConfig, go_on: bool| {
+        write_set(config, &fonts, 8, folder.path(), &options, &|_, _| go_on)
+    };
+    write(&config, true).unwrap();
+    let whole = files(folder.path());
+    assert_eq!(whole.len(), 8 + 6);
+    let other = SynthConfig { seed: 9, ..config };
+    assert!(write(&other, false).is_err());
+    let left = files(folder.path());
+    assert!(left.iter().all(|f| f.0.ends_with(".jpg")), "lists are left");
+    assert_ne!(whole[..], left[..], "a picture was replaced");
+    // Whole again, it is a set again.
+    write(&other, true).unwrap();
+    let lists = files(folder.path());
+    assert_eq!(lists.iter().filter(|f| !f.0.ends_with(".jpg")).count(), 6);
+}
+
+#[test]
 fn held_out_pictures_show_no_content_of_training() {
     let folder = tempfile::tempdir().unwrap();
     let fonts = fonts();

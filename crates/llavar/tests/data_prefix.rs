@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::World;
+use common::{Run, World, finish};
+use llavar_client::testing::{Reply, StubServer};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -141,6 +142,100 @@ fn pictures_that_nobody_read_are_told() {
     world
         .run(&args, &["--force"])
         .fails(3, &["a.png", "llavar ocr run"]);
+}
+
+/// Runs with an engine that finds one line on every picture, and a line in `reads` for each that it was given.
+#[cfg(unix)]
+fn with_engine(world: &World, args: &[&str]) -> Run {
+    use std::os::unix::fs::PermissionsExt;
+    let program = world.path("engine");
+    let reads = world.path("reads");
+    let body = format!(
+        "cat > /dev/null; echo read >> '{}'\nprintf '5\\t1\\t1\\t1\\t1\\t1\\t5\\t5\\t90\\t12\\t95\\tTOTAL 9.90\\n'",
+        reads.display()
+    );
+    let text = format!("#!/bin/sh\n[ \"$1\" = --version ] && exec echo fake 1\n{body}\n");
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = world.command(args, &["--ocr", "tesseract"]);
+    command
+        .env("LLAVAR_TESSERACT", &program)
+        .env("LLAVAR_CACHE", world.path("cache"));
+    finish(format!("llavar {args:?}"), command.spawn().unwrap())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_picture_of_many_samples_is_read_once_wherever_it_lies() {
+    let world = World::new("data_prefix_once");
+    let picture = fs::read(world.path(&world.picture())).unwrap();
+    let name = world.picture().rsplit('/').next().unwrap().to_owned();
+    let sample = |id: usize, image: &str| {
+        json!({"id": id.to_string(), "image": image, "conversations": [
+            {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]})
+    };
+    let mut set: Vec<Value> = (0..20).map(|id| sample(id, &name)).collect();
+    world.write_records("set.json", &set);
+    let reads = || fs::read_to_string(world.path("reads")).map_or(0, |all| all.lines().count());
+    let prefix = |set: &str, out: &str, folder: &str| {
+        let args = [
+            "data",
+            "prefix",
+            set,
+            "--out",
+            out,
+            "--image-folder",
+            folder,
+        ];
+        with_engine(&world, &args)
+    };
+    prefix("set.json", "out.json", "docs/images").ok();
+    let made = samples(&world, "out.json");
+    let is_whole = |one: &Value| asked(one) == "<image>\nOCR: TOTAL 9.90\nWhat?";
+    assert!(made.len() == 20 && made.iter().all(is_whole), "{made:?}");
+    assert_eq!(reads(), 1);
+    prefix("set.json", "again.json", "docs/images").ok();
+    assert_eq!(reads(), 1, "what was read is known to the next command");
+
+    // The same on a web server, and one that it does not have.
+    let path = format!("/images/{name}");
+    let server = StubServer::start(move |request| match request.path == path {
+        true => {
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: ";
+            let head = format!("{head}{}\r\n\r\n", picture.len());
+            Reply::Raw([head.into_bytes(), picture.clone()].concat())
+        }
+        false => Reply::error(404, "no such file"),
+    })
+    .unwrap();
+    let folder = format!("{}/images", server.url().trim_end_matches("/v1"));
+    set.extend([sample(20, "gone.png"), sample(21, "gone.png")]);
+    world.write_records("more.json", &set);
+    let run = prefix("more.json", "remote.json", &folder);
+    let told = "2 samples stay as they are, the first is 20: ";
+    assert!(run.err.contains(told), "{run:#?}");
+    run.ok();
+    let remote = samples(&world, "remote.json");
+    assert_eq!(remote[..20], made);
+    assert_eq!(remote[20..], set[20..]);
+    assert_eq!(reads(), 1);
+    let fetched = server
+        .requests()
+        .iter()
+        .filter(|r| r.path.ends_with(&name))
+        .count();
+    assert_eq!(fetched, 1);
+
+    let args = [
+        "data", "prefix", "set.json", "--ocr", "sidecar", "--out", "no.json",
+    ];
+    world.run(&args, &["--image-folder", &folder]).fails(
+        2,
+        &["beside the pictures", &folder, "sidecar:FILE-OR-FOLDER"],
+    );
+    prefix("more.json", "no.json", "nowhere").fails(3, &["nowhere"]);
+    world.write_records("gone.json", &set[20..]);
+    prefix("gone.json", "no.json", &folder).fails(3, &["2 samples", "gone.png"]);
 }
 
 #[test]

@@ -400,6 +400,140 @@ fn selection_is_the_last_filter() {
     assert_eq!(duos(&back["card"]), scored);
 }
 
+/// The data set of the run and what was selected for it.
+fn set(world: &World) -> Vec<Vec<u8>> {
+    [
+        "data/captions-train.json",
+        "data/captions-test.json",
+        "data/duos-train.json",
+        "data/duos-test.json",
+        "pictures.jsonl",
+        "select/selected.json",
+    ]
+    .iter()
+    .map(|name| fs::read(world.path("run").join(name)).unwrap_or_default())
+    .collect()
+}
+
+/// Sends Ctrl-C as soon as the command is at work, and gives how it ended.
+#[cfg(unix)]
+fn interrupted(mut command: std::process::Command, is_at_work: impl Fn() -> bool) -> common::Run {
+    let child = command.spawn().unwrap();
+    for _ in 0..10_000 {
+        if is_at_work() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(is_at_work(), "nothing is done");
+    let id = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status();
+    assert!(sent.unwrap().success());
+    let run = common::finish("llavar instruct run".into(), child);
+    assert_eq!(run.code, Some(130), "{run:#?}");
+    run
+}
+
+#[test]
+fn a_later_run_that_ends_early_keeps_the_set() {
+    let world = with_pictures(World::new("instruct_early"), 12);
+    // The first picture stays open, so every later run meets its end at once.
+    let server = StubServer::start(|request| match request.text().contains("SHOP NUMBER 0") {
+        true => Reply::error(418, "teapot"),
+        false => Reply::Chat(answer(request)),
+    })
+    .unwrap();
+    let run = |url: &str, more: &[&str]| {
+        let base = [
+            "--endpoint",
+            url,
+            "--concurrency=1",
+            "--formats=json",
+            "--price=1,1",
+            "--select-model=model",
+            "--select-fraction=0.5",
+            "--device=cpu",
+        ];
+        world.command(&RUN, &[&base, more].concat())
+    };
+    let ended = |mut command: std::process::Command| {
+        common::finish("llavar instruct run".into(), command.spawn().unwrap())
+    };
+    ended(run(&server.url(), &[])).ok();
+    let whole = set(&world);
+    let captions: Vec<Value> = whole[..2]
+        .iter()
+        .flat_map(|file| serde_json::from_slice::<Vec<Value>>(file).unwrap())
+        .collect();
+    assert_eq!(captions.len(), 11);
+    assert!(!whole[5].is_empty(), "something was selected");
+    // The one that failed is open then; nothing else of the set changes.
+    let is_kept = || set(&world)[..4] == whole[..4] && set(&world)[5] == whole[5];
+
+    let refusing = StubServer::scripted(vec![], Reply::error(401, "wrong key")).unwrap();
+    let refused = ended(run(&refusing.url(), &[])).fails(1, &["refuses the key", "11 captions"]);
+    assert!(is_kept(), "{refused:#?}");
+
+    let broke = ended(run(&server.url(), &["--budget=0.001"]));
+    assert!(
+        broke.err.contains("the budget does not cover"),
+        "{broke:#?}"
+    );
+    assert!(is_kept(), "{broke:#?}");
+    assert!(broke.ok().contains("11 captions"));
+
+    #[cfg(unix)]
+    {
+        let silent = StubServer::scripted(vec![], Reply::Hang(Duration::from_secs(2))).unwrap();
+        let command = run(&silent.url(), &[]);
+        let stopped = interrupted(command, || !silent.requests().is_empty());
+        assert!(stopped.err.contains("11 captions"), "{stopped:#?}");
+        assert!(is_kept(), "{stopped:#?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn without_a_model_ctrl_c_leaves_the_larger_set() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = world("instruct_template_stop", 12);
+    let args = |ocr| {
+        [
+            "instruct",
+            "run",
+            "--images",
+            "images",
+            "--out",
+            "run",
+            "--endpoint",
+            "template",
+            "--formats",
+            "json",
+            "--ocr",
+            ocr,
+        ]
+    };
+    world.run(&args("sidecar"), &[]).ok();
+    let whole = set(&world);
+    let program = world.path("engine");
+    let at_work = world.path("at work");
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec echo fake 1\ncat > /dev/null; touch '{}'; exec sleep 0.3\n",
+        at_work.display()
+    );
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = world.command(&args("tesseract"), &[]);
+    command
+        .env("LLAVAR_TESSERACT", &program)
+        .env("LLAVAR_CACHE", world.path("cache"));
+    let stopped = interrupted(command, || at_work.exists());
+    assert!(stopped.err.contains("left as it was"), "{stopped:#?}");
+    assert_eq!(set(&world), whole);
+}
+
 #[test]
 fn wrong_command_lines_are_told() {
     let world = world("instruct_usage", 1);

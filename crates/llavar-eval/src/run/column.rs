@@ -132,8 +132,14 @@ impl Column<'_> {
             }
             let mut asks = Vec::with_capacity(some.len());
             let mut items = Vec::with_capacity(some.len());
-            // OCR takes longer than anything else before the model.
-            let prepared: Vec<_> = some.par_iter().map(|item| self.ask(item)).collect();
+            // OCR takes longer than anything else before the model. The questions of a picture stand together and are
+            // one piece of work: asked about at once, it would be read by several threads.
+            let of_one_picture = some.chunk_by(|a, b| a.image_path == b.image_path);
+            let pictures: Vec<&[&Item]> = of_one_picture.collect();
+            let prepared: Vec<_> = pictures
+                .par_iter()
+                .flat_map_iter(|items| items.iter().map(|item| self.ask(item)))
+                .collect();
             for (item, ask) in some.iter().zip(prepared) {
                 match ask {
                     Ok(ask) => {

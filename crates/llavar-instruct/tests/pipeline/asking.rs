@@ -149,8 +149,8 @@ fn attempts_are_bounded_and_a_picture_without_duos_is_done() {
     assert_eq!(server.requests().len(), 6);
 }
 
-#[test]
-fn a_page_too_long_for_the_model_is_shortened() {
+/// A picture with a long page.
+fn long_page() -> tempfile::TempDir {
     let images = folder(1);
     let long: Vec<_> = (0..120)
         .map(|i| json!({"box": [10, 10 * i, 100, 10 * i + 8], "text": format!("SHOP NUMBER 0 line {i}")}))
@@ -158,12 +158,22 @@ fn a_page_too_long_for_the_model_is_shortened() {
         .collect();
     let sidecar = images.path().join("shop 0.png.ocr.json");
     std::fs::write(sidecar, json!(long).to_string()).unwrap();
-    let run = tempfile::tempdir().unwrap();
-    let server = StubServer::start(|request| match request.text().len() > 4500 {
+    images
+}
+
+/// A model that takes so many bytes.
+fn narrow(most: usize) -> StubServer {
+    StubServer::start(move |request| match request.text().len() > most {
         true => Reply::error(400, "This model's maximum context length is 1000 tokens."),
         false => well(request),
     })
-    .unwrap();
+    .unwrap()
+}
+
+#[test]
+fn a_page_too_long_for_the_model_is_shortened() {
+    let (images, run) = (long_page(), tempfile::tempdir().unwrap());
+    let server = narrow(4500);
     let made = make(images.path(), run.path(), Some(&server), None);
     assert_eq!(
         made.generated.pictures[0].duos.len(),
@@ -171,4 +181,49 @@ fn a_page_too_long_for_the_model_is_shortened() {
         "{:?}",
         made.generated.pictures[0]
     );
+    // So it is without a network, and what was refused is not sent again.
+    let replayed = make(images.path(), run.path(), None, None);
+    assert_eq!(replayed.generated.pictures, made.generated.pictures);
+    let asked = server.requests().len();
+    assert_eq!(asked, 3);
+    let again = make(images.path(), run.path(), Some(&server), None);
+    assert_eq!(again.generated.pictures, made.generated.pictures);
+    assert_eq!(server.requests().len(), asked);
+}
+
+#[test]
+fn a_page_too_long_after_a_fault_is_shortened_too() {
+    let (images, run) = (long_page(), tempfile::tempdir().unwrap());
+    let server = StubServer::start(|request| match (request.number, request.text().len()) {
+        (1, _) => Reply::error(500, "oops"),
+        (_, 4501..) => Reply::error(400, "This model's maximum context length is 1000 tokens."),
+        _ => well(request),
+    })
+    .unwrap();
+    let made = make(images.path(), run.path(), Some(&server), None);
+    assert_eq!(made.generated.pictures[0].state, State::Done);
+    let replayed = make(images.path(), run.path(), None, None);
+    assert_eq!(replayed.generated.pictures, made.generated.pictures);
+}
+
+#[test]
+fn a_page_that_stays_too_long_is_tried_again_at_its_shortest() {
+    let (images, run) = (long_page(), tempfile::tempdir().unwrap());
+    let server = narrow(100);
+    let made = make(images.path(), run.path(), Some(&server), None);
+    let state = &made.generated.pictures[0].state;
+    let is_too_long =
+        |state: &State| matches!(state, State::Failed { class, .. } if class == "context_length");
+    assert!(is_too_long(state), "{state:?}");
+    let replayed = make(images.path(), run.path(), None, None);
+    assert_eq!(replayed.generated.pictures, made.generated.pictures);
+    assert_eq!(server.requests().len(), 3);
+    make(images.path(), run.path(), Some(&server), None);
+    assert_eq!(server.requests().len(), 4, "the shortest alone");
+    // A server with more room answers.
+    let server = narrow(100_000);
+    let made = make(images.path(), run.path(), Some(&server), None);
+    assert_eq!(made.generated.pictures[0].state, State::Done);
+    let replayed = make(images.path(), run.path(), None, None);
+    assert_eq!(replayed.generated.pictures, made.generated.pictures);
 }

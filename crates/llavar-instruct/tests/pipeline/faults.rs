@@ -2,15 +2,15 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     time::Duration,
 };
 
 use llavar_client::testing::{Reply, StubServer};
-use llavar_instruct::{PictureResult, State};
+use llavar_instruct::{PictureResult, State, Stop};
 use serde_json::json;
 
-use crate::{answers, caption, folder, make, shop, well};
+use crate::{answers, caption, folder, make, make_until, shop, well};
 
 #[test]
 fn every_fault_of_a_server_ends_in_the_whole_set_and_a_right_ledger() {
@@ -106,4 +106,45 @@ fn a_wrong_key_stops_at_once_and_a_dead_server_soon() {
             .iter()
             .any(|p| p.state == State::Pending)
     );
+}
+
+#[test]
+fn a_run_that_ends_early_has_what_is_answered_all_the_same() {
+    let (images, run) = (folder(40), tempfile::tempdir().unwrap());
+    // The first picture stays open, so every later run meets its end at once.
+    let server = StubServer::start(|request| match shop(request).as_str() {
+        "0" => Reply::error(418, "teapot"),
+        _ => well(request),
+    })
+    .unwrap();
+    let done = |made: &[PictureResult]| made.iter().filter(|p| p.state == State::Done).count();
+    let first = make(images.path(), run.path(), Some(&server), None);
+    assert_eq!(done(&first.generated.pictures), 39);
+    let replayed = make(images.path(), run.path(), None, None);
+    let asked = server.requests().len();
+
+    let refusing = StubServer::scripted(vec![], Reply::error(401, "wrong key")).unwrap();
+    let refused = make(images.path(), run.path(), Some(&refusing), None);
+    let error = refused.generated.error.unwrap().to_string();
+    assert!(error.contains("wrong key"), "{error}");
+    assert_eq!(refused.generated.pictures, replayed.generated.pictures);
+    assert_eq!(done(&replayed.generated.pictures), 39);
+
+    let broke = make(images.path(), run.path(), Some(&server), Some(0.001));
+    assert_eq!(broke.generated.stop, Some(Stop::Budget));
+    assert_eq!(broke.generated.pictures, replayed.generated.pictures);
+
+    let cancel = AtomicBool::new(true);
+    let stopped = make_until(images.path(), run.path(), Some(&server), None, &cancel);
+    assert_eq!(stopped.generated.stop, Some(Stop::Cancelled));
+    assert_eq!(stopped.generated.pictures, replayed.generated.pictures);
+    assert_eq!(server.requests().len(), asked, "nothing more was asked");
+
+    // A picture that no request was of is not looked at any more.
+    let new = images.path().join("a new one.png");
+    std::fs::copy(images.path().join("shop 5.png"), new).unwrap();
+    let stopped = make_until(images.path(), run.path(), Some(&server), None, &cancel);
+    assert_eq!(stopped.generated.pictures[0].name, "a new one.png");
+    assert_eq!(stopped.generated.pictures[0].hash, "");
+    assert_eq!(stopped.generated.pictures[1..], replayed.generated.pictures);
 }

@@ -112,6 +112,17 @@ struct Made {
 }
 
 fn make(images: &Path, run: &Path, server: Option<&StubServer>, budget: Option<f64>) -> Made {
+    make_until(images, run, server, budget, &AtomicBool::new(false))
+}
+
+/// As [`make`], with a flag that stops it.
+fn make_until(
+    images: &Path,
+    run: &Path,
+    server: Option<&StubServer>,
+    budget: Option<f64>,
+    cancel: &AtomicBool,
+) -> Made {
     let client = server.map(|server| {
         let mut options = ClientOptions::new(server.endpoint().unwrap());
         options.retries.base = Duration::from_millis(3);
@@ -140,7 +151,7 @@ fn make(images: &Path, run: &Path, server: Option<&StubServer>, budget: Option<f
         Some((&caller, &Prompts::load(None).unwrap())),
         &settings(),
         4,
-        &AtomicBool::new(false),
+        cancel,
         &|_| {},
     );
     let entries = journal.entries();

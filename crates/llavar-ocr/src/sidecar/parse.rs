@@ -47,13 +47,23 @@ pub(super) fn parse_many(text: &str) -> Result<HashMap<String, Vec<Line>>, Strin
             match parsed {
                 Ok(many) => Ok(many),
                 // A single broken document is better told by its own error.
-                Err(error) => Err(match text.trim_start().starts_with("{\"image\"") {
+                Err(error) => Err(match is_json_lines(text) {
                     true => error,
                     false => whole.to_string(),
                 }),
             }
         }
     }
+}
+
+/// Whether a text that is no JSON document is meant as one record a line: its first line is a whole object, or is
+/// broken and another one begins below it.
+fn is_json_lines(text: &str) -> bool {
+    let mut rows = text.lines().filter(|row| !row.trim().is_empty());
+    let first = rows.next().unwrap_or_default();
+    let is_object = |row: &str| serde_json::from_str(row).is_ok_and(|row: Value| row.is_object());
+    let begins_one = |row: &str| row.trim_start().starts_with('{');
+    is_object(first) || begins_one(first) && rows.next().is_some_and(begins_one)
 }
 
 fn records(list: &[Value]) -> Result<HashMap<String, Vec<Line>>, String> {

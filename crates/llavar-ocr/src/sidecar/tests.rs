@@ -156,4 +156,21 @@ fn words_are_joined_to_lines() {
     let lines = words.read(&page("images/2.jpg")).unwrap();
     let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
     assert_eq!(texts, ["Total due", "9.90"]);
+
+    // Cut off in the last line or damaged in any other, the error is of that line.
+    let cut = &rows[1][..rows[1].len() / 2];
+    let [whole, last] = [&rows[0], &rows[2]];
+    for (text, word) in [
+        (format!("{whole}\n{cut}"), "line 2: EOF"),
+        (format!("{whole}\n{cut}\n{last}\n"), "line 2: EOF"),
+        (format!("{cut}\n{last}\n"), "line 1: EOF"),
+        // One document that is cut off is none of lines.
+        (cut.to_owned(), "EOF while"),
+        (format!("[\n{whole},\n{last}\n"), "EOF while"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let error = Sidecar::open(Some(&path)).unwrap_err().to_string();
+        let told = error.rsplit_once("words.jsonl: ").unwrap().1;
+        assert!(told.starts_with(word), "{error}");
+    }
 }

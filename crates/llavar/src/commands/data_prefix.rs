@@ -1,9 +1,13 @@
 //! `llavar data prefix`: the text of the pictures before the questions of a training set.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use llavar_data::{Dataset, ImageFolder, Sample};
-use llavar_ocr::{Engine, EngineChoice, Line, Misreading, Page, prefix, put_before};
+use llavar_data::{Dataset, ImageFolder, ImagePathError, ImageSource, Sample};
+use llavar_ocr::{EngineChoice, Line, Misreading, Page, Reader, prefix, put_before};
 use rayon::prelude::*;
 
 use super::{data::write_samples, no_pipe, print};
@@ -26,7 +30,7 @@ pub(crate) struct Args {
     /// ppocr-v4 or tesseract. Words (words.jsonl of a synthetic set) are joined to lines.
     #[arg(long, value_name = "ENGINE")]
     ocr: EngineChoice,
-    /// Folder of the pictures; engines need it, sidecar:FILE-OR-FOLDER does not.
+    /// Folder of the pictures, or its address; engines need it, sidecar:FILE-OR-FOLDER does not.
     #[arg(long)]
     image_folder: Option<PathBuf>,
     /// Share of the samples that get the text, 0 to 1.
@@ -61,8 +65,8 @@ enum Made {
     NoText,
     /// Its text is longer than allowed.
     TooLong,
-    /// The picture could not be read, or nobody read it.
-    Failed(Failure),
+    /// The picture could not be read, or nobody read it; why, for the first of its samples.
+    Failed(Option<Failure>),
     /// It has the prefix, of so many characters.
     With(Sample, usize),
 }
@@ -78,17 +82,14 @@ pub(crate) fn run(args: Args) -> Outcome {
     super::data::not_there(&args.out, args.force)?;
     let pictures = Pictures::open(&args)?;
     let data = Dataset::open(&args.data, None)?;
-    let made: Vec<(Sample, Made)> = (0..data.len())
+    let samples: Vec<Sample> = (0..data.len())
         .into_par_iter()
-        .map(|index| {
-            let sample = data.get(index)?;
-            let made = one(&args, &pictures, index, &sample);
-            Ok::<_, llavar_data::Error>((sample, made))
-        })
+        .map(|index| data.get(index))
         .collect::<Result<_, _>>()?;
+    let made = all(&args, &pictures, &samples);
     let (mut out, mut with, mut characters, mut longest) = (Vec::new(), 0_usize, 0, 0);
-    let (mut no_text, mut too_long, mut failed) = (0_usize, 0_usize, Vec::new());
-    for (sample, made) in made {
+    let (mut no_text, mut too_long, mut failed, mut first) = (0_usize, 0_usize, 0_usize, None);
+    for (sample, made) in samples.into_iter().zip(made) {
         match made {
             Made::With(prefixed, length) => {
                 if args.twice {
@@ -103,7 +104,10 @@ pub(crate) fn run(args: Args) -> Outcome {
             Made::Plain => {}
             Made::NoText => no_text += 1,
             Made::TooLong => too_long += 1,
-            Made::Failed(error) => failed.push((sample.id.to_string(), error)),
+            Made::Failed(error) => {
+                failed += 1;
+                first = first.or(error.map(|error| (sample.id.to_string(), error)));
+            }
         }
         out.push(sample);
     }
@@ -115,16 +119,15 @@ pub(crate) fn run(args: Args) -> Outcome {
             note(format!("{count} samples stay as they are: {why}"));
         }
     }
-    if let Some((id, error)) = failed.first() {
-        let count = failed.len();
+    if let Some((id, error)) = first {
         let said = error.to_string();
         let said = said.strip_prefix("error: ").unwrap_or(&said);
         note(format!(
-            "{count} samples stay as they are, the first is {id}: {said}"
+            "{failed} samples stay as they are, the first is {id}: {said}"
         ));
-    }
-    if with == 0 && !failed.is_empty() {
-        return Err(failed.swap_remove(0).1);
+        if with == 0 {
+            return Err(error);
+        }
     }
     let written = write_samples(&args.out, &out)?;
     print(format!(
@@ -136,7 +139,7 @@ pub(crate) fn run(args: Args) -> Outcome {
 
 /// The text of pictures by the name that a data set has for them.
 struct Pictures {
-    engine: Box<dyn Engine>,
+    reader: Reader,
     folder: Option<ImageFolder>,
     /// Whether the engine looks at the pixels.
     sees: bool,
@@ -160,49 +163,89 @@ impl Pictures {
             );
         }
         let folder = args.image_folder.as_deref().filter(|_| sees || beside);
-        let folder = folder.map(ImageFolder::open);
+        let folder = folder
+            .map(ImageFolder::open)
+            .transpose()
+            .map_err(|e| Failure::new(Class::Data, e))?;
+        if beside && let Some(folder) = folder.as_ref().filter(|folder| folder.is_remote()) {
+            let shown = folder.path().display();
+            return Err(Failure::usage(format!(
+                "--ocr sidecar looks beside the pictures, and {shown} is no folder of this machine"
+            ))
+            .hint("give the file or folder with the results: --ocr sidecar:FILE-OR-FOLDER"));
+        }
         Ok(Self {
-            engine: args.ocr.open()?,
-            folder: folder
-                .transpose()
-                .map_err(|e| Failure::new(Class::Data, e))?,
+            reader: Reader::of_user(args.ocr.open()?),
+            folder,
             sees,
         })
     }
 
-    fn lines(&self, image: &str) -> Outcome<Vec<Line>> {
-        let path = match &self.folder {
-            Some(folder) => folder
-                .resolve(image)
-                .map_err(|error| Failure::new(Class::Data, error))?,
-            None => Path::new(image).to_owned(),
-        };
+    fn lines(&self, image: &str) -> Outcome<Arc<[Line]>> {
+        Ok(self.reader.read(&self.page(image)?)?)
+    }
+
+    fn page(&self, image: &str) -> Outcome<Page> {
+        let wrong = |error: ImagePathError| Failure::new(Class::Data, error);
         // A sidecar knows pictures by their names alone.
-        let page = if self.sees {
-            Page::open(&path)?
-        } else {
-            Page::from_bytes(&path, Vec::new())
+        let by_name = |path: &Path| Page::from_bytes(path, Vec::new());
+        let source = match &self.folder {
+            None => return Ok(by_name(Path::new(image))),
+            Some(folder) if folder.is_remote() => folder.fetch(image).map_err(wrong)?,
+            Some(folder) => ImageSource::File(folder.resolve(image).map_err(wrong)?),
         };
-        Ok(self.engine.read(&page)?)
+        Ok(match source {
+            ImageSource::Bytes { name, bytes } => Page::from_bytes(&name, bytes),
+            ImageSource::File(path) if self.sees => Page::open(&path)?,
+            ImageSource::File(path) => by_name(&path),
+        })
     }
 }
 
-fn one(args: &Args, pictures: &Pictures, index: usize, sample: &Sample) -> Made {
-    let draw = mixed(args.seed, index as u64);
-    // The upper 53 bits are a number in 0 to 1 that f64 holds exactly.
-    let chosen = ((draw >> 11) as f64) < args.share * (1_u64 << 53) as f64;
-    if !chosen || sample.images.is_empty() {
-        return Made::Plain;
+/// What becomes of the samples. Those of the same pictures are one piece of work: the pictures are read once.
+fn all(args: &Args, pictures: &Pictures, samples: &[Sample]) -> Vec<Made> {
+    let mut groups: HashMap<&[String], Vec<usize>> = HashMap::new();
+    for (index, sample) in samples.iter().enumerate() {
+        if !sample.images.is_empty() && is_chosen(args, index) {
+            groups.entry(&sample.images).or_default().push(index);
+        }
     }
+    let done: Vec<(usize, Made)> = groups
+        .into_par_iter()
+        .flat_map_iter(|(images, indices)| {
+            let read: Outcome<Vec<_>> = images.iter().map(|image| pictures.lines(image)).collect();
+            let (pages, mut error) = match read {
+                Ok(pages) => (Some(pages), None),
+                Err(error) => (None, Some(error)),
+            };
+            indices.into_iter().map(move |index| match &pages {
+                Some(pages) => (index, one(args, pages, index, &samples[index])),
+                None => (index, Made::Failed(error.take())),
+            })
+        })
+        .collect();
+    let mut made: Vec<Made> = samples.iter().map(|_| Made::Plain).collect();
+    for (index, one) in done {
+        made[index] = one;
+    }
+    made
+}
+
+fn is_chosen(args: &Args, index: usize) -> bool {
+    // The upper 53 bits are a number in 0 to 1 that f64 holds exactly.
+    let draw = mixed(args.seed, index as u64) >> 11;
+    (draw as f64) < args.share * (1_u64 << 53) as f64
+}
+
+fn one(args: &Args, pages: &[Arc<[Line]>], index: usize, sample: &Sample) -> Made {
+    let draw = mixed(args.seed, index as u64);
     let mut text = String::new();
-    for (at, image) in sample.images.iter().enumerate() {
-        match pictures.lines(image) {
-            Ok(lines) if args.errors > 0.0 => {
-                let seed = draw.wrapping_add(at as u64);
-                text += &prefix(&Misreading::at(args.errors).read(&lines, seed));
-            }
-            Ok(lines) => text += &prefix(&lines),
-            Err(error) => return Made::Failed(error),
+    for (at, lines) in pages.iter().enumerate() {
+        if args.errors > 0.0 {
+            let seed = draw.wrapping_add(at as u64);
+            text += &prefix(&Misreading::at(args.errors).read(lines, seed));
+        } else {
+            text += &prefix(lines);
         }
     }
     let length = text.chars().count();

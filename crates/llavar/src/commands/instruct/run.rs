@@ -8,12 +8,12 @@ use std::{
 };
 
 use llavar_instruct::{
-    Budget, Caller, Captions, Entry, Estimate, Generated, Journal, Ledger, Pictures, Prices,
-    Prompts, RunFile, Sampling, Settings, State, Stop, View,
+    Budget, Caller, Captions, Entry, Estimate, Generated, Journal, Ledger, PictureResult, Pictures,
+    Prices, Prompts, RunFile, Sampling, Settings, State, Stop, View,
     checks::{Language, Rules},
     generate,
     output::{Formats, Selection},
-    write_pictures,
+    read_pictures, write_pictures,
 };
 use llavar_ocr::{EngineChoice, Reader};
 use serde::Serialize;
@@ -274,10 +274,17 @@ pub(crate) fn run(args: Args) -> Outcome {
         None => work.go(None),
     };
     unusable(&generated);
+    let is_cancelled = generated.stop == Some(Stop::Cancelled);
+    if template && is_cancelled && done_before(&args.out) > done(&generated.pictures) {
+        // Without a journal there is nothing that the rest could be made from.
+        return Err(Failure::interrupted(
+            "the set that is there has more pictures and is left as it was; the same command begins again",
+        ));
+    }
     // What was done is written in any case.
     file.write(&args.out)?;
     write_pictures(&args.out, &generated.pictures)?;
-    let whole = generated.error.is_none() && generated.stop != Some(Stop::Cancelled);
+    let whole = generated.error.is_none() && !is_cancelled;
     let selection = match &args.select.select_model {
         Some(model) if whole => {
             let pictures = &generated.pictures;
@@ -292,13 +299,16 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
         _ => None,
     };
-    Selection::write(&args.out, selection.as_ref())?;
+    // What was selected before stays so until the run is whole and selects anew.
+    if whole || args.select.select_model.is_none() {
+        Selection::write(&args.out, selection.as_ref())?;
+    }
     let card = export::write(&args.out, args.formats)?;
     if let Some(error) = generated.error {
         note(export::summary(&args.out, &card));
         return Err(error.into());
     }
-    if generated.stop == Some(Stop::Cancelled) {
+    if is_cancelled {
         note(export::summary(&args.out, &card));
         return Err(Failure::interrupted("the same command goes on"));
     }
@@ -317,6 +327,16 @@ pub(crate) fn run(args: Args) -> Outcome {
         }),
         false => print(export::summary(&args.out, &card)),
     }
+}
+
+/// Pictures that were gone through to the end.
+fn done(pictures: &[PictureResult]) -> usize {
+    pictures.iter().filter(|p| p.state == State::Done).count()
+}
+
+/// The same of what is in a run folder.
+fn done_before(run: &Path) -> usize {
+    read_pictures(run).map_or(0, |pictures| done(&pictures))
 }
 
 /// Tells of the first pictures that cannot be used, and why.
@@ -347,9 +367,8 @@ fn failed(generated: &Generated) -> Outcome {
     let Some(last) = reasons.last() else {
         return Ok(());
     };
-    let done = generated.pictures.iter().any(|p| p.state == State::Done);
     let message = format!("{} pictures got no answer; the last: {last}", reasons.len());
-    if done {
+    if done(&generated.pictures) > 0 {
         note(message + "; the same command tries them again");
         return Ok(());
     }
