@@ -177,7 +177,7 @@ impl Assistant {
         &self.template
     }
 
-    /// Greedy decoding with the stop ids of this model.
+    /// Decoding as the model's folder asks for it, greedy where it says nothing, with the stop ids of this model.
     pub fn defaults(&self) -> GenerationOptions {
         self.defaults.clone()
     }

@@ -170,6 +170,8 @@ fn webdataset_groups_records_captions_and_images() {
             "a/000.json".into(),
             json("<image>", r#""id": "first", "image": "elsewhere.jpg", "#).into(),
         ),
+        // What macOS packs beside each file.
+        ("a/._000.jpg".into(), b"attributes".to_vec()),
         ("a/000.jpg".into(), b"picture a".to_vec()),
         ("a/001.jpg".into(), b"picture b".to_vec()),
         ("a/001.txt".into(), b"a caption\n".to_vec()),

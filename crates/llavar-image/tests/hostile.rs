@@ -318,3 +318,27 @@ proptest! {
         let _ = probe_bytes(&bytes, Path::new("x"));
     }
 }
+
+/// The library takes the black plane for one of full size: wrong pixels, or a panic, where it is not.
+#[test]
+fn a_black_plane_with_fewer_samples_is_refused_by_name() {
+    use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling};
+    let pixels: Vec<u8> = (0..48 * 40 * 4).map(|i| ((i * 7919) >> 3) as u8).collect();
+    let encoder = Encoder::new(&pixels, 48, 40, PixelFormat::Cmyk).subsampling(Subsampling::S444);
+    let mut bytes = encoder.quality(90).encode().unwrap();
+    let decode = |bytes: &[u8]| {
+        decode_bytes(bytes, Path::new("k.jpg"), &DecodeLimits::default())
+            .map_err(|e| format!("{e:?}"))
+    };
+    let whole = decode(&bytes).unwrap();
+    assert_eq!((whole.width, whole.height), (48, 40));
+    // The sampling of cyan in the head of the frame, as 4:2:2 and 4:2:0 have it.
+    let frame = bytes.windows(2).position(|pair| pair == [0xFF, 0xC0]);
+    let at = frame.unwrap() + 11;
+    assert_eq!(bytes[at], 0x11);
+    for sampling in [0x21, 0x22] {
+        bytes[at] = sampling;
+        let said = decode(&bytes).unwrap_err();
+        assert!(said.contains("black plane"), "{said}");
+    }
+}

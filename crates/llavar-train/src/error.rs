@@ -114,7 +114,7 @@ pub enum TrainError {
         got: String,
     },
     /// A checkpoint or model could not be written; all earlier ones are as they were.
-    #[error("cannot save {}; earlier checkpoints are intact{}", path.display(), if *disk_full { "; the disk is full: free space and resume" } else { "" })]
+    #[error("cannot save {}; what was saved before is intact{}", path.display(), if *disk_full { "; the disk is full: free space and resume" } else { "" })]
     Save {
         /// What was to be written.
         path: PathBuf,

@@ -330,6 +330,24 @@ fn pipes_are_refused_and_never_waited_for() {
             .train("docs/data.json", "run", &model)
             .fails(3, &["m"]);
     }
+    // Among labels: the picture has none.
+    fs::create_dir_all(world.path("set/train/entities")).unwrap();
+    fs::create_dir_all(world.path("set/train/img")).unwrap();
+    fs::create_dir_all(world.path("set/train/box")).unwrap();
+    pipe("set/train/entities/a.txt");
+    fs::copy(
+        world.path(&world.picture()),
+        world.path("set/train/img/a.jpg"),
+    )
+    .unwrap();
+    world
+        .run(
+            &["data", "import", "sroie", "set", "--out", "none.json"],
+            &[],
+        )
+        .fails(3, &["no sample could be made"]);
+    assert!(!world.path("none.json").exists());
+
     let mut records = world.records();
     pipe("docs/images/pipe.jpg");
     records[0]["image"] = "images/pipe.jpg".into();
@@ -337,4 +355,69 @@ fn pipes_are_refused_and_never_waited_for() {
     world
         .train("bad.json", "run", &[])
         .fails(3, &["pipe.jpg", "not a regular file"]);
+}
+
+#[test]
+fn data_are_never_written_over_by_what_is_made_of_them() {
+    let world = World::new("over");
+    world.write_records("data.json", &world.records());
+    world.write_records("listed.json.quarantine.jsonl", &world.records());
+    fs::copy(world.path("docs/words.jsonl"), world.path("words.jsonl")).unwrap();
+    let prefix = [
+        "data",
+        "prefix",
+        "data.json",
+        "--ocr",
+        "sidecar:words.jsonl",
+        "--force",
+        "--out",
+    ];
+    let cases: [(&[&str], &str, &str); 5] = [
+        (
+            &["data", "doctor", "data.json", "--force", "--fix"],
+            "./data.json",
+            "the data",
+        ),
+        // The list of what is left out lies beside the copy.
+        (
+            &[
+                "data",
+                "doctor",
+                "listed.json.quarantine.jsonl",
+                "--force",
+                "--fix",
+            ],
+            "listed.json",
+            "the data",
+        ),
+        (
+            &["data", "doctor", "listed.json.quarantine.jsonl", "--fix"],
+            "listed.json",
+            "exists already",
+        ),
+        (&prefix, "docs/../data.json", "the data"),
+        (&prefix, "words.jsonl", "the text of the pictures"),
+    ];
+    let names = ["data.json", "listed.json.quarantine.jsonl", "words.jsonl"];
+    let all = || names.map(|name| fs::read(world.path(name)).unwrap());
+    let before = all();
+    for (args, out, what) in cases {
+        world.run(args, &[out]).fails(2, &[what]);
+        assert!(all() == before, "{args:?} {out}");
+    }
+    // Into a folder that is not there yet.
+    world
+        .run(
+            &["data", "doctor", "data.json"],
+            &["--fix", "new/clean.json"],
+        )
+        .ok();
+    assert!(world.path("new/clean.json").is_file());
+    let most = u64::MAX.to_string();
+    world
+        .run(
+            &["data", "synth", "--out", "set", "-n", "3", "--first", &most],
+            &[],
+        )
+        .fails(2, &["--first", "no room"]);
 }

@@ -81,6 +81,10 @@ pub(super) fn open(path: &Path, file: &Positioned) -> Result<(Members, Vec<Entry
         let Some((stem, extension)) = base.split_once('.') else {
             continue;
         };
+        // `._000.jpg`: what macOS packs beside a file, and no file of the set.
+        if stem.is_empty() {
+            continue;
+        }
         let extension = extension.to_ascii_lowercase();
         let is_image = extension
             .rsplit('.')

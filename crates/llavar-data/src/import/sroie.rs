@@ -197,7 +197,12 @@ pub(super) fn files(folder: &Path, extensions: &[&str]) -> Result<BTreeMap<Strin
         return Ok(found);
     }
     for entry in std::fs::read_dir(folder).map_err(io)? {
-        let name = entry.map_err(io)?.file_name();
+        let entry = entry.map_err(io)?;
+        // Opening a pipe could wait for ever. What a link to nothing stands for is told where it is read.
+        if std::fs::metadata(entry.path()).is_ok_and(|found| !found.is_file()) {
+            continue;
+        }
+        let name = entry.file_name();
         let Some((stem, extension)) = name.to_str().and_then(|name| name.rsplit_once('.')) else {
             continue;
         };

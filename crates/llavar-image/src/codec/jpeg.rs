@@ -27,6 +27,15 @@ pub(crate) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Co
             decoder.header().precision
         )));
     }
+    // The library takes a black plane for one of full size.
+    if let [full, .., black] = &*decoder.header().components
+        && decoder.header().components.len() == 4
+        && sampling(black) != sampling(full)
+    {
+        return Err(CodecError::Unsupported(
+            "a black plane with fewer samples than the cyan one".into(),
+        ));
+    }
     let image = decoder.decode_image()?;
     let (width, height) = (image.width, image.height);
     let data = match image.pixel_format {
@@ -41,6 +50,11 @@ pub(crate) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Co
         height,
         data,
     })
+}
+
+/// Samples of a component in a block, across and down.
+fn sampling(component: &turbo::common::types::ComponentInfo) -> (u8, u8) {
+    (component.horizontal_sampling, component.vertical_sampling)
 }
 
 /// Whether an end-of-image marker follows the picture data.

@@ -21,7 +21,7 @@ pub struct GenerationConfig {
     pub pad_token_id: Option<u32>,
     /// Whether to sample instead of taking the most likely id.
     pub do_sample: Option<bool>,
-    /// Softmax temperature, above 0.
+    /// Softmax temperature; 0 is the most likely id.
     pub temperature: Option<f64>,
     /// Nucleus mass, above 0.
     pub top_p: Option<f64>,
@@ -29,6 +29,8 @@ pub struct GenerationConfig {
     pub top_k: Option<usize>,
     /// Beams.
     pub num_beams: Option<usize>,
+    /// Power of an answer's length by which the sum of its log-probabilities is divided.
+    pub length_penalty: Option<f64>,
     /// Penalty on ids that occurred.
     pub repetition_penalty: Option<f64>,
     /// Longest answer, tokens.
@@ -98,8 +100,15 @@ impl GenerationConfig {
         let size = |key: &str, problems: &mut Problems| {
             fields.get(key).map(|_| fields.size(key, None, problems))
         };
-        // Zero means "off" for these two in the files that transformers writes.
-        let off_at_zero = |key: &str| fields.get(key).and_then(Value::as_f64) == Some(0.0);
+        // "Off" in the files of others: 0 for transformers, -1 for vLLM.
+        let is_off = |key: &str| {
+            let value = fields.get(key).and_then(Value::as_f64);
+            value.is_some_and(|value| value <= 0.0)
+        };
+        let limit = |key: &str, problems: &mut Problems| match is_off(key) {
+            true => None,
+            false => number(key, problems),
+        };
         let config = Self {
             bos_token_id: fields.token_id("bos_token_id", &mut problems),
             eos_token_ids: fields.token_ids("eos_token_id", &mut problems),
@@ -107,18 +116,17 @@ impl GenerationConfig {
             do_sample: fields
                 .get("do_sample")
                 .map(|_| fields.boolean("do_sample", false, &mut problems)),
-            temperature: if off_at_zero("temperature") {
-                None
-            } else {
-                number("temperature", &mut problems)
+            temperature: match fields.get("temperature").and_then(Value::as_f64) {
+                Some(0.0) => Some(0.0),
+                _ => number("temperature", &mut problems),
             },
-            top_p: number("top_p", &mut problems),
-            top_k: if off_at_zero("top_k") {
-                None
-            } else {
-                size("top_k", &mut problems)
+            top_p: limit("top_p", &mut problems),
+            top_k: match is_off("top_k") {
+                true => None,
+                false => size("top_k", &mut problems),
             },
             num_beams: size("num_beams", &mut problems),
+            length_penalty: fields.get("length_penalty").and_then(Value::as_f64),
             repetition_penalty: number("repetition_penalty", &mut problems),
             max_new_tokens: size("max_new_tokens", &mut problems),
             raw: Map::new(),

@@ -2,6 +2,7 @@ use serde_json::{Map, Value, json};
 use std::io::Write as _;
 
 use super::*;
+use crate::generation::GenerationOptions;
 
 fn base() -> Map<String, Value> {
     match Preset::Nano.config(None) {
@@ -374,6 +375,49 @@ fn every_preset_has_three_choices_of_pathways() {
 }
 
 #[test]
+fn what_is_off_in_a_generation_file_is_no_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("generation_config.json");
+    for (text, options) in [
+        (
+            r#"{"do_sample": false, "top_k": -1, "top_p": 0.0}"#,
+            (0.0, None, None, 1, 1.0),
+        ),
+        (
+            r#"{"do_sample": true, "top_k": 0, "top_p": 0.9}"#,
+            (1.0, None, Some(0.9), 1, 1.0),
+        ),
+        // transformers' own limit where a file has none; beams are for greedy answers.
+        (
+            r#"{"do_sample": true, "temperature": 0.6, "num_beams": 4}"#,
+            (0.6, Some(50), None, 1, 1.0),
+        ),
+        (
+            r#"{"do_sample": true, "temperature": 0}"#,
+            (0.0, Some(50), None, 1, 1.0),
+        ),
+        (
+            r#"{"num_beams": 4, "length_penalty": 0.8}"#,
+            (0.0, None, None, 4, 0.8),
+        ),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let config = GenerationConfig::read(folder.path()).unwrap();
+        let made =
+            GenerationOptions::from_config(&Preset::Nano.config(None).unwrap(), config.as_ref());
+        let seen = (
+            made.temperature,
+            made.top_k,
+            made.top_p,
+            made.num_beams,
+            made.length_penalty,
+        );
+        assert_eq!(seen, options, "{text}");
+        made.check().unwrap();
+    }
+}
+
+#[test]
 fn generation_file_reads_one_id_or_many() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(GenerationConfig::read(folder.path()).unwrap(), None);
@@ -385,9 +429,13 @@ fn generation_file_reads_one_id_or_many() {
     .unwrap();
     let config = GenerationConfig::read(folder.path()).unwrap().unwrap();
     assert_eq!(config.eos_token_ids, [32007, 32001, 32000]);
-    assert_eq!(config.temperature, None);
+    assert_eq!(config.temperature, Some(0.0));
     assert_eq!(config.as_json().get("x"), Some(&json!([1])));
-    std::fs::write(&file, r#"{"eos_token_id":2,"top_p":-1,"num_beams":"two"}"#).unwrap();
+    std::fs::write(
+        &file,
+        r#"{"eos_token_id":2,"top_p":"-1","num_beams":"two"}"#,
+    )
+    .unwrap();
     let error = GenerationConfig::read(folder.path())
         .unwrap_err()
         .to_string();

@@ -95,9 +95,13 @@ impl GenerationOptions {
         if config.do_sample == Some(true) {
             options.temperature = config.temperature.map_or(1.0, |t| t as f32);
             options.top_p = config.top_p.map(|p| p as f32).filter(|p| *p < 1.0);
-            options.top_k = config.top_k;
+            // What transformers takes where the file says nothing; 0 in the file is none.
+            let unsaid = !config.as_json().contains_key("top_k");
+            options.top_k = config.top_k.or(unsaid.then_some(50));
+        } else {
+            options.num_beams = config.num_beams.unwrap_or(1);
+            options.length_penalty = config.length_penalty.map_or(1.0, |p| p as f32);
         }
-        options.num_beams = config.num_beams.unwrap_or(1);
         options.repetition_penalty = config.repetition_penalty.map_or(1.0, |p| p as f32);
         options.max_new_tokens = config.max_new_tokens.unwrap_or(options.max_new_tokens);
         options
@@ -119,7 +123,7 @@ impl GenerationOptions {
             (
                 self.top_p.is_none_or(|p| p > 0.0 && p <= 1.0),
                 "top_p",
-                format!("{:?}", self.top_p),
+                self.top_p.unwrap_or_default().to_string(),
                 "above 0 and at most 1",
             ),
             (

@@ -6,7 +6,11 @@
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
     ptr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
 };
 
 use cudarc::driver::sys::{self as cu};
@@ -76,10 +80,18 @@ struct Handle {
     /// The communicator as a number, for the operations, which do not take the lock: an abort must be
     /// possible while one of them waits.
     address: usize,
+    /// Whether the communicator is given up; no operation begins any more.
+    is_given_up: AtomicBool,
+    /// Whether an operation is being queued.
+    in_call: AtomicBool,
 }
 
+/// How long an abort waits for an operation that is being queued; one that blocks comes free by the abort alone.
+const LAST_CALL: Duration = Duration::from_millis(100);
+
 // SAFETY: NCCL allows calls on one communicator from several threads as long as one at a time queues
-// operations, which `NcclCollective::queue` sees to; an abort is allowed at any time.
+// operations, which `NcclCollective::queue` sees to; an abort is allowed while one is under way, and none begins
+// after it (`Handle::call`).
 unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
@@ -163,9 +175,31 @@ impl Handle {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(comm) = taken {
+            self.is_given_up.store(true, SeqCst);
+            let end = Instant::now() + LAST_CALL;
+            while self.in_call.load(SeqCst) && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             // SAFETY: made by `ncclCommInitRank`, given up once.
             let _ = unsafe { (self.nccl.comm_abort)(comm) };
         }
+    }
+}
+
+impl Handle {
+    /// Calls `f`, unless the communicator is given up. One thread at a time.
+    fn call(&self, op: &'static str, f: impl FnOnce(&Functions, Comm) -> c_int) -> Result<()> {
+        // In this order on both sides: either this sees the abort, or the abort sees this call.
+        self.in_call.store(true, SeqCst);
+        let done = match self.is_given_up.load(SeqCst) {
+            false => self.nccl.check(op, f(&self.nccl, self.address as Comm)),
+            true => Err(Error::Collective {
+                op,
+                reason: "the ranks have parted".into(),
+            }),
+        };
+        self.in_call.store(false, SeqCst);
+        done
     }
 }
 
@@ -203,6 +237,8 @@ impl NcclCollective {
             nccl,
             comm: Mutex::new(Some(comm)),
             address: comm as usize,
+            is_given_up: AtomicBool::new(false),
+            in_call: AtomicBool::new(false),
         });
         let victim = Arc::clone(&handle);
         watch.on_loss(move |_| victim.abort());
@@ -228,10 +264,12 @@ impl NcclCollective {
         let _one = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let before = Event::record(&self.cuda, self.cuda.stream())?;
         before.hold(self.stream.0)?;
-        let nccl = &self.handle.nccl;
-        self.cuda.mark_exchange(op, self.stream.0, || {
-            nccl.check(op, f(nccl, self.handle.address as Comm, self.stream.0))
-        })?;
+        let called = self.cuda.mark_exchange(op, self.stream.0, || {
+            self.handle
+                .call(op, |nccl, comm| f(nccl, comm, self.stream.0))
+        });
+        // A lost rank is the better reason.
+        called.or_else(|error| self.watch.check().and(Err(error)))?;
         Ok(Box::new(Event::record(&self.cuda, self.stream.0)?))
     }
 

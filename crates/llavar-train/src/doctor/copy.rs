@@ -11,6 +11,13 @@ use llavar_data::Sample;
 use super::Finding;
 use crate::TrainError;
 
+/// The list of what a clean copy leaves out, beside it.
+pub fn quarantine_of(copy: &Path) -> PathBuf {
+    let mut name = copy.file_name().unwrap_or_default().to_os_string();
+    name.push(".quarantine.jsonl");
+    copy.with_file_name(name)
+}
+
 /// Two files written aside; neither is there before [`CleanCopy::publish`].
 pub(super) struct CleanCopy {
     samples: Aside,
@@ -21,11 +28,9 @@ pub(super) struct CleanCopy {
 
 impl CleanCopy {
     pub(super) fn create(path: &Path) -> Result<Self, TrainError> {
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(".quarantine.jsonl");
         let mut copy = Self {
             samples: Aside::create(path.to_owned())?,
-            quarantine: Aside::create(path.with_file_name(name))?,
+            quarantine: Aside::create(quarantine_of(path))?,
             as_array: path.extension().is_some_and(|e| e == "json"),
             written: 0,
         };

@@ -19,6 +19,7 @@ use crate::{
 
 use check::Checker;
 use copy::CleanCopy;
+pub use copy::quarantine_of;
 pub use report::{Duplicate, Finding, LengthStats, Packing, Report};
 
 /// What is looked at.
@@ -66,6 +67,11 @@ impl Doctor {
             tokenizes,
             images,
         })
+    }
+
+    /// The files that are looked at.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.source.paths()
     }
 
     /// Number of samples.

@@ -180,6 +180,8 @@ impl Trainer {
     pub(super) fn save_or_warn(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
         match self.save_checkpoint(observer) {
             Ok(_) => Ok(()),
+            // A full disk may have room later; a lost rank does not come back.
+            Err(error) if self.group.check().is_err() => Err(error),
             Err(error) if self.recipe.train.on_save_error == OnSaveError::Continue => {
                 observer.on_warning(&crate::error::chain(&error));
                 Ok(())
@@ -191,6 +193,8 @@ impl Trainer {
     /// Last checkpoint, `model/`, and for stage 1 `mm_projector.safetensors`.
     pub(super) fn finish(&mut self, observer: &mut dyn Observer) -> Result<PathBuf, TrainError> {
         self.save_or_warn(observer)?;
+        // A rank that was lost in the last step left the others a sum without its part.
+        self.group.check()?;
         if self.recipe.train.stage == Stage::Pretrain {
             let path = self.run_dir.join(PROJECTOR_FILE);
             let kept = self.save_projector(&path)?;

@@ -103,6 +103,12 @@ fn synth(args: SynthArgs) -> Outcome {
         let text = toml::to_string(&config).map_err(|error| Failure::new(Class::Failure, error))?;
         return print(text);
     }
+    if args.first.checked_add(args.number).is_none() {
+        return Err(Failure::usage(format!(
+            "--first {} leaves no room for {} pictures",
+            args.first, args.number
+        )));
+    }
     let out = args.out.unwrap_or_default();
     not_there(&out.join("data.json"), args.force)?;
     config.read_corpus()?;

@@ -11,7 +11,7 @@ use llavar_ocr::{ContentHash, EngineChoice, Page, Reader};
 
 use super::{data, print};
 use crate::{
-    failure::{Failure, Outcome},
+    failure::{Class, Failure, Outcome},
     progress::note,
 };
 
@@ -88,6 +88,19 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     if let Some(folder) = &args.not_in {
         without(&mut samples, root, folder)?;
+    }
+    if samples.is_empty() {
+        let what = Failure::new(Class::Data, "no sample could be made; nothing was written");
+        let needs_text = args.layout == "chartqa" && matches!(args.ocr, EngineChoice::None);
+        return Err(match needs_text {
+            true => {
+                what.hint("give --ocr: this set does not say where the text of its charts stands")
+            }
+            false => what.hint(format!(
+                "is {} the folder of the set, and --split one of its parts?",
+                root.display()
+            )),
+        });
     }
     let written = data::write_samples(&args.out, &samples)?;
     print(format!(

@@ -10,7 +10,7 @@ use llavar_data::{Dataset, ImageFolder, ImagePathError, ImageSource, Sample};
 use llavar_ocr::{EngineChoice, Line, Misreading, Page, Reader, prefix, put_before};
 use rayon::prelude::*;
 
-use super::{data::write_samples, no_pipe, print};
+use super::{data::write_samples, no_pipe, not_over, print};
 use crate::{
     failure::{Class, Failure, Outcome},
     progress::note,
@@ -80,8 +80,19 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
     }
     super::data::not_there(&args.out, args.force)?;
+    not_over("--out", &args.out, &[("the data", &args.data)])?;
+    if let EngineChoice::Sidecar(Some(results)) = &args.ocr {
+        not_over("--out", &args.out, &[("the text of the pictures", results)])?;
+    }
     let pictures = Pictures::open(&args)?;
     let data = Dataset::open(&args.data, None)?;
+    if data.is_container() {
+        let shown = args.data.display();
+        return Err(Failure::usage(format!(
+            "the pictures lie inside {shown}, which LLaVA JSON cannot name"
+        ))
+        .hint("unpack the pictures and the records first"));
+    }
     let samples: Vec<Sample> = (0..data.len())
         .into_par_iter()
         .map(|index| data.get(index))

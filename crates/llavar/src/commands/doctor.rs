@@ -1,16 +1,21 @@
 //! `llavar data doctor`: every sample looked at before a run does.
 
-use std::{path::PathBuf, sync::atomic::Ordering::Relaxed, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering::Relaxed,
+    time::Instant,
+};
 
 use llavar_data::Tokenizer;
 use llavar_model::config::ModelConfig;
 use llavar_train::{
-    Recipe,
-    doctor::{Doctor, Options},
+    Recipe, TrainError,
+    doctor::{Doctor, Options, quarantine_of},
     recipe::Paths,
 };
 
-use super::{no_pipe, no_pipe_in_model, print, print_json};
+use super::{no_pipe, no_pipe_in_model, not_over, print, print_json};
 use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
@@ -68,9 +73,16 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Outcome {
     no_pipe(args.data.as_ref())?;
     args.model.as_deref().map_or(Ok(()), no_pipe_in_model)?;
-    if let Some(fix) = args.fix.as_ref().filter(|fix| fix.exists() && !args.force) {
-        return Err(Failure::usage(format!("{} exists already", fix.display()))
-            .hint("choose another --fix, or give --force to write over it"));
+    let written: Vec<PathBuf> = args
+        .fix
+        .iter()
+        .flat_map(|fix| [fix.clone(), quarantine_of(fix)])
+        .collect();
+    if let Some(there) = written.iter().find(|path| path.exists() && !args.force) {
+        return Err(
+            Failure::usage(format!("{} exists already", there.display()))
+                .hint("choose another --fix, or give --force to write over it"),
+        );
     }
     let mut recipe = Recipe::default();
     recipe.data.data_path = Paths::One(args.data.clone());
@@ -96,12 +108,27 @@ pub(crate) fn run(args: Args) -> Outcome {
         image_tokens: args.image_tokens.or(of_model).unwrap_or(576),
     };
     let doctor = Doctor::open(&recipe, tokenizer.transpose()?, options)?;
+    for path in &written {
+        for data in doctor.paths() {
+            not_over("--fix", path, &[("the data", data)])?;
+        }
+    }
+    if let Some(folder) = args.fix.as_deref().and_then(Path::parent) {
+        fs::create_dir_all(folder).map_err(|error| Failure::write(folder, &error))?;
+    }
     let stop = interrupt::stop_flag()?;
     let start = Instant::now();
     let mut bar = Progress::new("doctor", "samples", doctor.len() as u64);
     let report = doctor.examine(args.fix.as_deref(), &mut |done| {
         bar.set(done as u64, String::new());
         !stop.load(Relaxed)
+    });
+    // Nothing that a run would resume is at stake here.
+    let report = report.map_err(|error| match error {
+        TrainError::Save { .. } => {
+            Failure::new(Class::Resource, error).hint("check free space and permissions")
+        }
+        other => other.into(),
     })?;
     let Some(report) = report else {
         return Err(Failure::interrupted("nothing was written"));

@@ -74,15 +74,14 @@ pub(crate) fn no_pipe_in_model(folder: &Path) -> Outcome {
 }
 
 /// Refuses to write over a file that is read, whatever its name is spelled like.
-fn not_over(out: &Path, inputs: &[(&str, &Path)]) -> Outcome {
+fn not_over(option: &str, out: &Path, inputs: &[(&str, &Path)]) -> Outcome {
     let same = |input: &Path| match (out.canonicalize(), input.canonicalize()) {
         (Ok(out), Ok(input)) => out == input,
         _ => out == input,
     };
     match inputs.iter().find(|(_, input)| same(input)) {
-        Some((name, _)) => {
-            Err(Failure::usage(format!("--out would write over {name}")).hint("give another --out"))
-        }
+        Some((name, _)) => Err(Failure::usage(format!("{option} would write over {name}"))
+            .hint(format!("give another {option}"))),
         None => Ok(()),
     }
 }

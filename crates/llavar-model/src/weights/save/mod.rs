@@ -341,9 +341,10 @@ impl FolderWriter {
     /// [`SaveError::Io`]; the target is then as before.
     pub fn finish(mut self) -> Result<(), SaveError> {
         replace::sync_folder(&self.temporary)?;
-        replace::replace_folder(&self.temporary, &self.target)?;
+        let old = replace::place(&self.temporary, &self.target)?;
+        // From here on the temporary name is that of the old folder, if there was one.
         self.finished = true;
-        Ok(())
+        replace::tidy(old.as_deref(), &self.target)
     }
 }
 

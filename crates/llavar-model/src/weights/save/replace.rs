@@ -47,16 +47,14 @@ fn free_bytes(_folder: &Path) -> Option<u64> {
     None
 }
 
-/// Moves `new` to `target`; what was there is removed after its files other than weights were carried
-/// over.
-pub(super) fn replace_folder(new: &Path, target: &Path) -> Result<(), SaveError> {
-    let parent = parent(target);
+/// Moves `new` to `target`; where what was there lies now, for [`tidy`].
+pub(super) fn place(new: &Path, target: &Path) -> Result<Option<PathBuf>, SaveError> {
     if !target.exists() {
         fs::rename(new, target).map_err(|e| SaveError::io(target, e))?;
-        return sync_folder(&parent);
+        return Ok(None);
     }
-    let old = match exchange(new, target) {
-        Ok(()) => new.to_owned(),
+    match exchange(new, target) {
+        Ok(()) => Ok(Some(new.to_owned())),
         // Not every file system can exchange names; then there is a moment without a target, and a
         // failure puts the old folder back.
         Err(_) => {
@@ -68,16 +66,24 @@ pub(super) fn replace_folder(new: &Path, target: &Path) -> Result<(), SaveError>
                 let _ = fs::rename(&aside, target);
                 return Err(SaveError::io(target, error));
             }
-            aside
+            Ok(Some(aside))
         }
-    };
-    sync_folder(&parent)?;
+    }
+}
+
+/// Makes what [`place`] did durable, and removes the old folder after its files other than weights were carried
+/// over.
+pub(super) fn tidy(old: Option<&Path>, target: &Path) -> Result<(), SaveError> {
+    let synced = sync_folder(&parent(target));
     // The new model is in place. Failing to tidy up is not a failure to save, but then the old folder
     // stays, so that no file of the user is lost.
-    if carry_over(&old, target).is_ok() {
-        let _ = fs::remove_dir_all(&old);
+    if let Some(old) = old
+        && synced.is_ok()
+        && carry_over(old, target).is_ok()
+    {
+        let _ = fs::remove_dir_all(old);
     }
-    sync_folder(target)
+    synced.and_then(|()| sync_folder(target))
 }
 
 #[cfg(target_os = "linux")]

@@ -181,6 +181,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     no_pipe(&args.scores)?;
     no_pipe(&args.data)?;
     not_over(
+        "--out",
         &args.out,
         &[("--data", &args.data), ("the score file", &args.scores)],
     )?;

@@ -27,7 +27,7 @@ use crate::{
 /// Measure IFD, VFD, mIFD and FFD of every question-answer pair.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example: llavar select score data.json --model quickstart/model --image-folder images --out scores.parquet\n\
+    after_help = "Example: llavar select score data.json --model quickstart/runs/sft/model --image-folder images --out scores.parquet\n\
 \n\
 IFD = s(A|Q) / s(A): how little the question helps the answer.\n\
 VFD = s(Q,A|picture) / s(Q,A): how little the picture helps.\n\
@@ -122,7 +122,7 @@ impl How {
         if !model.is_dir() {
             let message = format!("there is no model folder {}", model.display());
             return Err(Failure::new(Class::Data, message)
-                .hint("`llavar quickstart` makes one, `llavar train` another"));
+                .hint("`llavar quickstart --train` makes quickstart/runs/sft/model, `llavar train` RUN/model"));
         }
         self.device.load(model, template)
     }
@@ -177,7 +177,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         _ => Shard::from_environment().map_err(|e| usage(e.to_string()))?,
     };
     let out = shard.file(&args.out);
-    not_over(&out, &[("the data", &args.data)])?;
+    not_over("--out", &out, &[("the data", &args.data)])?;
     let folder = image_folder(&args.data, args.image_folder.as_deref());
     let data = Dataset::open(&args.data, Some(&folder))?;
     let (assistant, remote);
@@ -296,7 +296,7 @@ pub(crate) struct MergeArgs {
 pub(crate) fn merge(args: MergeArgs) -> Outcome {
     for part in &args.parts {
         no_pipe(part)?;
-        not_over(&args.out, &[("one of the parts", part)])?;
+        not_over("--out", &args.out, &[("one of the parts", part)])?;
     }
     let table = llavar_select::merge(&args.parts)?;
     write_file(&args.out, &table.to_parquet(&args.out)?)?;
