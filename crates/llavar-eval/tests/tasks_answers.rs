@@ -92,6 +92,34 @@ fn every_common_form_is_read() {
 }
 
 #[test]
+fn a_list_in_a_row_is_no_list_of_rows() {
+    let one = |id: &str, question: &str| task(vec![item(id, id, "a.png", question)]);
+    for (task, content) in [
+        (
+            one("1", "How many?"),
+            r#"{"question_id": 1, "prediction": "x", "answers": ["gold"]}"#,
+        ),
+        (
+            one("1", "How many?"),
+            r#"{"question_id": 1, "text": "x", "results": [], "answers": [3]}"#,
+        ),
+        (
+            one("1", "How many?"),
+            r#"{"question": "How many?", "image": "a.png", "pred": "x", "answers": ["gold", "a"]}"#,
+        ),
+        // The id is that of the run.
+        (
+            one("1", "How many?"),
+            r#"{"id": "run", "answers": [ {"question_id": 1, "text": "x"}]}"#,
+        ),
+    ] {
+        let (answers, report) = read(&task, content);
+        assert_eq!(answers, texts(["x"]), "{content}");
+        assert!(report.is_clean(), "{report}\n{content}");
+    }
+}
+
+#[test]
 fn entries_of_an_object_have_their_lines() {
     let content = "{\n \"1004\": \"x\",\n\n \"2\": {},\n \"99\": \"who\", \"7\": \"z\"\n}";
     let (answers, report) = read(&documents(), content);

@@ -189,7 +189,7 @@ pub fn quantize_folder(folder: &Path, out: &Path, max_shard_bytes: u64) -> Resul
     })?;
     writer.finish()?;
     report.relative_error = (error / f64::max(power, f64::MIN_POSITIVE)).sqrt();
-    report.bytes_before = found.iter().map(|(_, l)| stored_bytes(l)).sum();
+    report.bytes_before = files.size();
     report.bytes = folder_bytes(out);
     Ok(report)
 }
@@ -200,10 +200,6 @@ enum Made {
     Copy,
     Scales,
     Codes,
-}
-
-fn stored_bytes(located: &Located<'_>) -> u64 {
-    (located.shape.iter().product::<usize>() * located.dtype.size()) as u64
 }
 
 /// Size of the files of a folder.

@@ -1,6 +1,8 @@
 //! The one place where errors become text and exit codes.
 
-use std::{error::Error as StdError, fmt, path::PathBuf};
+use std::{error::Error as StdError, fmt, io::ErrorKind, path::PathBuf};
+
+use crate::hints::of_io;
 
 /// Exit codes, documented in `llavar --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,12 +69,14 @@ impl Failure {
 
     /// A file that could not be written or made.
     pub(crate) fn write(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
-        let path = path.into();
-        Self::new(
-            Class::Resource,
-            format!("cannot write {}: {error}", path.display()),
-        )
-        .hint("check free space and permissions; what was finished before is kept")
+        let message = format!("cannot write {}: {error}", path.into().display());
+        match error.kind() {
+            ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                Self::new(Class::Usage, message).maybe_hint(of_io(error))
+            }
+            _ => Self::new(Class::Resource, message)
+                .hint("check free space and permissions; what was finished before is kept"),
+        }
     }
 
     /// Work that was stopped by the user.

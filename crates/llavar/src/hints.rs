@@ -13,7 +13,7 @@ use llavar_tensor::Error as TensorError;
 use crate::failure::{Class, Failure};
 
 /// A missing or unreachable file.
-fn of_io(error: &IoError) -> Option<&'static str> {
+pub(crate) fn of_io(error: &IoError) -> Option<&'static str> {
     Some(match error.kind() {
         ErrorKind::NotFound => "check the path; it is taken from the present folder",
         ErrorKind::PermissionDenied => "check the permissions",
@@ -194,8 +194,7 @@ impl From<llavar_train::TrainError> for Failure {
             | E::UnknownRecipe { .. }
             | E::RunFolderBusy { .. }
             | E::CheckpointExists { .. }
-            | E::RecipeChanged { .. }
-            | E::Setting { .. } => Class::Usage,
+            | E::RecipeChanged { .. } => Class::Usage,
             E::RunFolderUsed { .. } => {
                 hint = Some("`--resume auto` goes on with it; another `--out` starts anew");
                 Class::Usage
@@ -211,6 +210,10 @@ impl From<llavar_train::TrainError> for Failure {
             E::Save { .. } => {
                 hint = Some("check free space and permissions, then go on with `--resume auto`");
                 Class::Resource
+            }
+            E::Setting { key, .. } => {
+                hint = (*key == "train.device").then_some("`--device cpu` works everywhere");
+                Class::Usage
             }
             E::Workers | E::RecipeWrite { .. } => Class::Failure,
             E::Model { source, .. } => {

@@ -75,6 +75,15 @@ fn an_adapter_is_trained_asked_and_merged() {
             &[],
         )
         .fails(3, &["adapter_config.json"]);
+    for (adapter, reason) in [
+        ("nope", "nope cannot be used: there is no such folder"),
+        ("docs/data.json", "it is a file and no folder"),
+    ] {
+        let merge = ["model", "merge", "--adapter", adapter, "--out", "other"];
+        world.run(&merge, &[]).fails(3, &[reason]);
+        let ask = ["ask", "--model", "model", "--adapter", adapter, "hi"];
+        world.run(&ask, &[]).fails(3, &[reason]);
+    }
     // The base has moved: it is named, and so is what to do.
     fs::rename(world.path("model"), world.path("moved")).unwrap();
     let lost = [

@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 
-use common::World;
+use common::{World, finish};
 use serde_json::Value;
 
 /// The plan as JSON, whether it fits or not.
@@ -156,11 +156,6 @@ fn data_is_measured_and_wrong_arguments_are_named() {
         3,
         &["gone.json"],
     );
-    fails(
-        &["nano-sft", "--data", "docs/data.json"],
-        2,
-        &["--tokenizer"],
-    );
     fs::write(world.path("rates.json"), "{}").unwrap();
     let rates = [
         "nano-sft",
@@ -174,4 +169,29 @@ fn data_is_measured_and_wrong_arguments_are_named() {
     fails(&rates, 3, &["rates.json", "llavar bench gpu"]);
     fs::write(world.path("own.toml"), "[train]\nlearning_rate = 1e-4\n").unwrap();
     fails(&["own.toml"], 2, &["--preset"]);
+}
+
+#[test]
+fn data_for_a_recipe_without_a_model_folder_are_measured_with_the_shipped_tokenizer() {
+    let world = World::new("plan_shipped");
+    let plan = |more: &[&str]| {
+        let args = "plan --json --recipe phi3-readme-sft --gpus 8 --data docs/data.json";
+        let args: Vec<&str> = args.split_whitespace().collect();
+        let mut command = world.command(&args, more);
+        command.env("XDG_DATA_HOME", world.path("data"));
+        finish(format!("plan {more:?}"), command.spawn().unwrap())
+    };
+    let named = plan(&["--tokenizer", "model"]);
+    assert!(!named.err.contains("llavar-nano"), "{named:#?}");
+    let named = named.json();
+    assert!(named["data"]["tokens"].as_f64().unwrap() > 0.0, "{named}");
+
+    let shipped = world.path("data/llavar/models/llavar-nano");
+    fs::create_dir_all(shipped.parent().unwrap()).unwrap();
+    fs::rename(world.path("model"), shipped).unwrap();
+    let found = plan(&[]);
+    for word in ["llavar-nano's tokenizer", "--tokenizer DIR"] {
+        assert!(found.err.contains(word), "{found:#?}");
+    }
+    assert_eq!(found.json()["data"], named["data"]);
 }

@@ -163,3 +163,75 @@ fn broken_and_foreign_folders_are_named() {
         .run(&["runs", "compare", "torn"], &[])
         .fails(2, &["2 values required"]);
 }
+
+#[test]
+fn nothing_that_is_there_is_written_over() {
+    let world = World::new("run-folders-kept");
+    world
+        .train("docs/data.json", "runs/a", &["--set", "max_steps=2"])
+        .ok();
+    let plot = ["runs", "plot", "runs/a", "--svg"];
+    let report = ["runs", "report", "runs/a", "--out"];
+    let export = ["runs", "export", "runs/a", "--wandb"];
+    let recipe = ["train", "--recipe", "nano-sft", "--write-recipe"];
+    let of_run = "would write over a file of runs/a";
+    for (command, out, kept, words) in [
+        (plot, "runs/a/train.jsonl", "", ["--svg", of_run]),
+        (plot, "runs/a/model/config.json", "", ["--svg", of_run]),
+        (report, "runs/a/recipe.toml", "", ["--out", of_run]),
+        (report, "docs/../runs/a/events.jsonl", "", ["--out", of_run]),
+        (
+            report,
+            "docs/data.json",
+            "",
+            ["--out would write over", "the data"],
+        ),
+        (
+            export,
+            "runs/a/model",
+            "config.json",
+            ["--wandb would write over", "no earlier export"],
+        ),
+        (
+            recipe,
+            "docs/data.json",
+            "",
+            ["--write-recipe would write over", "no recipe"],
+        ),
+        (
+            recipe,
+            "runs/a/train.jsonl",
+            "",
+            ["--write-recipe would write over", "no recipe"],
+        ),
+    ] {
+        let file = match kept {
+            "" => world.path(out),
+            name => world.path(out).join(name),
+        };
+        let before = fs::read(&file).unwrap();
+        world.run(&command, &[out]).fails(2, &words);
+        assert!(fs::read(&file).unwrap() == before, "{out}");
+    }
+    // What such a command has written itself is written again.
+    for (command, out) in [
+        (plot, "runs/a/loss.svg"),
+        (report, "runs/a/report.html"),
+        (export, "wandb"),
+        (recipe, "small.toml"),
+    ] {
+        for _ in 0..2 {
+            world.run(&command, &[out]).ok();
+        }
+    }
+    // An export that was broken off too.
+    fs::remove_file(world.path("wandb/summary.json")).unwrap();
+    world.run(&export, &["wandb"]).ok();
+    // A folder in the place of a file is no lack of space, nor is a file in that of a folder.
+    world
+        .run(&plot, &["docs"])
+        .fails(2, &["cannot write docs", "a file is needed here"]);
+    world
+        .run(&plot, &["small.toml/loss.svg"])
+        .fails(2, &["small.toml/loss.svg", "a folder is needed here"]);
+}

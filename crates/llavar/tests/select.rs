@@ -126,6 +126,17 @@ fn faults_are_rows_and_a_second_run_scores_nothing_twice() {
     let merged = rows(&world.path("all.parquet"));
     same(&merged, &table);
 
+    // A model that is not there: where the one that the help names comes from.
+    let made = "quickstart/runs/sft/model";
+    let help = world.run(&["select", "score", "--help"], &[]).ok();
+    assert!(help.contains(made), "{help}");
+    let args = ["select", "score", "data.json", "--model", made];
+    let run = world.run(&args, &["--out", "x.parquet"]);
+    run.fails(
+        3,
+        &["`llavar quickstart --train` makes quickstart/runs/sft/model"],
+    );
+
     // The data are never written over.
     let before = fs::read(world.path("data.json")).unwrap();
     world
@@ -264,6 +275,18 @@ fn a_pick_repeats_and_says_why_the_rest_is_gone() {
     ] {
         let before = fs::read(world.path(out)).unwrap();
         pick(out, &open).fails(2, &[&format!("--out would write over {what}")]);
+        assert!(fs::read(world.path(out)).unwrap() == before);
+    }
+    for (out, what) in [
+        ("./scores.parquet", "the score file"),
+        ("a.json", "--picked"),
+        ("docs/../a.dropped.jsonl", "the list of dropped pairs"),
+    ] {
+        let before = fs::read(world.path(out)).unwrap();
+        let args = ["select", "report", "scores.parquet", "--picked", "a.json"];
+        world
+            .run(&args, &["--out", out])
+            .fails(2, &[&format!("--out would write over {what}")]);
         assert!(fs::read(world.path(out)).unwrap() == before);
     }
     let most = usize::MAX.to_string();

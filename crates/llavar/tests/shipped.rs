@@ -46,6 +46,9 @@ fn pictures_come_before_the_question_wherever_the_flags_are() {
 
     let ask = ["ask", "-m", "model", &picture];
     world.run(&ask, &[]).fails(2, &["question is missing"]);
+    for empty in ["", " \n"] {
+        world.run(&ask, &[empty]).fails(2, &["question is empty"]);
+    }
     world
         .run(&ask, &["what", "is", "it?"])
         .fails(2, &["`what`", "in quotes"]);
@@ -145,6 +148,15 @@ fn a_folder_in_8_bits_is_written_and_read_by_commands() {
         report["folder_bytes"].as_u64(),
     );
     assert!(after < before, "{report}");
+    let file = |name: &str| fs::metadata(world.path(name)).unwrap().len();
+    assert_eq!(before, Some(file("model/model.safetensors")));
+    // Of a folder in 8 bits it is what the codes take, not what they stand for.
+    let twice = ["model", "quantize", "small", "--out", "twice", "--json"];
+    let twice = world.run(&twice, &[]).json();
+    assert_eq!(
+        twice["weight_bytes_before"].as_u64(),
+        Some(file("small/model.safetensors"))
+    );
     world
         .run(&quantize, &["small"])
         .fails(2, &["small", "exists already", "another --out"]);

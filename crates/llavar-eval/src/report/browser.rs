@@ -134,7 +134,7 @@ pub(super) fn shown(
 }
 
 fn is_of(column: &ReportColumn, title: &str) -> bool {
-    format!("{} ({})", column.result.task, column.result.split) == title
+    column.result.title() == title
 }
 
 /// Whether the answer is right by the task's first metric; none for graded ones (captions) and for

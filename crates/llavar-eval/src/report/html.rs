@@ -236,7 +236,7 @@ fn all_metrics(summary: &Summary) -> Table {
             ]);
         }
     }
-    table.caption("\u{B1} is one standard error, with the pictures as clusters. Questions without an answer score 0.");
+    table.caption("\u{B1} is one standard error, with the pictures as clusters; \u{2013} where there is only one. Questions without an answer score 0.");
     table
 }
 

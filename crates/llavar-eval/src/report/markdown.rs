@@ -78,7 +78,7 @@ pub fn markdown(summary: &Summary) -> String {
         })
         .collect();
     out += &table(&head.map(str::to_owned), &rows);
-    out += "\n\u{B1} is one standard error, with the pictures as clusters. Questions without an answer score 0.\n";
+    out += "\n\u{B1} is one standard error, with the pictures as clusters; \u{2013} where there is only one. Questions without an answer score 0.\n";
     if !summary.pairings.is_empty() {
         out += "\n## Paired comparisons\n\n";
         let head = [

@@ -51,7 +51,7 @@ pub struct Pairing {
 impl ColumnSummary {
     /// Task and split.
     pub fn title(&self) -> String {
-        format!("{} ({})", self.result.task, self.result.split)
+        self.result.title()
     }
 
     /// OCR mode in words.

@@ -13,18 +13,38 @@ pub struct Unit {
     pub suffix: &'static str,
 }
 
-impl MetricResult {
-    /// The unit: percent, a count of right answers (OCRBench), or plain (CIDEr-D, up to 10).
-    pub fn unit(&self) -> Unit {
-        let (scale, decimals, suffix) = match (self.aggregate.as_str(), self.metric.as_str()) {
-            ("sum", _) => (1.0, 0, ""),
-            (_, "cider_d") => (1.0, 3, ""),
+impl Unit {
+    /// The unit of a mean of scores: percent, or plain (CIDEr-D, up to 10).
+    pub fn of_mean(metric: &str) -> Self {
+        let (scale, decimals, suffix) = match metric {
+            "cider_d" => (1.0, 3, ""),
             _ => (100.0, 1, " %"),
         };
-        Unit {
+        Self {
             scale,
             decimals,
             suffix,
+        }
+    }
+
+    /// A standard error: `± 1.4`, or `± –` where there is none.
+    pub fn shown_error(&self, error: Option<f64>) -> String {
+        error.map_or("\u{B1} \u{2013}".into(), |error| {
+            format!("\u{B1} {:.*}", self.decimals.max(1), self.scale * error)
+        })
+    }
+}
+
+impl MetricResult {
+    /// The unit: that of a mean, or a count of right answers (OCRBench).
+    pub fn unit(&self) -> Unit {
+        match self.is_count() {
+            true => Unit {
+                scale: 1.0,
+                decimals: 0,
+                suffix: "",
+            },
+            false => Unit::of_mean(&self.metric),
         }
     }
 
@@ -48,13 +68,41 @@ impl MetricResult {
         }
     }
 
-    /// The standard error: `± 1.4`, or that there is none.
+    /// The standard error as [`Unit::shown_error`] writes it.
     pub fn shown_error(&self, estimate: &Estimate) -> String {
-        let Unit {
-            scale, decimals, ..
-        } = self.unit();
-        estimate.standard_error.map_or("no error".into(), |error| {
-            format!("\u{B1} {:.*}", decimals.max(1), scale * error)
-        })
+        self.unit().shown_error(estimate.standard_error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_and_errors_have_the_unit_of_their_metric() {
+        for (aggregate, metric, value, error, shown, shown_error) in [
+            ("mean", "anls", 0.6123, Some(0.0141), "61.2 %", "± 1.4"),
+            ("mean", "anls", 1.0, None, "100.0 %", "± –"),
+            ("mean", "cider_d", 1.25, Some(0.01), "1.250", "± 0.010"),
+            ("sum", "ocrbench", 4.0, Some(0.5), "4 of 7", "± 0.5"),
+            ("sum", "ocrbench", 4.0, None, "4 of 7", "± –"),
+        ] {
+            let overall = Estimate {
+                value,
+                standard_error: error,
+                n: 7,
+                images: 1,
+            };
+            let result = MetricResult {
+                metric: metric.into(),
+                version: 1,
+                aggregate: aggregate.into(),
+                overall,
+                answered_only: None,
+                by_category: Vec::new(),
+            };
+            assert_eq!(result.shown(&overall), shown);
+            assert_eq!(result.shown_error(&overall), shown_error);
+        }
     }
 }

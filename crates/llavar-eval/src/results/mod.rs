@@ -16,6 +16,7 @@ pub use files::{
 pub use settings::{DecodeSettings, ModelInfo, OcrMode, PromptSettings, RunSettings};
 
 use crate::samples::SampleRow;
+use crate::tasks::title;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -58,6 +59,13 @@ pub struct RunResult {
     pub metrics: Vec<MetricResult>,
     /// What a reader must know: faults of the answers file, what the data folder lacks.
     pub notes: Vec<String>,
+}
+
+impl RunResult {
+    /// Task and split in words.
+    pub fn title(&self) -> String {
+        title(&self.task, &self.split)
+    }
 }
 
 /// What became of the questions. Nothing is left out of a score without a count here.

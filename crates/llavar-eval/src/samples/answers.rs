@@ -219,15 +219,21 @@ fn read_objects(path: &Path, text: &str, mark: Option<char>) -> Result<AnswersFi
         }
     };
     let has = |key: &&str| pairs.iter().any(|(name, _)| name == key);
+    let is_row = ID_KEYS.iter().chain(&QUESTION_KEYS).any(has);
+    // The references of a row may have the name of a list of answers.
+    let of_answers = |list: &str| {
+        let rows = list.strip_prefix('[').map(str::trim_start);
+        rows.is_some_and(|rows| !is_row || rows.starts_with('{'))
+    };
     let list = pairs
         .iter()
-        .find(|(key, raw)| LIST_KEYS.contains(&&**key) && raw.get().starts_with('['));
+        .find(|(key, raw)| LIST_KEYS.contains(&&**key) && of_answers(raw.get()));
     if let Some((_, list)) = list {
         let before = LineNumbers::of(text, 0).at(list) - 1;
         return read_array(path, list.get(), before, mark);
     }
     let mut file = AnswersFile::default();
-    if ID_KEYS.iter().chain(&QUESTION_KEYS).any(has) {
+    if is_row {
         file.add(1, text, mark);
         return Ok(file);
     }

@@ -34,7 +34,7 @@ pub use images::{ImageCheck, chain};
 pub use item::Item;
 pub use missing::{Missing, Official};
 pub use registry::{TaskInfo, task_info, task_infos, task_names};
-pub use task::{Options, Task};
+pub use task::{Options, Task, title};
 
 pub(crate) use item::stem;
 pub(crate) use record::scalar;

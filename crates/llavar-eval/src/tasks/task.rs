@@ -49,6 +49,14 @@ pub struct Task {
     pub note: Option<&'static str>,
 }
 
+/// Task and split in words; a split that nobody named is left out.
+pub fn title(task: &str, split: &str) -> String {
+    match split {
+        "" => task.to_owned(),
+        _ => format!("{task} ({split})"),
+    }
+}
+
 impl Task {
     /// Opens a benchmark with the default [`Options`].
     ///

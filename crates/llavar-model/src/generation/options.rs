@@ -173,3 +173,25 @@ impl GenerationOptions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_values_are_shown_as_they_were_given() {
+        let given = |change: fn(&mut GenerationOptions)| {
+            let mut options = GenerationOptions::default();
+            change(&mut options);
+            options.check().unwrap_err().to_string()
+        };
+        for (message, shown) in [
+            (given(|o| o.temperature = -1.0), "temperature = -1: "),
+            (given(|o| o.top_p = Some(2.5)), "top_p = 2.5: "),
+            (given(|o| o.top_k = Some(0)), "top_k = 0: "),
+            (given(|o| o.num_beams = 65), "num_beams = 65: "),
+        ] {
+            assert!(message.contains(shown), "{message}");
+        }
+    }
+}

@@ -76,6 +76,13 @@ impl Adapter {
             path: folder.to_owned(),
             reason,
         };
+        if !folder.is_dir() {
+            let what = match folder.exists() {
+                true => "it is a file and no folder",
+                false => "there is no such folder",
+            };
+            return Err(bad(what.to_owned()));
+        }
         let path = folder.join(ADAPTER_CONFIG);
         if !path.is_file() {
             return Err(bad(format!("it has no {ADAPTER_CONFIG}")));

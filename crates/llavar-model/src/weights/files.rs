@@ -293,6 +293,11 @@ impl WeightFiles {
         &self.path
     }
 
+    /// Size of the files, bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.files.iter().map(|file| file.len() as u64).sum()
+    }
+
     /// Every tensor, in file order, shard after shard.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &TensorEntry> {
         self.tensors.iter().map(Held::entry)

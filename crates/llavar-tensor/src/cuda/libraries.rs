@@ -25,7 +25,7 @@ struct Wanted {
 const DRIVER: Wanted = Wanted {
     name: "the NVIDIA driver (libcuda)",
     files: &["libcuda.so", "libcuda.so.1"],
-    purpose: "install the NVIDIA driver, or use --device cpu",
+    purpose: "install the NVIDIA driver",
 };
 const NVRTC: Wanted = Wanted {
     name: "NVRTC (libnvrtc)",
@@ -217,6 +217,14 @@ mod tests {
         assert_eq!(packages(&root), [lib]);
         std::fs::remove_dir_all(&root).unwrap();
         assert!(packages(&root).is_empty());
+    }
+
+    #[test]
+    fn what_to_do_about_a_missing_library_is_no_flag() {
+        // Not every command that needs it has the flag.
+        for wanted in [&DRIVER, &NVRTC, &CUBLASLT, &CUDNN, &NCCL] {
+            assert!(!wanted.purpose.contains("--"), "{}", wanted.name);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::builder::RangedU64ValueParser;
 use llavar_assistant::{Answer, Assistant, Conversation};
 use llavar_data::TemplateName;
 use llavar_image::DecodeLimits;
@@ -55,7 +56,12 @@ pub(crate) struct Decoding {
     #[arg(long, alias = "conv_mode")]
     conv_mode: Option<String>,
     /// Longest answer, tokens.
-    #[arg(long, alias = "max_new_tokens", default_value_t = 512)]
+    #[arg(
+        long,
+        alias = "max_new_tokens",
+        default_value_t = 512,
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 24)
+    )]
     max_new_tokens: usize,
     #[command(flatten)]
     sampling: SamplingFlags,
@@ -270,6 +276,10 @@ fn pictures_and_question(
     if flagged.is_empty() && words.is_empty() && Path::new(&question).is_file() {
         return Err(Failure::usage("the question is missing")
             .hint(format!("llavar ask {question} \"what is the total?\"")));
+    }
+    if question.trim().is_empty() {
+        return Err(Failure::usage("the question is empty")
+            .hint("llavar ask receipt.jpg \"what is the total?\""));
     }
     let mut later = words.iter().skip(1);
     if let Some(word) = later.find(|word| !Path::new(word).exists()) {

@@ -74,7 +74,15 @@ pub(crate) fn run(command: Command) -> Outcome {
         steps: args.steps.into(),
         profile: args.profile,
     };
-    let (device, _) = Device::open(args.device).map_err(failure)?;
+    if args.device == DeviceKind::Cpu {
+        return Err(
+            Failure::usage("--device cpu: this benchmark needs a GPU").hint("give cuda or cuda:N")
+        );
+    }
+    let (device, why) = Device::open(args.device).map_err(failure)?;
+    if let Some(why) = why {
+        return Err(failure(why));
+    }
     let report = gpu::run(&device, &options, |what| note(what)).map_err(|e| match e {
         BenchError::Tensor(e) => failure(e),
         other => Failure::new(Class::Failure, other),

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use llavar_train::checkpoint::{CheckpointInfo, list, pin, record_metrics, verify};
+use llavar_train::{
+    TrainError,
+    checkpoint::{CheckpointInfo, PIN_FILE, list, pin, record_metrics, verify},
+};
 use serde::Serialize;
 
 use super::{print, print_json};
@@ -125,7 +128,10 @@ fn line(row: &Row) -> String {
     let metrics: Vec<String> = row
         .metrics
         .iter()
-        .map(|(name, value)| format!("{name} {value:.4}"))
+        .map(|(name, value)| {
+            let unit = if name == "loss" { " nats/token" } else { "" };
+            format!("{name} {value:.4}{unit}")
+        })
         .collect();
     let marks = [(row.best, "best"), (row.pinned, "pinned")];
     let marks: Vec<&str> = marks.iter().filter(|m| m.0).map(|m| m.1).collect();
@@ -157,8 +163,12 @@ fn size_of(folder: &Path) -> u64 {
 }
 
 fn set_pins(checkpoints: &[PathBuf], keep: bool) -> Outcome {
+    // All are looked at before the first is changed: setting what is so already changes nothing.
     for checkpoint in checkpoints {
-        pin(checkpoint, keep)?;
+        pin(checkpoint, checkpoint.join(PIN_FILE).exists()).map_err(unusable)?;
+    }
+    for checkpoint in checkpoints {
+        pin(checkpoint, keep).map_err(unusable)?;
         let word = if keep {
             "kept for ever"
         } else {
@@ -167,6 +177,13 @@ fn set_pins(checkpoints: &[PathBuf], keep: bool) -> Outcome {
         print(format!("{}: {word}\n", checkpoint.display()))?;
     }
     Ok(())
+}
+
+/// A checkpoint that was named and cannot be had: unlike a run, this command has no `--resume`.
+fn unusable(error: TrainError) -> Failure {
+    let named = matches!(error, TrainError::Checkpoint { .. });
+    let hint = named.then_some("`llavar checkpoint list RUN --json` names the folders");
+    Failure::from(error).maybe_hint(hint)
 }
 
 fn note(args: &NoteArgs) -> Outcome {
@@ -188,7 +205,7 @@ fn note(args: &NoteArgs) -> Outcome {
         }
         values.insert(name, value);
     }
-    record_metrics(&args.checkpoint, &values)?;
+    record_metrics(&args.checkpoint, &values).map_err(unusable)?;
     print(format!(
         "{}: {}\n",
         args.checkpoint.display(),

@@ -85,6 +85,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     let (recipe, launch) = resolve(&args)?;
     if let Some(path) = &args.write_recipe {
+        only_over_a_recipe(path)?;
         write_file(path, recipe.to_toml()?.as_bytes())?;
         return print(format!("{}\n", path.display()));
     }
@@ -133,6 +134,20 @@ pub(crate) fn run(args: Args) -> Outcome {
         }
         TrainOutcome::Interrupted { checkpoint, step } => Err(interrupted(&out, &checkpoint, step)),
     }
+}
+
+/// Refuses to write a recipe over a file that is none.
+fn only_over_a_recipe(path: &Path) -> Outcome {
+    no_pipe(path)?;
+    let recipe = |text: String| Recipe::from_toml("", &text, &[]).is_ok();
+    if !path.is_file() || std::fs::read_to_string(path).is_ok_and(recipe) {
+        return Ok(());
+    }
+    let message = format!(
+        "--write-recipe would write over {}, which is no recipe",
+        path.display()
+    );
+    Err(Failure::usage(message).hint("give another --write-recipe"))
 }
 
 /// The recipe that the command line asks for, and what else launch flags said; tells which of them do nothing.
@@ -318,7 +333,7 @@ impl Observer for TrainView {
         self.seconds += r.seconds;
         self.images += r.images_per_second * r.seconds;
         let line = format!(
-            "loss {:.3} lr {:.1e} |g| {:.2} {:.0} tok/s {:.1} img/s wait {:.0}% {:.1} GiB",
+            "loss {:.3} nats/token lr {:.1e} |g| {:.2} {:.0} tok/s {:.1} img/s wait {:.0}% {:.1} GiB",
             r.loss,
             r.learning_rate,
             r.grad_norm.unwrap_or(f32::NAN),

@@ -74,6 +74,19 @@ fn vqa_writes_the_reference_s_schema_and_reports_by_kind() {
     );
     assert_eq!(first["model_id"], "model");
 
+    // The pictures are looked for beside the questions; scripts pass an empty folder.
+    for (out, folder) in [("none", &[][..]), ("empty", &["--image-folder", ""])] {
+        let file = format!("out/{out}.jsonl");
+        let more = ["--answers-file", &file, "--num_beams", "2", "--json"];
+        let args = [&args[..6], &args[8..], folder].concat();
+        assert_eq!(world.run(&args, &more).json()["metrics"], report["metrics"]);
+    }
+    let before = fs::read(world.path("docs/vqa_test.json")).unwrap();
+    world
+        .run(&args, &["--answers-file", "out/../docs/vqa_test.json"])
+        .fails(2, &["--answers-file would write over the question file"]);
+    assert!(fs::read(world.path("docs/vqa_test.json")).unwrap() == before);
+
     // Chunks as the reference's shell scripts use them: joined by `cat`, scored by themselves.
     let mut joined = String::new();
     for (chunk, beams) in [("0", "2"), ("1", "2"), ("2", "2")] {
@@ -254,6 +267,46 @@ fn answers_of_any_tool_are_scored_and_their_faults_counted() {
     }
     let run = |args: &[&str]| world.run(&[&["eval"], args].concat(), &[]);
     run(&["score", "none.jsonl", "--task", "docvqa"]).fails(3, &["none.jsonl"]);
+    run(&["score", "scored", "--task", "docvqa"])
+        .fails(3, &["scored is a folder", "runs/ev/TASK/samples.jsonl"]);
+    let scored = world.path("scored");
+    fs::create_dir(world.path("kept")).unwrap();
+    fs::copy(scored.join("scored.jsonl"), world.path("results.json")).unwrap();
+    fs::copy(
+        folder.join("val_v1.0.json"),
+        world.path("kept/results.json"),
+    )
+    .unwrap();
+    for (answers, data, out, kept, what) in [
+        (
+            "scored/scored.jsonl",
+            "DocVQA",
+            "scored",
+            "scored/scored.jsonl",
+            "the answers",
+        ),
+        ("results.json", "DocVQA", ".", "results.json", "the answers"),
+        (
+            "scored/scored.jsonl",
+            "kept/results.json",
+            "kept",
+            "kept/results.json",
+            "--data",
+        ),
+    ] {
+        let before = fs::read(world.path(kept)).unwrap();
+        let args = ["score", answers, "--task", "docvqa", "--data", data];
+        run(&[&args[..], &["--out", out]].concat())
+            .fails(2, &[&format!("--out would write over {what}")]);
+        assert!(fs::read(world.path(kept)).unwrap() == before, "{kept}");
+    }
+    let into = ["--data", "DocVQA", "--out", "results.json"];
+    run(&[
+        &["score", "scored/scored.jsonl", "--task", "docvqa"],
+        &into[..],
+    ]
+    .concat())
+    .fails(2, &["cannot write", "a folder is needed here"]);
     run(&["score", "answers.jsonl", "--task", "txtvqa"]).fails(2, &["did you mean textvqa"]);
     run(&[
         "score",

@@ -1,6 +1,6 @@
 //! What is asked: prompts, OCR text, pictures that are broken or absent, every benchmark.
 
-use std::fs;
+use std::{fs, net::TcpListener};
 
 use serde_json::{Value, json};
 
@@ -174,6 +174,35 @@ fn broken_and_absent_pictures_are_named_and_counted() {
         .json();
     assert_eq!(report["answered_now"], 4);
     assert_eq!(report["results"][0]["counts"]["answered"], 32);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_no_success() {
+    let world = World::new("eval_no_server");
+    questions(&world);
+    // Fewer requests than failures in a row that end a run.
+    let few = ["--limit", "3"];
+    world
+        .run(&RUN, &[&SHORT[..], &few, &["--out", "run"]].concat())
+        .ok();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", port.local_addr().unwrap());
+    drop(port);
+    let judge = ["eval", "judge", "run", "--model", "j"];
+    for command in [
+        [&RUN[..], &["--out", "far"]].concat(),
+        judge.into(),
+        [&judge[..], &["--json"]].concat(),
+        [&judge[..], &["--against", "run"]].concat(),
+    ] {
+        let more = [&few[..], &["--endpoint", &url, "--attempts", "1"]].concat();
+        let run = world.run(&command, &more);
+        assert_eq!(run.code, Some(1), "{run:#?}");
+        let hint = "check that the server runs and that --endpoint has its address";
+        for words in ["error: hybrid_instruct", "cannot reach", hint] {
+            assert!(run.err.contains(words), "{words}: {run:#?}");
+        }
+    }
 }
 
 #[test]

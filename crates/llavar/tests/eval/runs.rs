@@ -174,3 +174,48 @@ fn batches_chunks_and_ranks_change_no_answer() {
         );
     }
 }
+
+#[test]
+fn a_report_is_not_written_over_its_run() {
+    let world = World::new("eval_report_over");
+    questions(&world);
+    world
+        .run(
+            &RUN,
+            &[&SHORT[..], &["--out", "run", "--limit", "2"]].concat(),
+        )
+        .ok();
+    let column = format!("run/{COLUMN}");
+    fs::create_dir(world.path(&column).join("judge-1")).unwrap();
+    fs::write(world.path(&column).join("judge-1/judge.json"), "{}").unwrap();
+    for out in [
+        "run/results.json".to_owned(),
+        format!("run/./{COLUMN}/run.json"),
+        format!("{column}/results.json"),
+        format!("{column}/judge-1/judge.json"),
+    ] {
+        let before = fs::read(world.path(&out)).unwrap();
+        let args = ["eval", "report", "run", "--out", "page.html"];
+        world
+            .run(&args, &["--out", &out])
+            .fails(2, &["--out would write over a file of the run"]);
+        assert!(fs::read(world.path(&out)).unwrap() == before, "{out}");
+        assert!(!world.path("page.html").exists(), "before any work");
+    }
+    fs::remove_dir_all(world.path(&column).join("judge-1")).unwrap();
+    // An earlier report is.
+    for _ in 0..2 {
+        let args = ["eval", "report", "run", "--out", "run/report.json"];
+        world.run(&args, &[]).ok();
+    }
+    // A folder in the place of the answers is no lack of space.
+    let samples = world.path(&column).join("samples.jsonl");
+    fs::remove_file(&samples).unwrap();
+    fs::create_dir(&samples).unwrap();
+    world
+        .run(
+            &RUN,
+            &[&SHORT[..], &["--out", "run", "--limit", "2"]].concat(),
+        )
+        .fails(3, &["samples.jsonl", "not a regular file"]);
+}

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use llavar_eval::{
     compare::{Comparison, DRAWS, compare},
-    results::{SCORED_FILE, read_rows},
+    results::{SCORED_FILE, Unit, read_rows},
     run::columns,
 };
 use serde::Serialize;
@@ -86,7 +86,8 @@ pub(crate) fn run(args: Args) -> Outcome {
         text += &shown(name, comparison);
     }
     text += &format!(
-        "B - A with its standard error over pictures, 95 % interval, p of no difference ({DRAWS} draws each).\n"
+        "B - A in points, ± one standard error over pictures (– where there is only one), 95 % interval,\n\
+         p of no difference ({DRAWS} draws each).\n"
     );
     print(text)
 }
@@ -118,17 +119,22 @@ fn shown(name: &str, comparison: &Comparison) -> String {
         text += &format!("{name}\n");
     }
     for metric in &comparison.metrics {
-        let error = metric
-            .standard_error
-            .map_or("no error".to_owned(), |error| format!("± {error:.4}"));
-        text += &format!(
-            "  {:<28} A {:.4}  B {:.4}  B - A {:+.4} {error}  [{:+.4}, {:+.4}]  p {:.4}  ({} better, {} worse of {} questions, {} pictures)\n",
-            metric.metric,
+        let unit = Unit::of_mean(&metric.metric);
+        let (decimals, suffix) = (unit.decimals, unit.suffix);
+        let [a, b, difference, low, high] = [
             metric.a,
             metric.b,
             metric.difference,
             metric.interval[0],
             metric.interval[1],
+        ]
+        .map(|value| unit.scale * value);
+        text += &format!(
+            "  {:<20} A {a:.decimals$}{suffix}  B {b:.decimals$}{suffix}  B - A {difference:+.decimals$} {}  \
+             [{low:+.decimals$}, {high:+.decimals$}]  p {:.4}\n    \
+             {} better, {} worse of {} questions, {} pictures\n",
+            metric.metric,
+            unit.shown_error(metric.standard_error),
             metric.p,
             metric.better,
             metric.worse,

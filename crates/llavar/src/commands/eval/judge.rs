@@ -7,10 +7,11 @@ use llavar_eval::{
     report::{ReportColumn, ReportRun},
     results::DecodeSettings,
     run::{Answerer, RemoteModel},
+    tasks::title,
 };
 use serde::Serialize;
 
-use super::must_exist;
+use super::{CHECK_SERVER, must_exist};
 use crate::{
     commands::{no_pipe, print, print_json},
     failure::{Class, Failure, Outcome},
@@ -92,6 +93,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         .client(&args.endpoint, &args.attempts, stop.clone())?;
     let mut model = RemoteModel::new(&client, &args.model, usize::from(args.server.concurrency));
     let mut judged = Vec::new();
+    let mut unjudged = None;
     for column in &a.columns {
         let other = match &b {
             None => None,
@@ -157,6 +159,13 @@ pub(crate) fn run(args: Args) -> Outcome {
                 run.result.counts.left, column.result.task
             )));
         }
+        let counts = run.result.counts;
+        if counts.judged == 0 && counts.failed > 0 {
+            let why = run.first_error.unwrap_or_default();
+            let task = &column.result.task;
+            let message = format!("{task}: no answer was judged; first failure: {why}");
+            unjudged.get_or_insert(Failure::new(Class::Failure, message).hint(CHECK_SERVER));
+        }
         judged.push(Judged {
             folder: run.folder,
             result: run.result,
@@ -167,18 +176,19 @@ pub(crate) fn run(args: Args) -> Outcome {
         return Err(Failure::new(Class::Data, message).hint("--task names tasks of the run"));
     }
     if args.json {
-        return print_json(&judged);
+        print_json(&judged)?;
+    } else {
+        for judged in &judged {
+            let settings = &judged.result.settings;
+            print(format!(
+                "{}, {}\n  {}\n",
+                title(&settings.task, &settings.split),
+                judged.result.line(),
+                judged.folder.display()
+            ))?;
+        }
     }
-    judged.iter().try_for_each(|judged| {
-        let settings = &judged.result.settings;
-        print(format!(
-            "{} ({}), {}\n  {}\n",
-            settings.task,
-            settings.split,
-            judged.result.line(),
-            judged.folder.display()
-        ))
-    })
+    unjudged.map_or(Ok(()), Err)
 }
 
 fn kind(args: &Args) -> JudgeKind {

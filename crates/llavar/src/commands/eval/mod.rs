@@ -11,7 +11,7 @@ mod score;
 mod show;
 mod vqa;
 
-use std::path::Path;
+use std::{io::ErrorKind, path::Path};
 
 use llavar_eval::{
     compare::CompareError,
@@ -19,7 +19,7 @@ use llavar_eval::{
     run::{AnswerError, NotForServers, RunError},
     samples::{SampleError, Shard},
     score::ScoreError,
-    tasks::{Task, TaskError},
+    tasks::{Task, TaskError, title},
 };
 use llavar_metrics::{Metric, UnknownMetric};
 use llavar_tensor::collective::Launch;
@@ -49,6 +49,9 @@ pub(crate) enum Command {
     /// Let a language model judge captions and open answers.
     Judge(judge::Args),
 }
+
+/// What to do where a server gave nothing at all.
+const CHECK_SERVER: &str = "check that the server runs and that --endpoint has its address";
 
 /// Runs the command.
 pub(crate) fn run(command: Command) -> Outcome {
@@ -103,14 +106,13 @@ fn metrics(names: &[String]) -> Outcome<Vec<Metric>> {
 /// One line about a task that is not whole or needs a remark.
 fn announce(task: &Task) {
     note(format!(
-        "{} ({}): {} questions, {}",
-        task.name,
-        task.split,
+        "{}: {} questions, {}",
+        title(&task.name, &task.split),
         task.items.len(),
         task.missing.line()
     ));
     if let Some(remark) = task.note {
-        note(format!("{} ({}): {remark}", task.name, task.split));
+        note(format!("{}: {remark}", title(&task.name, &task.split)));
     }
 }
 
@@ -160,7 +162,12 @@ impl From<SampleError> for Failure {
     fn from(error: SampleError) -> Self {
         use SampleError as E;
         let class = match &error {
-            E::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Class::Data,
+            // `Other` is our own: what lies there is no file.
+            E::Io { source, .. }
+                if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::Other) =>
+            {
+                Class::Data
+            }
             E::Io { .. } | E::Broken { .. } => Class::Resource,
             E::Locked { .. } | E::OtherRun { .. } | E::Chunk { .. } | E::Environment { .. } => {
                 Class::Usage
@@ -173,11 +180,10 @@ impl From<SampleError> for Failure {
 
 impl From<ResultsError> for Failure {
     fn from(error: ResultsError) -> Self {
-        let class = match &error {
-            ResultsError::Write { .. } => Class::Resource,
-            _ => Class::Data,
-        };
-        Self::new(class, error)
+        match error {
+            ResultsError::Write { path, source } => Self::write(path, &source),
+            other => Self::new(Class::Data, other),
+        }
     }
 }
 

@@ -1,12 +1,19 @@
 //! `llavar eval report`: runs as a page, as Markdown, as JSON.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use llavar_eval::report::{BrowserOptions, ReportError, ReportRun, Summary, html, markdown};
+use llavar_eval::{
+    report::{BrowserOptions, ReportError, ReportRun, Summary, html, markdown},
+    results::{RESULTS_FILE, SETTINGS_FILE},
+    run::columns,
+};
 
 use super::must_exist;
 use crate::{
-    commands::{print, print_json, write_file},
+    commands::{not_over, print, print_json, write_file},
     failure::{Class, Failure, Outcome},
 };
 
@@ -72,6 +79,9 @@ pub(crate) fn run(args: Args) -> Outcome {
     let mut runs = Vec::new();
     for folder in &args.runs {
         must_exist("run folder", folder)?;
+        for path in &args.out {
+            not_over_run(path, folder)?;
+        }
         runs.push(ReportRun::open(folder)?);
     }
     let summary = Summary::new(&runs);
@@ -102,6 +112,18 @@ pub(crate) fn run(args: Args) -> Outcome {
     args.out
         .iter()
         .try_for_each(|path| print(format!("{}\n", path.display())))
+}
+
+/// Refuses to write over what a run holds, of which only the JSON files have a name that a report can have.
+fn not_over_run(out: &Path, run: &Path) -> Outcome {
+    let mut own = vec![run.join(RESULTS_FILE)];
+    for (_, column) in columns(run)? {
+        own.extend([SETTINGS_FILE, RESULTS_FILE].map(|name| column.join(name)));
+        let judges = fs::read_dir(&column).into_iter().flatten().flatten();
+        own.extend(judges.map(|judge| judge.path().join("judge.json")));
+    }
+    own.iter()
+        .try_for_each(|file| not_over("--out", out, &[("a file of the run", file)]))
 }
 
 impl From<ReportError> for Failure {

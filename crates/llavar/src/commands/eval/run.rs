@@ -22,7 +22,7 @@ use llavar_eval::{
 use serde::Serialize;
 
 use super::{
-    ShardFlags, announce, keep_first, metrics, must_exist,
+    CHECK_SERVER, ShardFlags, announce, keep_first, metrics, must_exist,
     ocr::{OcrFlags, OcrText},
     show,
 };
@@ -334,15 +334,18 @@ pub(crate) fn answered_at_all(results: &[RunResult]) -> Outcome {
         return Ok(());
     };
     let message = format!(
-        "{} ({}): none of the {} questions was answered; {}",
-        result.task,
-        result.split,
+        "{}: none of the {} questions was answered; {}",
+        result.title(),
         result.counts.scored,
         result.notes.last().map_or("", String::as_str)
     );
-    Err(Failure::new(Class::Data, message).hint(
-        "errors.jsonl beside the results names every question; the same command asks them again",
-    ))
+    let again =
+        "errors.jsonl beside the results names every question; the same command asks them again";
+    let model = result.settings.as_ref().map(|settings| &settings.model);
+    Err(match model.is_some_and(|model| model.endpoint.is_some()) {
+        true => Failure::new(Class::Failure, message).hint(format!("{CHECK_SERVER}; {again}")),
+        false => Failure::new(Class::Data, message).hint(again),
+    })
 }
 
 fn open_tasks(args: &Args) -> Outcome<Vec<Asking>> {

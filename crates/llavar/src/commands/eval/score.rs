@@ -11,8 +11,8 @@ use llavar_eval::{
 
 use super::{announce, metrics, must_exist, show};
 use crate::{
-    commands::{no_pipe, print, print_json},
-    failure::Outcome,
+    commands::{no_pipe, not_over, print, print_json},
+    failure::{Class, Failure, Outcome},
     progress::note,
 };
 
@@ -63,6 +63,18 @@ pub(crate) fn run(args: Args) -> Outcome {
     task_info(&args.task)?;
     no_pipe(&args.answers)?;
     must_exist("answers file", &args.answers)?;
+    if args.answers.is_dir() {
+        let message = format!("{} is a folder", args.answers.display());
+        return Err(Failure::new(Class::Data, message)
+            .hint("give the answers file, such as runs/ev/TASK/samples.jsonl"));
+    }
+    if let Some(out) = &args.out {
+        let data = args.data.as_deref().unwrap_or(&args.answers);
+        let inputs = [("the answers", args.answers.as_path()), ("--data", data)];
+        for name in [RESULTS_FILE, SCORED_FILE] {
+            not_over("--out", &out.join(name), &inputs)?;
+        }
+    }
     let task = match &args.data {
         Some(data) => {
             let options = Options {

@@ -21,9 +21,8 @@ pub(crate) fn table(results: &[RunResult]) -> String {
         };
         let images = result.metrics.first().map_or(0, |m| m.overall.images);
         text += &format!(
-            "{} ({}){ocr}: {} of {} questions scored, {images} pictures, {} answered, {} missing, {} failed\n",
-            result.task,
-            result.split,
+            "{}{ocr}: {} of {} questions scored, {images} pictures, {} answered, {} missing, {} failed\n",
+            result.title(),
             counts.scored,
             counts.questions,
             counts.answered,
@@ -48,5 +47,5 @@ pub(crate) fn table(results: &[RunResult]) -> String {
             text += &format!("  note: {note}\n");
         }
     }
-    text + "± is one standard error, over pictures as clusters.\n"
+    text + "± is one standard error, over pictures as clusters; – where there is only one.\n"
 }

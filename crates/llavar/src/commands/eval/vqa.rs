@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use llavar_eval::{
     results::{OcrMode, PromptSettings, RunSettings, write_rows},
     run::{Answerer, Asked, Column, DataSource, LocalModel, PromptFormat},
@@ -18,7 +19,7 @@ use super::{
     show,
 };
 use crate::{
-    commands::{no_pipe, print, print_json},
+    commands::{no_pipe, not_over, print, print_json},
     failure::{Class, Failure, Outcome},
     progress::note,
 };
@@ -45,9 +46,10 @@ pub(crate) struct Args {
     /// Questions: LLaVA JSON, or JSONL with question_id, image and text.
     #[arg(long, alias = "question_file")]
     question_file: PathBuf,
-    /// Folder of the pictures.
-    #[arg(long, alias = "image_folder", default_value = "")]
-    image_folder: PathBuf,
+    /// Folder of the pictures; where the questions lie by default.
+    // Scripts pass it empty too, which the usual parser of paths refuses.
+    #[arg(long, alias = "image_folder", value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    image_folder: Option<PathBuf>,
     /// Where the answers go, JSONL.
     #[arg(long, alias = "answers_file", default_value = "answer.jsonl")]
     answers_file: PathBuf,
@@ -78,11 +80,16 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     no_pipe(&args.question_file)?;
     must_exist("question file", &args.question_file)?;
+    let questions = [("the question file", args.question_file.as_path())];
+    not_over("--answers-file", &args.answers_file, &questions)?;
     let shard = Shard::new(args.num_chunks, args.chunk_idx);
     let shard = shard.map_err(|error| Failure::new(Class::Usage, error))?;
     let mode = args.ocr.mode()?;
     let options = Options {
-        image_folder: Some(args.image_folder.clone()).filter(|f| !f.as_os_str().is_empty()),
+        image_folder: args
+            .image_folder
+            .clone()
+            .filter(|f| !f.as_os_str().is_empty()),
         image_check: ImageCheck::Header,
         ..Options::default()
     };

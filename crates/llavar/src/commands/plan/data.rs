@@ -18,7 +18,8 @@ use crate::{
     commands::no_pipe,
     failure::{Failure, Outcome},
     interrupt,
-    progress::Progress,
+    progress::{Progress, note},
+    shipped,
 };
 
 /// The data, as measured or as said.
@@ -64,7 +65,15 @@ pub(super) fn data(args: &Args, recipe: &Recipe, planner: &Planner) -> Outcome<O
     }
     let folder = args.tokenizer.clone();
     let folder = folder.or(recipe.model.model_name_or_path.as_ref().map(PathBuf::from));
-    let Some(folder) = folder else {
+    let shipped = || {
+        let folder = shipped::find()?;
+        note(
+            "measured with llavar-nano's tokenizer, whose small vocabulary makes texts longer; --tokenizer DIR takes \
+             another",
+        );
+        Some(folder)
+    };
+    let Some(folder) = folder.or_else(shipped) else {
         return Err(Failure::usage("no tokenizer to measure the data with")
             .hint("give --tokenizer DIR (a model folder, or one with tokenizer.json)"));
     };

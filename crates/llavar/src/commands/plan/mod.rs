@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// Folder below which its pictures lie.
     #[arg(long)]
     image_folder: Option<PathBuf>,
-    /// Folder with the tokenizer for --data, where the recipe names no model folder.
+    /// Folder with the tokenizer for --data, where the recipe names no model folder; llavar-nano's by default.
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
     /// Instead of --data: number of samples.

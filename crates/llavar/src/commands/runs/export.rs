@@ -1,13 +1,16 @@
 //! `llavar runs export`.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use llavar_train::runs::wandb;
 
 use super::open;
 use crate::{
     commands::{print, write_file},
-    failure::Outcome,
+    failure::{Failure, Outcome},
 };
 
 /// Write a run in the form that another program takes.
@@ -28,7 +31,10 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     for run in open(&[args.run])? {
-        for (name, text) in wandb(&run).files() {
+        let files = wandb(&run).files();
+        only_over_an_export(&args.wandb, &files)?;
+        // The script, by which an export is known, comes first: one that was broken off can be repeated.
+        for (name, text) in files.iter().rev() {
             write_file(&args.wandb.join(name), text.as_bytes())?;
         }
     }
@@ -37,4 +43,24 @@ pub(crate) fn run(args: Args) -> Outcome {
         args.wandb.display(),
         args.wandb.join("log.py").display()
     ))
+}
+
+/// Refuses to write over files of another origin: the folder of a model has a config.json too.
+fn only_over_an_export(folder: &Path, files: &[(&str, String)]) -> Outcome {
+    // What the script says of itself does not change with its code.
+    let is_ours = |(name, text): &(&str, String)| {
+        let found = fs::read_to_string(folder.join(name)).unwrap_or_default();
+        *name == "log.py" && found.lines().take(2).eq(text.lines().take(2))
+    };
+    let mut there = files.iter().map(|(name, _)| folder.join(name));
+    match there.find(|path| path.exists()) {
+        Some(path) if !files.iter().any(is_ours) => {
+            let message = format!(
+                "--wandb would write over {}, which is of no earlier export",
+                path.display()
+            );
+            Err(Failure::usage(message).hint("give another --wandb"))
+        }
+        _ => Ok(()),
+    }
 }

@@ -1,6 +1,6 @@
 //! `llavar runs plot`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use llavar_report::{Axis, LineChart, Series};
 use llavar_train::runs::Run;
@@ -41,6 +41,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         return Err(Failure::usage("--smooth 0: give 1 or more steps"));
     }
     let runs = open(&args.runs)?;
+    if let Some(path) = &args.svg {
+        not_over_run("--svg", path, &runs, "svg")?;
+    }
     let mut series = Vec::with_capacity(runs.len());
     for (run, name) in runs.iter().zip(names(&runs)) {
         series.push(curve(run, name, &args.key)?);
@@ -69,6 +72,24 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     write_file(path, chart.to_svg().as_bytes())?;
     print(format!("{}\n", path.display()))
+}
+
+/// Refuses to write over a file in the folder of a run; what ends in `ours` was drawn from it and may go.
+pub(super) fn not_over_run(option: &str, out: &Path, runs: &[Run], ours: &str) -> Outcome {
+    let Ok(file) = out.canonicalize() else {
+        return Ok(());
+    };
+    let of_run = |run: &&Run| {
+        let folder = run.path.canonicalize();
+        folder.is_ok_and(|folder| file.starts_with(folder))
+    };
+    match runs.iter().find(of_run) {
+        Some(run) if file.is_file() && file.extension().is_none_or(|end| end != ours) => {
+            let message = format!("{option} would write over a file of {}", run.path.display());
+            Err(Failure::usage(message).hint(format!("give another {option}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A curve of a run.

@@ -14,9 +14,14 @@ use llavar_report::{
 use llavar_train::runs::Run;
 use serde_json::Value;
 
-use super::{duration, list::gib, open, plot::axis_label};
+use super::{
+    duration,
+    list::gib,
+    open,
+    plot::{axis_label, not_over_run},
+};
 use crate::{
-    commands::{print, write_file},
+    commands::{not_over, print, write_file},
     failure::Outcome,
 };
 
@@ -43,11 +48,15 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Outcome {
     let runs = open(&[&args.run])?;
     for run in &runs {
-        let html = page(run, args.max_picture_mib << 20);
         let out = args
             .out
             .clone()
             .unwrap_or_else(|| run.path.join("report.html"));
+        not_over_run("--out", &out, &runs, "html")?;
+        for data in run.worst.iter().filter_map(|w| w["data_path"].as_str()) {
+            not_over("--out", &out, &[("the data", Path::new(data))])?;
+        }
+        let html = page(run, args.max_picture_mib << 20);
         write_file(&out, html.as_bytes())?;
         print(format!("{}\n", out.display()))?;
     }

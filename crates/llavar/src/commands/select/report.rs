@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{pick::beside, score::image_folder};
 use crate::{
-    commands::{no_pipe, print, write_file},
+    commands::{no_pipe, not_over, print, write_file},
     failure::{Class, Failure, Outcome},
 };
 
@@ -56,6 +56,18 @@ struct DroppedLine {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     no_pipe(&args.scores)?;
+    let out = args
+        .out
+        .unwrap_or_else(|| args.scores.with_extension("html"));
+    not_over("--out", &out, &[("the score file", &args.scores)])?;
+    if let Some(picked) = &args.picked {
+        let dropped = beside(picked, "dropped.jsonl");
+        let inputs = [
+            ("--picked", picked.as_path()),
+            ("the list of dropped pairs", &dropped),
+        ];
+        not_over("--out", &out, &inputs)?;
+    }
     let table = ScoreTable::read(&args.scores)?;
     let verdicts = match &args.picked {
         Some(picked) => Some(verdicts(&table, picked)?),
@@ -76,9 +88,6 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     let title = format!("scores of {}", args.scores.display());
     let html = page(&title, &table, verdicts.as_deref(), &options, &mut read);
-    let out = args
-        .out
-        .unwrap_or_else(|| args.scores.with_extension("html"));
     if let Some(parent) = out.parent() {
         std::fs::create_dir_all(parent).map_err(|error| Failure::write(parent, &error))?;
     }
