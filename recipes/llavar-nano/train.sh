@@ -7,7 +7,7 @@
 # Every phase is a run of its own that goes on where it was stopped when the script is started again. RANKS (default
 # 1) is the number of GPUs, LLAVAR the program, WORKERS the threads that decode pictures for each rank. The steps of
 # the phases are those of the weights in models/llavar-nano; PAGES scales the synthetic sets, STEPS the phases and BATCH
-# the samples of a step; LARGER=1 goes on at 1,280 px, which is not shipped. PAGES=0.0005 STEPS=0.0003 BATCH=0.1 goes through everything on a CPU, to see that it runs.
+# the samples of a step; LARGER=1 goes on at 1,280 and 1,536 px, which are not shipped. PAGES=0.0005 STEPS=0.0003 BATCH=0.1 goes through everything on a CPU, to see that it runs.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 python3 -c 'import numpy, PIL' || { echo "the scripts need numpy and Pillow: pip install numpy Pillow" >&2; exit 1; }
@@ -250,9 +250,13 @@ phase answer16 answer15/model 6964 1e-3 cosine 96 "${mix[@]}"
 echo "the model is $out/final; llavar model quantize makes it the folder that is shipped"
 [ -n "${LARGER:-}" ] || exit 0
 
+# model, side in px, its copy that sees pictures of that side
+of_side() {
+  [ -e "$3" ] && return
+  cp -r "$1" "$3.part"; sed -i "s/\"input_image_size\": [0-9]*/\"input_image_size\": $2/" "$3.part/config.json"; mv "$3.part" "$3"
+}
 # 1280 px, for small print; most of the redrawn forms are strips of several.
-[ -e larger ] || { cp -r final larger.part
-  sed -i 's/"input_image_size": 1024/"input_image_size": 1280/' larger.part/config.json; mv larger.part larger; }
+of_side final 1280 larger
 length=3136 grid=40 small=8 quilts=0.6 cells=$real/cells40.json
 [ -e "$cells" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "$cells" --grid 40
 redraw 14
@@ -265,3 +269,11 @@ redrawn 15 2.2 3.2 0.5 0.2 signs15/small.json signs15 0.9 signs15/prefix.json si
 [ -e large ] || python3 "$here/average.py" answer17/model larger large
 phase answer18 large 7775 8e-4 cosine 96 "${mix[@]}"
 [ -e final-large ] || python3 "$here/average.py" answer18/model larger final-large
+
+# 1536 px, from there.
+of_side final-large 1536 largest
+length=4096 grid=48 small=7 cells=$real/cells48.json
+[ -e "$cells" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "$cells" --grid 48
+redraw 16; signs 16
+redrawn 16 2.2 3.2 0.5 0.2 signs16/small.json signs16 0.9 signs16/prefix.json signs16 0.2
+phase answer19 largest 5749 8e-4 cosine 96 "${mix[@]}"
