@@ -59,6 +59,12 @@ mixture() {
   local IFS=,
   mix=(--set "data_path=[${files[*]}]" --set "image_folder=[${folders[*]}]" --set "weights=[${weights[*]}]")
 }
+# model, side in px, its copy that sees pictures of that side
+of_side() {
+  [ -e "$3" ] && return
+  rm -rf "$3.part"; cp -r "$1" "$3.part"
+  sed -i "s/\"input_image_size\": [0-9]*/\"input_image_size\": $2/" "$3.part/config.json"; mv "$3.part" "$3"
+}
 read_of() { local set; for set in "$@"; do echo "$set/transcriptions.json" "$set"; done; }
 length=2048 aspect=pad  # Tokens of a sample at most; how pictures go into the square.
 big=(--set 'width=[480,768]' --set 'height=[480,768]' --set 'font_px=[44.0,140.0]')
@@ -102,8 +108,7 @@ mixture $(read_of letters1) 1 $(read_of lines1) 1 $(read_of big_letters) 0.3 $(r
 phase pages words_and_lines/model 4210 8e-4 constant_with_warmup 32 "${mix[@]}"
 
 # 1024 px: small print, the real pages, questions; pictures that fit (their border cut off, the rest stretched).
-[ -e at_1024 ] || { cp -r pages/model at_1024.part
-  sed -i 's/"input_image_size": 768/"input_image_size": 1024/' at_1024.part/config.json; mv at_1024.part at_1024; }
+of_side pages/model 1024 at_1024
 aspect=fit seen=(--set grid_fit=true)
 pages_of rough_words 36000 63 "$corpus" 32 "${seen[@]}" --set 'kinds=["word"]' --set 'width=[96,384]' --set 'height=[96,240]' \
   "${rough[@]}"
@@ -135,8 +140,7 @@ phase answer4 answer3/model 3510 7e-4 cosine 32 "${mix[@]}"
 [ -e averaged ] || python3 "$here/average.py" answer3/model answer4/model averaged
 
 # 768 px again, and one way of answering each field.
-[ -e fitted ] || { cp -r averaged fitted.part
-  sed -i 's/"input_image_size": 1024/"input_image_size": 768/' fitted.part/config.json; mv fitted.part fitted; }
+of_side averaged 768 fitted
 [ -e "$real/cells24.json" ] || python3 "$here/real_cells.py" "$data/sets" "$real" "$real/cells24.json" --grid 24
 fit=(--set grid_fit=true --set short_answers=0 --set self_explain=0.25)
 small=10  # Letters of fine print, px.
@@ -181,8 +185,7 @@ phase answer8 answer7/model 10880 8e-4 cosine 32 "${mix[@]}"
 [ -e at_768 ] || python3 "$here/average.py" answer6/model answer8/model at_768
 
 # 1024 px, with real pages on which other words are drawn and with forms of random blocks.
-[ -e finer ] || { cp -r at_768 finer.part
-  sed -i 's/"input_image_size": 768/"input_image_size": 1024/' finer.part/config.json; mv finer.part finer; }
+of_side at_768 1024 finer
 grid=32 quilts=0 cells=$real/cells.json  # Image tokens on a side; the share of forms that are strips of several.
 # number of a draw: its sets
 redraw() {
@@ -250,11 +253,6 @@ phase answer16 answer15/model 6964 1e-3 cosine 96 "${mix[@]}"
 echo "the model is $out/final; llavar model quantize makes it the folder that is shipped"
 [ -n "${LARGER:-}" ] || exit 0
 
-# model, side in px, its copy that sees pictures of that side
-of_side() {
-  [ -e "$3" ] && return
-  cp -r "$1" "$3.part"; sed -i "s/\"input_image_size\": [0-9]*/\"input_image_size\": $2/" "$3.part/config.json"; mv "$3.part" "$3"
-}
 # 1280 px, for small print; most of the redrawn forms are strips of several.
 of_side final 1280 larger
 length=3136 grid=40 small=8 quilts=0.6 cells=$real/cells40.json

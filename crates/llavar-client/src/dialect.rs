@@ -32,7 +32,7 @@ impl AnswerFormat {
 }
 
 /// How servers say that they do not know a field, or not with this model: OpenAI, Azure, Mistral, vLLM, Groq, Google.
-const NOT_KNOWN: [&str; 10] = [
+const NOT_KNOWN: [&str; 12] = [
     "unsupported",
     "not support",
     "n't support",
@@ -43,6 +43,9 @@ const NOT_KNOWN: [&str; 10] = [
     "unexpected",
     "deprecated",
     "extra",
+    // Models with one temperature of their own.
+    "is allowed for this model",
+    "may only be set to",
 ];
 
 /// The form of requests.
@@ -159,6 +162,8 @@ mod tests {
             "Unsupported parameter: 'temperature' is not supported with this model.",
             "O-series models don't support temperature=0.0",
             "`temperature` is deprecated for this model.",
+            "invalid temperature: only 1 is allowed for this model",
+            "`temperature` may only be set to 1 when thinking is enabled.",
             r#"[{"type":"extra_forbidden","loc":["body","temperature"],"msg":"Extra inputs are not permitted"}]"#,
         ] {
             let next = dialect.after_refusal(message, &body).unwrap();

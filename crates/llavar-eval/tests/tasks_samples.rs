@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use llavar_eval::samples::{
-    LineFault, SampleError, SampleKey, SampleRow, SampleStore, Shard, merge, write_merged,
+    LineFault, MergeLock, SampleError, SampleKey, SampleRow, SampleStore, Shard, merge,
+    write_merged,
 };
 use llavar_eval::tasks::{Item, Missing, Task};
 use std::path::Path;
@@ -246,7 +247,7 @@ fn chunks_merge_into_the_unbroken_file() {
         }
         let out = dir.path().join("merged.jsonl");
         let merged = merge(&files, &keys()).unwrap();
-        write_merged(&merged, &out).unwrap();
+        write_merged(&merged, &out, &MergeLock::take(&out).unwrap()).unwrap();
         assert_eq!(merged.rows.len(), QUESTIONS);
         assert!(
             merged.missing.is_empty() && merged.repeated.is_empty() && merged.recoveries.is_empty()
@@ -285,7 +286,7 @@ fn a_merge_names_what_is_missing_repeated_and_unknown() {
     let before = std::fs::read(at("c")).unwrap();
     let files = [at("a"), at("b"), at("c"), at("none")];
     let merged = merge(&files, &keys()[..3]).unwrap();
-    write_merged(&merged, &at("out")).unwrap();
+    write_merged(&merged, &at("out"), &MergeLock::take(&at("out")).unwrap()).unwrap();
     let merged_again = merged.clone();
     let key = |i: usize| keys()[i].clone();
     assert_eq!((merged.rows.len(), merged.missing), (2, vec![key(2)]));
@@ -306,11 +307,13 @@ fn a_merge_names_what_is_missing_repeated_and_unknown() {
     // A run that appends to the file keeps it.
     let (running, _) = SampleStore::open(&at("out"), "run-1").unwrap();
     assert!(matches!(
-        write_merged(&merged_again, &at("out")),
+        MergeLock::take(&at("out")),
         Err(SampleError::Locked { .. })
     ));
     drop(running);
-    write_merged(&merged_again, &at("out")).unwrap();
+    let lock = MergeLock::take(&at("out")).unwrap();
+    assert!(SampleStore::open(&at("out"), "run-1").is_err());
+    write_merged(&merged_again, &at("out"), &lock).unwrap();
     assert_eq!(std::fs::read_to_string(at("out")).unwrap(), text);
     // Files of two runs are not one result.
     let mut other = row(3, "x");
@@ -372,7 +375,8 @@ fn lines_that_are_no_rows_cost_their_question_only() {
     let after = std::fs::read(&path).unwrap();
     assert_eq!(&after[..damaged.len()], &damaged[..]);
     let out = dir.path().join("merged.jsonl");
-    write_merged(&merge(&[path], &keys()).unwrap(), &out).unwrap();
+    let merged = merge(&[path], &keys()).unwrap();
+    write_merged(&merged, &out, &MergeLock::take(&out).unwrap()).unwrap();
     assert!(std::fs::read(out).unwrap() == whole);
 }
 

@@ -245,7 +245,7 @@ fn a_run_that_has_diverged_ends_and_keeps_its_checkpoints() {
     };
     assert!(first <= 4 && step == first + 7, "{first} {step}");
     assert_eq!(seen.warnings.len() as u64, step + 1 - first);
-    // What was saved before is there, and every one of them can be gone on with.
+    // What was saved before is there, and can be read.
     let kept = list(&world.path("run")).unwrap();
     let steps: Vec<u64> = kept.iter().map(|c| c.step).collect();
     let from = first.saturating_sub(2).max(1);
@@ -263,14 +263,24 @@ fn a_run_that_has_diverged_goes_back_where_it_may() {
     let world = World::new(3);
     write_data(&world, "data.json", &[], |_| false);
     let back = ["spike_z_loss=8", "on_spike=rollback", "max_rollbacks=2"];
-    let sets = [&DIVERGES[..], &back].concat();
+    // The first step has a rate of 0, the second breaks the weights, and all from the third on fail.
+    let late = [
+        "lr_scheduler_type=constant_with_warmup",
+        "warmup_steps=2",
+        "warmup_ratio=0",
+    ];
+    let sets = [&DIVERGES[..], &back, &late].concat();
     let (seen, outcome, _) = train(&world, "run", recipe(&world, "data.json", &sets), 99);
     let error = outcome.unwrap_err();
     assert!(
         matches!(error, TrainError::TooManyRollbacks { limit: 2, .. }),
         "{error}"
     );
-    assert_eq!(seen.rollbacks.len(), 2);
+    assert_eq!(
+        seen.rollbacks,
+        [(2, 1), (2, 1)],
+        "before the step that broke them"
+    );
     let none = [&sets[..], &["save_steps=0"]].concat();
     let (_, outcome, _) = train(&world, "none", recipe(&world, "data.json", &none), 99);
     let error = outcome.unwrap_err();

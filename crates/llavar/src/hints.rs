@@ -220,9 +220,14 @@ impl From<llavar_train::TrainError> for Failure {
                 hint = of_cause(&**source);
                 Class::Data
             }
+            E::Tensor(TensorError::RankLost { .. }) => {
+                hint = Some("start all ranks again with `--resume auto`");
+                Class::Failure
+            }
             E::Diverged { .. } => {
                 hint = Some(
-                    "go on with `--resume` of a checkpoint before those steps, a lower `learning_rate` and another `--out`",
+                    "go on with `--resume` of a checkpoint well before those steps, a lower `learning_rate`, \
+                     `--set allow_recipe_change=true` and another `--out`",
                 );
                 Class::Failure
             }

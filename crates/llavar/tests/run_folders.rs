@@ -213,6 +213,9 @@ fn nothing_that_is_there_is_written_over() {
         world.run(&command, &[out]).fails(2, &words);
         assert!(fs::read(&file).unwrap() == before, "{out}");
     }
+    // A recipe with a fault is one all the same.
+    fs::write(world.path("faulty.toml"), "[train]\nlearning_rat = 1.0\n").unwrap();
+    world.run(&recipe, &["faulty.toml"]).ok();
     // What such a command has written itself is written again.
     for (command, out) in [
         (plot, "runs/a/loss.svg"),

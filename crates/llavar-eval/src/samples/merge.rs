@@ -88,28 +88,44 @@ pub fn merge(files: &[PathBuf], questions: &[SampleKey]) -> Result<Merged, Sampl
     Ok(merged)
 }
 
+/// Keeps runs from appending to the file of a merge, from before it is read until it is written anew.
+#[derive(Debug)]
+pub struct MergeLock(#[expect(dead_code, reason = "held")] Option<File>);
+
+impl MergeLock {
+    /// Takes the lock; there may be no such file yet.
+    ///
+    /// # Errors
+    /// [`SampleError::Locked`] where a run appends to `out`, whose answers would go into a file that is no longer
+    /// there; [`SampleError::Io`].
+    pub fn take(out: &Path) -> Result<Self, SampleError> {
+        let path = || out.to_path_buf();
+        let file = match File::open(out) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self(None)),
+            Err(source) => {
+                return Err(SampleError::Io {
+                    path: path(),
+                    source,
+                });
+            }
+        };
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(SampleError::Locked { path: path() }),
+            _ => Ok(Self(Some(file))),
+        }
+    }
+}
+
 /// Writes all rows of a merge to `out`, aside and renamed; the unknown ones last, since nobody else may have them.
 ///
 /// # Errors
-/// [`SampleError::Io`]; [`SampleError::Locked`] where a run appends to `out`, whose answers would go into a file
-/// that is no longer there.
-pub fn write_merged(merged: &Merged, out: &Path) -> Result<(), SampleError> {
+/// [`SampleError::Io`].
+pub fn write_merged(merged: &Merged, out: &Path, _lock: &MergeLock) -> Result<(), SampleError> {
     let io = |source| SampleError::Io {
         path: out.to_path_buf(),
         source,
     };
-    let locked = match File::open(out) {
-        Ok(file) => Some(file),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(io(error)),
-    };
-    if let Some(file) = &locked
-        && let Err(TryLockError::WouldBlock) = file.try_lock()
-    {
-        return Err(SampleError::Locked {
-            path: out.to_path_buf(),
-        });
-    }
     write_whole(out, |file| {
         let mut rows = merged.rows.iter().chain(&merged.unknown);
         rows.try_for_each(|row| {

@@ -20,7 +20,7 @@ pub use answers::{Answer, AnswersFile, read_answers};
 pub use error::{BadLine, LineFault, SampleError};
 pub use lines::{Duplicate, Recovery, Torn};
 pub use matching::{MatchReport, Matched, RepeatedAnswer, match_answers};
-pub use merge::{Merged, merge, write_merged};
+pub use merge::{MergeLock, Merged, merge, write_merged};
 pub use row::{SampleKey, SampleRow};
 pub use shard::Shard;
 pub use store::SampleStore;

@@ -32,7 +32,8 @@ impl Trainer {
         observer.on_warning(&format!(
             "steps {first} to {step}: the gradient was not finite, the weights have diverged; the run goes back"
         ));
-        self.spiked = Some(first);
+        // What failed from there on are the weights that the update before it made.
+        self.spiked = Some(first - 1);
         Ok(())
     }
 
@@ -69,7 +70,8 @@ impl Trainer {
         let lost = self.state.not_finite_in_a_row;
         if !any && lost >= DIVERGED {
             let step = self.state.step;
-            return Err(TrainError::Diverged { first: spike, step });
+            let first = step + 1 - lost;
+            return Err(TrainError::Diverged { first, step });
         }
         if !any {
             observer.on_warning(&format!(

@@ -86,8 +86,13 @@ pub(crate) fn run(args: Args) -> Outcome {
             labelled(chart_qa::import(root, split, form, seed, &read)?)
         }
     };
-    if let Some(folder) = &args.not_in {
+    if let Some(folder) = args.not_in.as_ref().filter(|_| !samples.is_empty()) {
         without(&mut samples, root, folder)?;
+        if samples.is_empty() {
+            let shown = folder.display();
+            let what = format!("all pictures lie in {shown} too; nothing was written");
+            return Err(Failure::new(Class::Data, what).hint("give another --not-in"));
+        }
     }
     if samples.is_empty() {
         let what = Failure::new(Class::Data, "no sample could be made; nothing was written");

@@ -138,9 +138,9 @@ pub(crate) fn run(args: Args) -> Outcome {
 
 /// Refuses to write a recipe over a file that is none.
 fn only_over_a_recipe(path: &Path) -> Outcome {
-    no_pipe(path)?;
-    let recipe = |text: String| Recipe::from_toml("", &text, &[]).is_ok();
-    if !path.is_file() || std::fs::read_to_string(path).is_ok_and(recipe) {
+    // One with a fault is a recipe too, and to be written anew. Data and logs are JSON, which is no TOML.
+    let is_toml = |text: String| text.parse::<toml::Table>().is_ok();
+    if !path.is_file() || std::fs::read_to_string(path).is_ok_and(is_toml) {
         return Ok(());
     }
     let message = format!(

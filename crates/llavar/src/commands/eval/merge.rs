@@ -8,7 +8,7 @@ use std::{
 use llavar_eval::{
     results::{ERRORS_FILE, RunResult, SAMPLES_FILE, read_rows_of},
     run::{Column, PromptFormat, RunRecord, columns, read_record},
-    samples::{SampleKey, SampleRow, Shard, merge, write_merged},
+    samples::{MergeLock, SampleKey, SampleRow, Shard, merge, write_merged},
     score::ScoreOptions,
     tasks::{ImageCheck, Options, Task},
 };
@@ -94,11 +94,15 @@ fn merge_column(
     if files.is_empty() || samples.is_file() {
         files.push(samples.clone());
     }
-    let merged = merge(&files, &keys)?;
     // Without chunks there is nothing to join, and the file is the run's own.
-    if !chunks.is_empty() {
-        write_merged(&merged, &samples)?;
-    }
+    let merged = if chunks.is_empty() {
+        merge(&files, &keys)?
+    } else {
+        let lock = MergeLock::take(&samples)?;
+        let merged = merge(&files, &keys)?;
+        write_merged(&merged, &samples, &lock)?;
+        merged
+    };
     for (path, recovery) in &merged.recoveries {
         note(format!("{}: {recovery}", path.display()));
     }
