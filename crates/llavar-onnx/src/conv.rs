@@ -132,6 +132,10 @@ impl Conv {
         if down < kh || across < kw {
             row.fill(0.0);
         }
+        // A kernel in the padding alone begins outside of the picture.
+        if across == 0 {
+            return;
+        }
         for step in 0..down {
             let to = ((ky + step) * kw + kx) * c;
             let from = ((iy + step) * w + ix) * c;

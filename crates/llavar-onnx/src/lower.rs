@@ -27,6 +27,9 @@ pub(crate) fn lower(node: &Node, constants: &[Option<&Value>]) -> Result<(Op, Ve
         "ConvTranspose" => return Ok((spread(node, constant(1), constant(2))?, vec![0])),
         "MatMul" => match constant(1) {
             Some(weights) if weights.dims.len() == 2 && constant(0).is_none() => {
+                if weights.len() == 0 {
+                    return Err(node.unsupported("weights without elements"));
+                }
                 let data = weights
                     .as_floats()
                     .ok_or_else(|| node.unsupported("integers"))?;
@@ -148,6 +151,9 @@ pub(crate) fn norm(node: &Node, constants: &[Option<&Value>]) -> Result<(Vec<f32
         return Err(node.unsupported("statistics that are not constant"));
     };
     let n = gamma.len();
+    if n == 0 {
+        return Err(node.unsupported("statistics of no channels"));
+    }
     if [beta, mean, variance].iter().any(|list| list.len() != n) {
         return Err(node.unsupported("statistics of different length"));
     }
@@ -193,13 +199,18 @@ fn window(node: &Node, kernel: Option<[usize; 2]>) -> Result<Window> {
     })
 }
 
-/// Dimensions and elements of constant kernels, and the bias or zeros for `outputs`.
+/// Dimensions, none of them 0, and elements of constant kernels.
 fn kernels<'a>(node: &Node, weights: Option<&'a Value>) -> Result<([usize; 4], &'a [f32])> {
-    weights
+    let (sides, data) = weights
         .and_then(|w| w.nchw().zip(w.as_floats()))
-        .ok_or_else(|| node.unsupported("kernels that are no constant of four sides"))
+        .ok_or_else(|| node.unsupported("kernels that are no constant of four sides"))?;
+    if sides.contains(&0) {
+        return Err(node.unsupported("kernels without elements"));
+    }
+    Ok((sides, data))
 }
 
+/// The bias, or zeros for `outputs`.
 fn bias_or_zeros(node: &Node, bias: Option<&Value>, outputs: usize) -> Result<Vec<f32>> {
     let wrong = || node.unsupported("a bias of another length");
     match bias {
@@ -217,8 +228,8 @@ fn conv(node: &Node, weights: Option<&Value>, bias: Option<&Value>) -> Result<Op
     let taps = kh * kw;
     let (inputs, kernels) = if groups == 1 {
         let mut laid = vec![0.0; data.len()];
-        for (out, kernel) in data.chunks_exact((per_group * taps).max(1)).enumerate() {
-            for (input, kernel) in kernel.chunks_exact(taps.max(1)).enumerate() {
+        for (out, kernel) in data.chunks_exact(per_group * taps).enumerate() {
+            for (input, kernel) in kernel.chunks_exact(taps).enumerate() {
                 for (tap, weight) in kernel.iter().enumerate() {
                     laid[(tap * per_group + input) * outputs + out] = *weight;
                 }
@@ -227,7 +238,7 @@ fn conv(node: &Node, weights: Option<&Value>, bias: Option<&Value>) -> Result<Op
         (per_group, Kernels::Dense(laid))
     } else if groups == outputs as i64 && per_group == 1 {
         let mut laid = vec![0.0; data.len()];
-        for (channel, kernel) in data.chunks_exact(taps.max(1)).enumerate() {
+        for (channel, kernel) in data.chunks_exact(taps).enumerate() {
             for (tap, weight) in kernel.iter().enumerate() {
                 laid[tap * outputs + channel] = *weight;
             }

@@ -77,11 +77,14 @@ impl Network {
     /// computed.
     ///
     /// # Errors
-    /// When there is no linear layer, or a class that it has not.
+    /// When there is no linear layer, or a class that it has not, or none to keep.
     pub fn keep_classes(&mut self, keep: &[usize]) -> Result<()> {
         let wrong = |reason: &str| OnnxError::Format {
             reason: reason.to_owned(),
         };
+        if keep.is_empty() {
+            return Err(wrong("no classes to keep"));
+        }
         for step in self.steps.iter_mut().rev() {
             if let Op::Linear {
                 weights, n, bias, ..

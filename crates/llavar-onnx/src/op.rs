@@ -74,6 +74,18 @@ impl Op {
         if inputs.is_empty() {
             return Err("no input".to_owned());
         }
+        // A `Slice` may leave nothing; these walk over the places and channels of what they get.
+        let walks = matches!(
+            self,
+            Self::Conv(_)
+                | Self::Spread(_)
+                | Self::Mean { .. }
+                | Self::Pool { .. }
+                | Self::Repeat(_)
+        );
+        if walks && inputs[0].len() == 0 {
+            return Err("an input without elements".to_owned());
+        }
         // Those that end in elements of their own run what follows while they are in the cache.
         match self {
             Self::Conv(conv) => {
@@ -285,20 +297,17 @@ fn mean(x: Value, axes: &[i64], keep: bool) -> Result<Value, Refusal> {
         let [n, c, h, w] = x.nchw().ok_or("a picture is needed")?;
         let data = x.as_floats().ok_or(FLOATS)?;
         let mut means = vec![0.0; n * c];
-        for (part, mean) in data
-            .chunks_exact((h * w * c).max(1))
-            .zip(means.chunks_exact_mut(c))
-        {
+        for (part, mean) in data.chunks_exact(h * w * c).zip(means.chunks_exact_mut(c)) {
             sum_rows(part, mean);
         }
-        let scale = 1.0 / (h * w).max(1) as f32;
+        let scale = 1.0 / (h * w) as f32;
         means.iter_mut().for_each(|x| *x *= scale);
         let dims = if keep { vec![n, c, 1, 1] } else { vec![n, c] };
         return Ok(Value::floats(dims, means));
     }
-    if axes == [rank - 1] {
+    if rank > 0 && axes == [rank - 1] {
         let x = x.ordered(Order::Plain);
-        let n = x.dims[rank - 1].max(1);
+        let n = x.dims[rank - 1];
         let rows = x.as_floats().ok_or(FLOATS)?.chunks_exact(n);
         let means: Vec<_> = rows.map(|row| row.iter().sum::<f32>() / n as f32).collect();
         let mut dims = x.dims.clone();
@@ -339,6 +348,8 @@ fn pool(x: Value, window: &Window, largest: bool, parallel: bool) -> Result<Valu
         for (at, out) in out.chunks_exact_mut(c).enumerate() {
             let (_, ix, across) =
                 crate::window::overlap(at * window.stride[1], placed.before[1], kw, w);
+            // A window in the padding alone begins outside of the picture.
+            let down = if across == 0 { 0 } else { down };
             for dy in 0..down {
                 let from = ((iy + dy) * w + ix) * c;
                 let places = &data[from..from + across * c];

@@ -103,7 +103,7 @@ kernel! {
     pub(crate) fn combine(function: Binary, a: &mut [f32], b: &[f32]) {
         macro_rules! all {
             ($op:tt) => {
-                for row in a.chunks_exact_mut(b.len()) {
+                for row in a.chunks_exact_mut(b.len().max(1)) {
                     for (x, y) in row.iter_mut().zip(b) {
                         *x $op *y;
                     }

@@ -8,13 +8,16 @@ use crate::{
 use llavar_tensor::kernels::matmul;
 use std::sync::Arc;
 
-/// Axes counted from the front, sorted.
+/// Axes counted from the front, sorted, none of them twice.
 pub(crate) fn axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, Refusal> {
     let mut axes = axes
         .iter()
         .map(|&axis| axis_of(axis, rank))
         .collect::<Result<Vec<_>, _>>()?;
     axes.sort_unstable();
+    if axes.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err("an axis twice".to_owned());
+    }
     Ok(axes)
 }
 
@@ -70,6 +73,8 @@ pub(crate) fn transpose(x: Value, order: &[i64]) -> Result<Value, Refusal> {
     let order: Vec<usize> = if order.is_empty() {
         (0..rank).rev().collect()
     } else {
+        // One axis in place of another would walk out of the data.
+        axes(order, rank)?;
         let order: Result<_, _> = order.iter().map(|a| axis_of(*a, rank)).collect();
         order?
     };
@@ -145,7 +150,7 @@ pub(crate) fn slice(inputs: Vec<Value>) -> Result<Value, Refusal> {
         return Err("starts and ends are needed".to_owned());
     };
     let which: Vec<i64> = match rest.first() {
-        Some(axes) => axes.clone(),
+        Some(list) => list.clone(),
         None => (0..starts.len() as i64).collect(),
     };
     if rest
@@ -157,6 +162,8 @@ pub(crate) fn slice(inputs: Vec<Value>) -> Result<Value, Refusal> {
     if ends.len() != starts.len() || which.len() != starts.len() {
         return Err("starts, ends and axes differ in number".to_owned());
     }
+    // Both starts of an axis that comes twice would count.
+    axes(&which, x.dims.len())?;
     let (all, mut dims, mut first) = (strides(&x.dims), x.dims.clone(), 0);
     for ((start, end), axis) in starts.iter().zip(ends).zip(&which) {
         let axis = axis_of(*axis, dims.len())?;

@@ -7,7 +7,7 @@ use crate::{
     op::Op,
     pointwise::Pointwise,
     value::{Order, Value},
-    window::Pads,
+    window::{Pads, Window},
 };
 
 /// Numbers without a pattern.
@@ -310,6 +310,133 @@ fn what_is_not_known_is_named() {
     assert!(
         matches!(lower(&node("Conv", &[]), &[None, None]), Err(error) if error.to_string().contains("kernels"))
     );
+}
+
+/// What a damaged file may ask for is refused where it would be computed, or before.
+#[test]
+fn sides_of_nothing_and_axes_that_come_twice() {
+    let empty = |dims: &[usize]| Value::floats(dims.to_vec(), Vec::new());
+    let group = |count: i64| ("group", Attribute::Int(count));
+    for (op, attributes, constants) in [
+        ("Conv", vec![], vec![empty(&[0, 3, 1, 1])]),
+        ("Conv", vec![group(0)], vec![empty(&[0, 1, 1, 1])]),
+        ("Conv", vec![], vec![empty(&[4, 0, 1, 1])]),
+        ("Conv", vec![], vec![empty(&[4, 3, 0, 1])]),
+        ("Conv", vec![], vec![empty(&[4, 3, 1, 0])]),
+        ("ConvTranspose", vec![], vec![empty(&[3, 0, 1, 1])]),
+        ("ConvTranspose", vec![], vec![empty(&[0, 3, 1, 1])]),
+        ("BatchNormalization", vec![], vec![empty(&[0]); 4]),
+        ("MatMul", vec![], vec![empty(&[0, 4])]),
+        ("MatMul", vec![], vec![empty(&[3, 0])]),
+    ] {
+        let given: Vec<_> = [None]
+            .into_iter()
+            .chain(constants.iter().map(Some))
+            .collect();
+        let error = lower(&node(op, &attributes), &given)
+            .unwrap_err()
+            .to_string();
+        let told = error.contains("without elements") || error.contains("no channels");
+        assert!(told, "{op} {:?}: {error}", constants[0].dims);
+    }
+
+    let window = Window {
+        kernel: [1, 1],
+        stride: [1, 1],
+        pads: Pads::Given([0; 4]),
+    };
+    let pool = |largest| Op::Pool { window, largest };
+    let mean = |axes: &[i64]| Op::Mean {
+        axes: axes.to_vec(),
+        keep: true,
+    };
+    let weights = value(&[2, 3, 1, 1], 2);
+    let made = |op: &str| lower(&node(op, &[]), &[None, Some(&weights)]).unwrap().0;
+    let (row, some) = (value(&[2, 3], 1), value(&[1, 3, 4, 5], 1));
+    let list = |list: &[i64]| Value::ints(vec![list.len()], list.to_vec());
+    let parts = vec![some.clone(), list(&[1, 3]), list(&[2, 4]), list(&[2, 2])];
+    for (op, inputs, word) in [
+        (mean(&[2, 3]), vec![empty(&[1, 0, 4, 5])], "elements"),
+        (mean(&[2, 3]), vec![empty(&[1, 3, 0, 5])], "elements"),
+        (mean(&[-1]), vec![empty(&[5, 0])], "elements"),
+        (mean(&[]), vec![value(&[], 1)], "a mean over"),
+        (mean(&[2, -1, 3]), vec![some.clone()], "twice"),
+        (pool(true), vec![empty(&[1, 0, 4, 5])], "elements"),
+        (pool(false), vec![empty(&[1, 3, 4, 0])], "elements"),
+        (Op::Repeat([2, 2]), vec![empty(&[1, 0, 4, 5])], "elements"),
+        (made("Conv"), vec![empty(&[1, 3, 0, 5])], "elements"),
+        (
+            made("ConvTranspose"),
+            vec![empty(&[1, 2, 4, 0])],
+            "elements",
+        ),
+        (Op::Transpose(vec![2; 4]), vec![some.clone()], "twice"),
+        (Op::Transpose(vec![0, -2]), vec![row.clone()], "twice"),
+        (Op::Unsqueeze(vec![3, 3]), vec![row.clone()], "twice"),
+        (Op::Unsqueeze(vec![5, 5]), vec![row.clone()], "axis 5"),
+        (Op::Squeeze(vec![0, -4]), vec![some.clone()], "twice"),
+        (Op::Slice, parts, "twice"),
+    ] {
+        for parallel in [false, true] {
+            let error = op.run(inputs.clone(), &[], parallel).unwrap_err();
+            assert!(error.contains(word), "{op:?}: {error}");
+        }
+    }
+
+    // Nothing and nothing is nothing.
+    let add = Op::Binary(crate::pointwise::Binary::Add);
+    let none = empty(&[1, 0, 4, 5]);
+    let sum = add.run(vec![none.clone(), none], &[], false).unwrap();
+    assert_eq!(sum.dims, [1, 0, 4, 5]);
+}
+
+#[test]
+fn windows_in_the_padding_alone() {
+    let x = value(&[1, 3, 2, 2], 1);
+    let pads = [1, 1, 4, 5];
+    let padded = ("pads", ints(&pads.map(|p| p as i64)));
+    let weights = value(&[2, 3, 2, 1], 2);
+    let (op, _) = lower(
+        &node("Conv", std::slice::from_ref(&padded)),
+        &[None, Some(&weights)],
+    )
+    .unwrap();
+    let want = plain_conv(&x, &weights, [1, 1], pads, false);
+    close(&op.run(vec![x.clone()], &[], false).unwrap(), &want);
+    let attributes = [padded, ("kernel_shape", ints(&[2, 1]))];
+    let (op, _) = lower(&node("AveragePool", &attributes), &[None]).unwrap();
+    let y = op.run(vec![x], &[], false).unwrap();
+    assert_eq!(y.dims, [1, 3, 6, 8]);
+    assert_eq!(y.as_floats().unwrap().last(), Some(&0.0));
+}
+
+#[test]
+fn some_class_is_kept() {
+    let part = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
+    let one = part(9, &1.0_f32.to_le_bytes());
+    // Sides 1 and 1, of floats.
+    let weights = [vec![8, 1, 8, 1, 16, 1], part(8, b"w"), one].concat();
+    let product = [
+        part(1, b"x"),
+        part(1, b"w"),
+        part(2, b"y"),
+        part(4, b"MatMul"),
+    ]
+    .concat();
+    let graph = [
+        part(1, &product),
+        part(5, &weights),
+        part(11, &part(1, b"x")),
+        part(12, &part(1, b"y")),
+    ]
+    .concat();
+    let mut network = crate::Network::load(&part(7, &graph)).unwrap();
+    for (keep, word) in [(&[][..], "no classes"), (&[1], "fewer classes")] {
+        let error = network.keep_classes(keep).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+        assert_eq!(network.classes(), Some(1));
+    }
+    network.keep_classes(&[0]).unwrap();
 }
 
 /// Kernels are a constant of the operation, not of the network's memory.

@@ -26,8 +26,9 @@ pub use parse::parse_lines;
 ///
 /// Lines are an array, bare or under `lines`, of `{"quad": [[x, y] x 4], "text", "score"}`,
 /// `{"box": [x1, y1, x2, y2], "text"}`, `[quad, text, score]` or `[quad, [text, score]]`: what this
-/// program writes, word annotations, and what RapidOCR and PaddleOCR give. No score is a score of 1. Words under
-/// `words` instead, as in the `words.jsonl` of a synthetic set, are joined to lines: [`crate::join_words`].
+/// program writes, word annotations, and what RapidOCR and PaddleOCR give, the latter also as a list of one
+/// page. No score is a score of 1. Words under `words` instead, as in the `words.jsonl` of a synthetic set, are
+/// joined to lines: [`crate::join_words`].
 #[derive(Debug)]
 pub struct Sidecar {
     place: Option<PathBuf>,

@@ -12,11 +12,12 @@ use crate::{Line, join_words, line::Quad};
 /// # Errors
 /// What is wrong, and with which line.
 pub fn parse_lines(text: &str) -> Result<Vec<Line>, String> {
-    lines_of(&serde_json::from_str(text).map_err(|e| e.to_string())?)
+    lines_of(&serde_json::from_str(without_mark(text)).map_err(|e| e.to_string())?)
 }
 
 /// Lines of many pictures: an object by name, an array of records, or records in JSON Lines.
 pub(super) fn parse_many(text: &str) -> Result<HashMap<String, Vec<Line>>, String> {
+    let text = without_mark(text);
     match serde_json::from_str(text) {
         Ok(Value::Object(one)) if one.contains_key("image") => records(&[one.into()]),
         Ok(Value::Object(map)) => map
@@ -56,6 +57,11 @@ pub(super) fn parse_many(text: &str) -> Result<HashMap<String, Vec<Line>>, Strin
     }
 }
 
+/// A text without the byte order mark that some editors and shells write.
+fn without_mark(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}')
+}
+
 /// Whether a text that is no JSON document is meant as one record a line: its first line is a whole object, or is
 /// broken and another one begins below it.
 fn is_json_lines(text: &str) -> bool {
@@ -80,7 +86,7 @@ fn record(value: &Value) -> Result<(String, Vec<Line>), String> {
 
 fn lines_of(value: &Value) -> Result<Vec<Line>, String> {
     match (value.get("lines"), value.get("words")) {
-        (None, Some(words)) => Ok(join_words(&pieces(words)?)),
+        (None | Some(Value::Null), Some(words)) => Ok(join_words(&pieces(words)?)),
         (lines, _) => pieces(lines.unwrap_or(value)),
     }
 }
@@ -92,10 +98,25 @@ fn pieces(list: &Value) -> Result<Vec<Line>, String> {
         return Ok(Vec::new());
     }
     let list = list.as_array().ok_or("expected an array of lines")?;
+    if let [page] = &list[..]
+        && is_page(page)
+    {
+        return pieces(page);
+    }
     list.iter()
         .enumerate()
         .map(|(at, line)| line_of(line).map_err(|e| format!("text line {}: {e}", at + 1)))
         .collect()
+}
+
+/// Whether the only element of a list is a page rather than a line: PaddleOCR gives a list of pages for a
+/// single picture as well.
+fn is_page(value: &Value) -> bool {
+    let is_line = |line: &Value| line.get(0).is_some_and(|place| quad_of(place).is_ok());
+    value.is_null()
+        || value
+            .as_array()
+            .is_some_and(|lines| lines.first().is_none_or(is_line))
 }
 
 fn line_of(value: &Value) -> Result<Line, String> {
@@ -116,8 +137,11 @@ fn line_of(value: &Value) -> Result<Line, String> {
     let text = text.and_then(Value::as_str).ok_or("no `text`")?;
     let score = match score {
         None | Some(Value::Null) => 1.0,
-        // RapidOCR wrote scores as texts.
-        Some(Value::String(score)) => score.parse().map_err(|_| "`score` is no number")?,
+        // RapidOCR wrote scores as texts; those may say `nan`.
+        Some(Value::String(score)) => {
+            let score = score.parse().ok().filter(|x: &f64| x.is_finite());
+            score.ok_or("`score` is no number")?
+        }
         Some(score) => score.as_f64().ok_or("`score` is no number")?,
     };
     Ok(Line {

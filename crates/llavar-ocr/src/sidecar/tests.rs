@@ -27,11 +27,42 @@ fn every_form_of_a_line() {
         assert_eq!(bare, Ok(vec![expected.clone()]), "{form}");
         let under = parse_lines(&format!(r#"{{"lines": [{form}], "width": 4}}"#));
         assert_eq!(under, bare);
+        let marked = parse_lines(&format!("\u{feff}[{form}]"));
+        assert_eq!(marked, bare);
     }
     let unsure = parse_lines(r#"[{"box": [1, 2, 3, 4], "text": ""}]"#).unwrap();
     assert_eq!(unsure[0].score, 1.0);
-    assert_eq!(parse_lines("null"), Ok(Vec::new()));
-    assert_eq!(parse_lines(r#"{"lines": []}"#), Ok(Vec::new()));
+    for none in ["null", r#"{"lines": []}"#, r#"{"lines": null}"#] {
+        assert_eq!(parse_lines(none), Ok(Vec::new()), "{none}");
+    }
+}
+
+#[test]
+fn a_list_of_one_page_is_its_lines() {
+    let [a, b] = ["SALE", "9.90"]
+        .map(|text| format!(r#"[[[1, 2], [30, 2], [30, 9.5], [1, 9.5]], ["{text}", 0.5]]"#));
+    let flat = r#"[[1, 2, 30, 9.5], "SALE", 0.5]"#;
+    for (page, texts) in [
+        (format!("[{a}, {b}]"), &["SALE", "9.90"][..]),
+        (format!("[{a}]"), &["SALE"]),
+        (format!("[{flat}]"), &["SALE"]),
+        ("[]".to_owned(), &[]),
+        ("null".to_owned(), &[]),
+    ] {
+        for (text, of) in [
+            (format!("[{page}]"), "pages"),
+            (format!(r#"{{"lines": [{page}]}}"#), "pages under `lines`"),
+            (page.clone(), "lines"),
+        ] {
+            let lines = parse_lines(&text).unwrap();
+            let read: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+            assert_eq!(read, texts, "{of}: {text}");
+        }
+        let many = parse::parse_many(&format!(r#"{{"p.jpg": [{page}]}}"#)).unwrap();
+        assert_eq!(many["p.jpg"].len(), texts.len(), "{page}");
+    }
+    // Which of several pages the picture is, nobody says.
+    assert!(parse_lines(&format!("[[{a}], [{b}]]")).is_err());
 }
 
 #[test]
@@ -47,6 +78,14 @@ fn wrong_lines_are_named() {
         (r#"[{"box": [1, 2, 3, 1e999], "text": "x"}]"#, "number"),
         (
             r#"[{"box": [1, 2, 3, 4], "text": "x", "score": []}]"#,
+            "score",
+        ),
+        (
+            r#"[{"box": [1, 2, 3, 4], "text": "x", "score": "nan"}]"#,
+            "score",
+        ),
+        (
+            r#"[{"box": [1, 2, 3, 4], "text": "x", "score": "-inf"}]"#,
             "score",
         ),
     ] {
@@ -106,19 +145,21 @@ fn many_pictures_in_one_file() {
             "{{\"image\": \"images/a.png\", \"lines\": [{a}]}}\n\n{{\"image\": \"b\", \"lines\": [{b}]}}\n"
         ),
     ] {
-        fs::write(&path, text).unwrap();
-        let all = Sidecar::open(Some(&path)).unwrap();
-        for (name, expected) in [
-            ("images/a.png", "one"),
-            ("/x/images/a.png", "one"),
-            ("y/b.jpg", "two"),
-        ] {
-            assert_eq!(all.read(&page(name)).unwrap()[0].text, expected, "{name}");
+        for mark in ["", "\u{feff}"] {
+            fs::write(&path, format!("{mark}{text}")).unwrap();
+            let all = Sidecar::open(Some(&path)).unwrap();
+            for (name, expected) in [
+                ("images/a.png", "one"),
+                ("/x/images/a.png", "one"),
+                ("y/b.jpg", "two"),
+            ] {
+                assert_eq!(all.read(&page(name)).unwrap()[0].text, expected, "{name}");
+            }
+            assert!(matches!(
+                all.read(&page("a.png")),
+                Err(OcrError::NoSidecar { .. })
+            ));
         }
-        assert!(matches!(
-            all.read(&page("a.png")),
-            Err(OcrError::NoSidecar { .. })
-        ));
     }
     for (text, word) in [
         ("[{}]", "record 1"),
@@ -156,6 +197,9 @@ fn words_are_joined_to_lines() {
     let lines = words.read(&page("images/2.jpg")).unwrap();
     let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
     assert_eq!(texts, ["Total due", "9.90"]);
+    // No lines beside the words are none that hide them.
+    let beside = rows[2].replacen('{', r#"{"lines": null, "#, 1);
+    assert_eq!(parse_lines(&beside), Ok(lines));
 
     // Cut off in the last line or damaged in any other, the error is of that line.
     let cut = &rows[1][..rows[1].len() / 2];
