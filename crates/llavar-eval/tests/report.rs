@@ -126,6 +126,42 @@ fn two_runs_on_one_page() {
 }
 
 #[test]
+fn differences_have_the_unit_of_their_metric() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = run(root.path(), "run", &answers(root.path(), &["14"]));
+    let scored = |anls: f64, cider: f64| {
+        let mut run = ReportRun::open(&folder).unwrap();
+        for row in &mut run.columns[0].rows {
+            row.scores = [("anls".into(), anls), ("cider_d".into(), cider)].into();
+        }
+        run
+    };
+    let runs = [scored(0.25, 1.0), scored(0.5, 1.25)];
+    let summary = Summary::new(&runs);
+    let text = markdown(&summary);
+    for row in [
+        "| anls | +25.0 | +25.0 to +25.0 |",
+        "| cider_d | +0.250 | +0.250 to +0.250 |",
+    ] {
+        assert!(text.contains(row), "{row}: {text}");
+    }
+    let page = html(&runs, &summary, &BrowserOptions::default());
+    for cell in [
+        "25.0 %",
+        "50.0 %",
+        "+25.0 to +25.0",
+        "1.000",
+        "1.250",
+        "+0.250 to +0.250",
+    ] {
+        assert!(page.contains(&format!(">{cell}<")), "{cell}");
+    }
+    for (form, text) in [("markdown", &text), ("html", &page)] {
+        assert!(text.contains("else in the metric's own unit"), "{form}");
+    }
+}
+
+#[test]
 fn broken_rows_are_counted_by_kind_and_the_rest_is_shown() {
     let root = tempfile::tempdir().unwrap();
     let folder = run(

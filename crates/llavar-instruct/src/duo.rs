@@ -1,5 +1,6 @@
 //! What is made: duos, and what was turned down.
 
+use llavar_data::IMAGE_TAG;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -46,6 +47,11 @@ impl Duo {
             self_explain_question: sq,
             self_explain_answer: sa,
         }
+    }
+
+    /// Whether a text holds the tag that stands for a picture: a record has one tag a picture, no more.
+    pub(crate) fn holds_image_tag(&self) -> bool {
+        self.texts().iter().any(|text| text.contains(IMAGE_TAG))
     }
 
     /// Sixteen hexadecimal digits of its texts and its picture's hash: the name by which a review means it.

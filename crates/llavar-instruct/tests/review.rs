@@ -188,6 +188,12 @@ fn strangers_and_nonsense_are_kept_out() {
             400,
             "without texts"
         );
+        let mut second_picture = decision("edit", id);
+        second_picture["edited"] = json!({"extractive_question": "What is it?",
+            "extractive_answer": "The tag \"<image>\" is printed <b>there</b>.",
+            "self_explain_question": "Where is it?", "self_explain_answer": "At the top."});
+        let (status, text) = page.post(page.token, &second_picture);
+        assert!(status == 400 && text.contains("<image>"), "{status} {text}");
         for path in [
             "/image?i=7",
             "/image?i=../../etc/passwd",

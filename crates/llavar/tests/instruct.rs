@@ -535,6 +535,76 @@ fn without_a_model_ctrl_c_leaves_the_larger_set() {
 }
 
 #[test]
+fn an_export_leaves_one_state_and_nothing_that_was_turned_down() {
+    let world = world("instruct_one_state", 4);
+    let run = [
+        "instruct",
+        "run",
+        "--images",
+        "images",
+        "--ocr",
+        "sidecar",
+        "--out",
+        "run",
+        "--endpoint",
+        "template",
+        "--test-fraction",
+        "0",
+    ];
+    world.run(&run, &[]).ok();
+    let files = || -> Vec<Vec<u8>> {
+        [
+            "data/duos-train.json",
+            "parquet/duos-train.parquet",
+            "webdataset/duos-train-000000.tar",
+            "card.json",
+            "README.md",
+        ]
+        .iter()
+        .map(|name| fs::read(world.path("run").join(name)).unwrap())
+        .collect()
+    };
+    let before = files();
+
+    let pictures = llavar_instruct::read_pictures(&world.path("run")).unwrap();
+    let picture = pictures.iter().find(|one| !one.duos.is_empty()).unwrap();
+    let verdict = serde_json::from_value(json!({
+        "time": 1, "duo": picture.duos[0].id(&picture.hash), "reviewer": "ann", "verdict": "reject",
+        "edited": null, "note": "",
+    }));
+    Journal::open(&world.path("run"))
+        .unwrap()
+        .append(Entry::Review(verdict.unwrap()))
+        .unwrap();
+
+    // A picture that is gone stops it before anything is written, where pictures are embedded.
+    let gone = pictures.iter().rfind(|one| !one.duos.is_empty()).unwrap();
+    assert_ne!(gone.name, picture.name);
+    let (here, away) = (world.path("images").join(&gone.name), world.path("away"));
+    let export = |formats| world.run(&["instruct", "export", "run", "--formats", formats], &[]);
+    fs::rename(&here, &away).unwrap();
+    for formats in ["json,parquet", "webdataset"] {
+        export(formats).fails(3, &[&gone.name]);
+        assert!(files() == before, "{formats}");
+    }
+    fs::rename(&away, &here).unwrap();
+
+    // Forms that are not named do not stay behind with what a reviewer turned down; other files do.
+    let note = world.path("run/webdataset/note.txt");
+    fs::write(&note, "mine").unwrap();
+    let text = export("json").err;
+    assert!(text.contains("parquet/ is removed"), "{text}");
+    assert!(!world.path("run/parquet").exists());
+    let left = fs::read_dir(world.path("run/webdataset")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left, [note]);
+    assert_ne!(
+        fs::read(world.path("run/data/duos-train.json")).unwrap(),
+        before[0]
+    );
+}
+
+#[test]
 fn wrong_command_lines_are_told() {
     let world = world("instruct_usage", 1);
     let run = |more: &[&str]| {

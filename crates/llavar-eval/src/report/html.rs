@@ -3,8 +3,8 @@
 use super::browser::{BrowserOptions, shown};
 use super::input::ReportRun;
 use super::published::REMARK;
-use super::summary::{ColumnSummary, Summary};
-use crate::results::MetricResult;
+use super::summary::{ColumnSummary, PAIRED, Summary, difference};
+use crate::results::{MetricResult, Unit};
 use llavar_report::{BarChart, BarSeries, BarValue, Cards, Cell, Page, Pictures, Table};
 
 /// The page of one or several runs as HTML.
@@ -95,8 +95,8 @@ fn pairings(summary: &Summary) -> Table {
         "A",
         "B",
         "metric",
-        "A [x 100]",
-        "B [x 100]",
+        "value of A",
+        "value of B",
         "B - A",
         "95 % interval",
         "p",
@@ -117,16 +117,22 @@ fn pairings(summary: &Summary) -> Table {
             }
         }
         for m in &c.metrics {
-            let points = |value: f64| format!("{:+.1}", 100.0 * value);
+            let unit = Unit::of_mean(&m.metric);
+            let value = |value: f64| {
+                let scaled = unit.scale * value;
+                let shown = format!("{scaled:.*}{}", unit.decimals, unit.suffix);
+                Cell::number(scaled, shown)
+            };
             table.row([
                 Cell::from(&*pairing.task),
                 Cell::from(&*pairing.a),
                 Cell::from(&*pairing.b),
                 Cell::from(&*m.metric),
-                Cell::number(m.a, format!("{:.1}", 100.0 * m.a)),
-                Cell::number(m.b, format!("{:.1}", 100.0 * m.b)),
-                Cell::number(m.difference, points(m.difference)).best(m.p < 0.05),
-                Cell::from(m.interval.map(points).join(" to ")),
+                value(m.a),
+                value(m.b),
+                Cell::number(unit.scale * m.difference, difference(unit, m.difference))
+                    .best(m.p < 0.05),
+                Cell::from(m.interval.map(|end| difference(unit, end)).join(" to ")),
                 Cell::number(m.p, format!("{:.4}", m.p)),
                 m.better.into(),
                 m.worse.into(),
@@ -134,10 +140,10 @@ fn pairings(summary: &Summary) -> Table {
             ]);
         }
     }
-    table.caption(
-        "Means of the questions' scores times 100, paired by question. The interval draws whole pictures anew, p \
+    table.caption(format!(
+        "Means of the questions' scores, paired by question. {PAIRED} The interval draws whole pictures anew, p \
          swaps A and B by picture; differences with p below 0.05 are in bold (of 20 true zeros one is).",
-    );
+    ));
     table
 }
 

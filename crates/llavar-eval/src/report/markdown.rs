@@ -1,8 +1,8 @@
 //! The report as Markdown, without the questions.
 
 use super::published::REMARK;
-use super::summary::{ColumnSummary, Summary, distinct};
-use crate::results::MetricResult;
+use super::summary::{ColumnSummary, PAIRED, Summary, difference, distinct};
+use crate::results::{MetricResult, Unit};
 
 /// Tables of the report as Markdown.
 pub fn markdown(summary: &Summary) -> String {
@@ -86,7 +86,7 @@ pub fn markdown(summary: &Summary) -> String {
             "A",
             "B",
             "metric",
-            "B - A [points]",
+            "B - A",
             "95 % interval",
             "p",
             "pairs",
@@ -96,15 +96,14 @@ pub fn markdown(summary: &Summary) -> String {
             .iter()
             .flat_map(|pairing| {
                 pairing.comparison.metrics.iter().map(move |m| {
+                    let unit = Unit::of_mean(&m.metric);
                     vec![
                         pairing.task.clone(),
                         pairing.a.clone(),
                         pairing.b.clone(),
                         m.metric.clone(),
-                        format!("{:+.1}", 100.0 * m.difference),
-                        m.interval
-                            .map(|end| format!("{:+.1}", 100.0 * end))
-                            .join(" to "),
+                        difference(unit, m.difference),
+                        m.interval.map(|end| difference(unit, end)).join(" to "),
                         format!("{:.4}", m.p),
                         m.pairs.to_string(),
                     ]
@@ -112,6 +111,7 @@ pub fn markdown(summary: &Summary) -> String {
             })
             .collect();
         out += &table(&head.map(str::to_owned), &rows);
+        out += &format!("\n{PAIRED}\n");
     }
     let judged = summary.columns.iter().flat_map(|column| {
         let name = format!("{}, {}", column.title(), column.by);

@@ -4,7 +4,7 @@ use super::input::ReportRun;
 use super::published::{PUBLISHED, PublishedRow, PublishedTask, TASKS};
 use crate::compare::{Comparison, compare};
 use crate::judge::JudgeResult;
-use crate::results::{MetricResult, OcrMode, RunResult};
+use crate::results::{MetricResult, OcrMode, RunResult, Unit};
 use serde::Serialize;
 
 /// Everything but the questions themselves.
@@ -144,6 +144,15 @@ impl Summary {
             .iter()
             .filter(move |column| column.title() == title)
     }
+}
+
+/// What the differences of paired comparisons are counted in.
+pub(super) const PAIRED: &str =
+    "B - A is in points where the metric is in %, else in the metric's own unit.";
+
+/// B minus A, or an end of its interval, with its sign.
+pub(super) fn difference(unit: Unit, value: f64) -> String {
+    format!("{:+.*}", unit.decimals, unit.scale * value)
 }
 
 pub(super) fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str> {

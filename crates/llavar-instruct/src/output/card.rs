@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use llavar_data::IMAGE_TAG;
 use serde::Serialize;
 
 use super::{Agreement, Formats, Selection, agreement, records::is_test};
@@ -66,6 +67,8 @@ pub struct Card {
     pub rejected: BTreeMap<String, BTreeMap<String, usize>>,
     /// Decisions of people.
     pub verdicts: usize,
+    /// Edits that hold `<image>` and were not applied.
+    pub unusable_edits: usize,
     /// How far they agree.
     pub agreement: Vec<Agreement>,
     /// Duos by what selection said of them: `kept`, or why not; empty without selection.
@@ -80,6 +83,7 @@ impl Card {
         made: &[PictureResult],
         kept: &[PictureResult],
         verdicts: &[Verdict],
+        unusable_edits: usize,
         selected: Option<&Selection>,
         ledger: &Ledger,
     ) -> Self {
@@ -145,6 +149,7 @@ impl Card {
                     .count(),
             rejected,
             verdicts: verdicts.len(),
+            unusable_edits,
             agreement: agreement(verdicts),
             selection,
             ledger: ledger.clone(),
@@ -259,6 +264,12 @@ impl Card {
         }
         if self.verdicts > 0 {
             out += &format!("\n## Review\n\n{} decisions of people.\n", self.verdicts);
+            if self.unusable_edits > 0 {
+                out += &format!(
+                    "{} edits hold `{IMAGE_TAG}` and were not applied.\n",
+                    self.unusable_edits
+                );
+            }
             for one in &self.agreement {
                 let kappa = one
                     .kappa

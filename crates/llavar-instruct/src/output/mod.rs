@@ -34,7 +34,8 @@ pub struct Formats {
 /// `card.json`, `ledger.json` and `rejected.jsonl`.
 ///
 /// Duos that people turned down are left out, edited ones are replaced; of those that were scored only
-/// selected ones stay. Pictures go to train or test by their content's hash, so copies never part.
+/// selected ones stay. Pictures go to train or test by their content's hash, so copies never part. Files of
+/// forms that are not asked for are removed: they would be of an earlier state.
 ///
 /// # Errors
 /// [`InstructError::Io`], [`InstructError::Data`].
@@ -66,7 +67,24 @@ pub fn write(
             picture
         })
         .collect();
-    let card = Card::of(file, pictures, &kept, verdicts, selected, ledger);
+    if formats.parquet || formats.webdataset {
+        // Before the first write: a picture that is gone must not leave one half new and one half old.
+        for picture in &kept {
+            if !picture.duos.is_empty() || picture.caption.is_some() {
+                check_readable(&images.join(&picture.name))?;
+            }
+        }
+    }
+    let unusable_edits = reviewed.unusable_edits;
+    let card = Card::of(
+        file,
+        pictures,
+        &kept,
+        verdicts,
+        unusable_edits,
+        selected,
+        ledger,
+    );
     for (what, samples) in [
         (
             "duos",
@@ -101,14 +119,26 @@ pub fn write(
             if formats.parquet && !samples.is_empty() {
                 folder("parquet")?;
                 write_parquet(&parquet, with_pictures())?;
-            } else if formats.parquet && parquet.exists() {
-                // Of an earlier state of the run, when there were records for it.
+            } else if parquet.exists() {
+                // Of an earlier state of the run: it may hold what reviews turned down since.
                 std::fs::remove_file(&parquet).map_err(InstructError::io(&parquet))?;
             }
-            // An empty part too: shards of an earlier state go.
-            if formats.webdataset && (!samples.is_empty() || run.join("webdataset").exists()) {
+            let shards = run.join("webdataset");
+            if formats.webdataset && !samples.is_empty() {
                 write_webdataset(&folder("webdataset")?, &name, SHARD_BYTES, with_pictures())?;
+            } else if shards.is_dir() {
+                // Writing none removes those of an earlier state.
+                write_webdataset(&shards, &name, SHARD_BYTES, std::iter::empty())?;
             }
+        }
+    }
+    for (name, is_asked) in [
+        ("parquet", formats.parquet),
+        ("webdataset", formats.webdataset),
+    ] {
+        if !is_asked {
+            // One that holds other files stays, and most often there is none.
+            let _ = std::fs::remove_dir(run.join(name));
         }
     }
     let rejected = pictures.iter().flat_map(|picture| {
@@ -121,4 +151,18 @@ pub fn write(
     let text = card.markdown(formats);
     run_file::write_aside(&run.join("README.md"), |out| out.write_all(text.as_bytes()))?;
     Ok(card)
+}
+
+/// That a picture which will be embedded is there.
+fn check_readable(path: &Path) -> Result<(), Error> {
+    // What is no file is not opened: a pipe would wait for ever.
+    let opened = match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(std::io::Error::other("it is no file")),
+        Ok(_) => std::fs::File::open(path).map(drop),
+        Err(error) => Err(error),
+    };
+    opened.map_err(|source| Error::Io {
+        path: path.to_path_buf(),
+        source,
+    })
 }

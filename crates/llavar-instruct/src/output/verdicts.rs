@@ -13,6 +13,8 @@ pub struct Reviewed {
     pub pictures: Vec<PictureResult>,
     /// By the id of an edited duo, that of what it was.
     pub original: HashMap<String, String>,
+    /// Edits that hold `<image>` and were passed over: with them the picture's record could not be read.
+    pub unusable_edits: usize,
 }
 
 /// The last word of every reviewer on every duo: by duo, then by reviewer.
@@ -29,10 +31,11 @@ fn last_words(verdicts: &[Verdict]) -> HashMap<&str, BTreeMap<&str, &Verdict>> {
 }
 
 /// Applies decisions: a duo goes where at least as many people reject as accept it; of several edits the
-/// latest counts. What nobody looked at stays.
+/// latest usable one counts. What nobody looked at stays.
 pub fn apply(pictures: &[PictureResult], verdicts: &[Verdict]) -> Reviewed {
     let words = last_words(verdicts);
     let mut original = HashMap::new();
+    let mut unusable_edits = 0;
     let mut pictures = pictures.to_vec();
     for picture in &mut pictures {
         let hash = picture.hash.clone();
@@ -48,10 +51,12 @@ pub fn apply(pictures: &[PictureResult], verdicts: &[Verdict]) -> Reviewed {
                     return None;
                 }
                 let edits = said.values().filter(|v| v.verdict == "edit");
-                let edited = edits
-                    .max_by_key(|verdict| verdict.time)
-                    .and_then(|verdict| verdict.edited.clone());
-                let Some(edited) = edited else {
+                let edits = edits.filter_map(|v| Some((v.time, v.edited.as_ref()?)));
+                let (unusable, edits): (Vec<_>, Vec<_>) =
+                    edits.partition(|(_, edited)| edited.holds_image_tag());
+                unusable_edits += unusable.len();
+                let latest = edits.into_iter().max_by_key(|(time, _)| *time);
+                let Some(edited) = latest.map(|(_, edited)| edited.clone()) else {
                     return Some(duo);
                 };
                 original.insert(edited.id(&hash), id);
@@ -59,7 +64,11 @@ pub fn apply(pictures: &[PictureResult], verdicts: &[Verdict]) -> Reviewed {
             })
             .collect();
     }
-    Reviewed { pictures, original }
+    Reviewed {
+        pictures,
+        original,
+        unusable_edits,
+    }
 }
 
 /// How far two reviewers agree.
@@ -174,5 +183,31 @@ mod tests {
         let reviewed = apply(&[picture], &verdicts);
         assert_eq!(reviewed.pictures[0].duos, [duo(9), duo(2), duo(3)]);
         assert_eq!(reviewed.original[&id(9)], id(1));
+        assert_eq!(reviewed.unusable_edits, 0);
+    }
+
+    #[test]
+    fn an_edit_that_breaks_the_record_is_passed_over_and_counted() {
+        let duo = |answer: &str| Duo {
+            extractive_answer: answer.into(),
+            ..Duo::default()
+        };
+        let mut picture = PictureResult::new("a.png", State::Done);
+        picture.hash = "h".into();
+        picture.duos = vec![duo("A"), duo("B")];
+        let edit = |time: u64, of: &str, reviewer: &str, answer: &str| {
+            let mut edit = verdict(time, &duo(of).id("h"), reviewer, "edit");
+            edit.edited = Some(duo(answer));
+            edit
+        };
+        let tag = "The tag \"<image>\" is printed there.";
+        let verdicts = [
+            edit(1, "A", "ann", tag),
+            edit(1, "B", "ann", "C"),
+            edit(2, "B", "bob", tag),
+        ];
+        let reviewed = apply(&[picture], &verdicts);
+        assert_eq!(reviewed.pictures[0].duos, [duo("A"), duo("C")]);
+        assert_eq!(reviewed.unusable_edits, 2);
     }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use llavar_client::same_secret;
+use llavar_data::IMAGE_TAG;
 use llavar_http::{Exchange, Handler, Head, ReadFault, Response};
 
 use super::Review;
@@ -192,6 +193,12 @@ impl Review {
         };
         let edited = match (decision.verdict.as_str(), decision.edited) {
             ("accept" | "reject" | "undo", _) => None,
+            // A second one would make the picture's whole record unusable.
+            ("edit", Some(edited)) if edited.holds_image_tag() => {
+                let message =
+                    format!("a text cannot hold `{IMAGE_TAG}`: that is where the picture goes");
+                return Response::text(400, message);
+            }
             ("edit", Some(edited)) if edited.texts().iter().all(|text| !text.trim().is_empty()) => {
                 Some(Duo::from_texts(
                     edited.texts().map(|text| text.trim().to_owned()),

@@ -201,7 +201,7 @@ fn step(least: f64) -> f64 {
     factor.unwrap_or(10.0) * power
 }
 
-/// A tick's label: as many decimals as its step has.
+/// A tick's label: as many digits as tell it from the next one.
 fn label(value: f64, step: f64) -> String {
     // What is left of 0.3 - 3 * 0.1 is no tick at 5e-17.
     let value = if value.abs() < step * 1e-6 {
@@ -214,7 +214,10 @@ fn label(value: f64, step: f64) -> String {
         return if value == 0.0 {
             "0".into()
         } else {
-            trimmed(&format!("{value:.2e}"))
+            let digits = (large.log10() + 1e-9).floor() - (step.log10() + 1e-9).floor();
+            // Beyond 15 a number has no digits of its own.
+            let digits = digits.clamp(2.0, 15.0) as usize;
+            trimmed(&format!("{value:.digits$e}"))
         };
     }
     let decimals = (-(step.log10() + 1e-9).floor()).max(0.0) as usize;
@@ -276,6 +279,15 @@ mod tests {
         assert_eq!(
             labels(log(2.0, 3.0), 5),
             ["2.0", "2.2", "2.4", "2.6", "2.8", "3.0"]
+        );
+        // Large beside their steps: every tick still has its own label.
+        assert_eq!(
+            labels(linear(5_001_005_000.0, 5_001_995_000.0), 5),
+            ["5.0012e9", "5.0014e9", "5.0016e9", "5.0018e9"]
+        );
+        assert_eq!(
+            labels(linear(0.500_01, 0.500_09), 4),
+            ["5.0002e-1", "5.0004e-1", "5.0006e-1", "5.0008e-1"]
         );
     }
 

@@ -273,7 +273,9 @@ impl Run {
 
     /// Seconds that the logged steps took.
     pub fn seconds(&self) -> f64 {
-        self.values("seconds").iter().map(|(_, s)| s).sum()
+        // No `sum`: that of nothing is -0.
+        let values = self.values("seconds").into_iter();
+        values.fold(0.0, |sum, (_, seconds)| sum + seconds)
     }
 
     /// Middle value of `key`, which outliers such as the first step do not move.

@@ -65,7 +65,9 @@ fn what_is_no_run_is_said() {
         "recipe.toml",
         &Recipe::default().to_toml().unwrap(),
     );
-    assert!(Run::open(&path.join("young")).unwrap().rows.is_empty());
+    let young = Run::open(&path.join("young")).unwrap();
+    assert!(young.rows.is_empty());
+    assert_eq!(format!("{:.1}", young.seconds()), "0.0", "no minus");
     assert!(matches!(
         Run::with_steps(&path.join("young")),
         Err(RunError::NoSteps { .. })

@@ -85,11 +85,16 @@ pub(crate) fn run(args: Args) -> Outcome {
     for Named { name, comparison } in &compared {
         text += &shown(name, comparison);
     }
-    text += &format!(
-        "B - A in points, ± one standard error over pictures (– where there is only one), 95 % interval,\n\
-         p of no difference ({DRAWS} draws each).\n"
-    );
-    print(text)
+    print(text + &legend())
+}
+
+/// What the numbers are.
+fn legend() -> String {
+    format!(
+        "B - A in points where the metric is in %, else in the metric's own unit, ± one standard error\n\
+         over pictures (– where there is only one), 95 % interval, p of no difference ({DRAWS} draws\n\
+         each).\n"
+    )
 }
 
 /// The columns of a path that can be compared.
@@ -155,4 +160,16 @@ fn shown(name: &str, comparison: &Comparison) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn not_every_difference_is_in_points() {
+        let text = legend();
+        assert!(text.contains("the metric's own unit"), "{text}");
+        assert!(text.lines().all(|l| l.chars().count() <= 100), "{text}");
+    }
 }

@@ -11,6 +11,7 @@ use llavar_instruct::{
 use crate::{
     commands::{print, print_json},
     failure::{Failure, Outcome},
+    progress::note,
 };
 
 /// Write the data set of a run again, after reviews or in other forms.
@@ -22,7 +23,7 @@ Decisions of `llavar instruct review` are applied: rejected duos go, edited ones
 pub(crate) struct Args {
     /// Run folder.
     run: PathBuf,
-    /// Forms beside LLaVA JSON: json, parquet, webdataset.
+    /// Forms beside LLaVA JSON: json, parquet, webdataset; files of those not named are removed.
     #[arg(long, default_value = FORMATS, value_parser = formats)]
     formats: Formats,
     /// Print a JSON object on stdout.
@@ -76,9 +77,22 @@ pub(super) fn write(run: &Path, formats: Formats) -> Outcome<Card> {
     };
     let selection = Selection::read(run)?;
     let selection = selection.as_ref();
-    Ok(output::write(
+    let mut before = [
+        ("parquet", formats.parquet),
+        ("webdataset", formats.webdataset),
+    ]
+    .into_iter()
+    .filter(|(name, is_asked)| !is_asked && run.join(name).is_dir())
+    .map(|(name, _)| name)
+    .collect::<Vec<_>>();
+    let card = output::write(
         run, &file, &pictures, &verdicts, selection, &ledger, formats,
-    )?)
+    )?;
+    before.retain(|name| !run.join(name).exists());
+    for name in before {
+        note(format!("{name}/ is removed: --formats does not name it"));
+    }
+    Ok(card)
 }
 
 /// The card in a few lines.
@@ -109,6 +123,13 @@ pub(super) fn summary(run: &Path, card: &Card) -> String {
     }
     for (reason, n) in &card.selection {
         text += &format!("  {n:>7} duos in selection: {}\n", reason.replace('_', " "));
+    }
+    if card.unusable_edits > 0 {
+        text += &format!(
+            "  {:>7} edits hold `{}` and were not applied; review them again\n",
+            card.unusable_edits,
+            llavar_data::IMAGE_TAG
+        );
     }
     for row in &card.ledger.rows {
         text += &format!(

@@ -104,7 +104,7 @@ pub(crate) struct Args {
     /// Part of the pictures that is kept for testing, by their content, 0 to 1.
     #[arg(long, default_value_t = 0.05)]
     test_fraction: f64,
-    /// Forms beside LLaVA JSON: json, parquet, webdataset.
+    /// Forms beside LLaVA JSON: json, parquet, webdataset; files of those not named are removed.
     #[arg(long, default_value = export::FORMATS, value_parser = export::formats)]
     formats: Formats,
     /// Print a JSON object on stdout.

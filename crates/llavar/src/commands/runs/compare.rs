@@ -43,7 +43,9 @@ const FIGURES: [Figure; 9] = [
 ];
 
 fn total(run: &Run, key: &str) -> f64 {
-    run.values(key).iter().map(|(_, value)| value).sum()
+    // No `sum`: that of nothing is -0.
+    let values = run.values(key).into_iter();
+    values.fold(0.0, |sum, (_, value)| sum + value)
 }
 
 /// Runs the command.
@@ -106,4 +108,18 @@ fn text(runs: &[Run], names: &[String], comparison: &Comparison) -> String {
         });
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_total_of_nothing_has_no_minus() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = "{\"step\":1,\"loss\":2.0}\n";
+        std::fs::write(dir.path().join("train.jsonl"), log).unwrap();
+        let run = Run::open(dir.path()).unwrap();
+        assert_eq!(json!(total(&run, "spike")).to_string(), "0.0");
+    }
 }

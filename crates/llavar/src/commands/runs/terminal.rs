@@ -4,7 +4,7 @@ use llavar_report::{Series, significant};
 
 /// Dots of a braille character, by column and row from the top.
 const DOTS: [[u32; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
-/// Characters that the labels of the vertical axis take.
+/// Characters that the labels of the vertical axis take at least.
 const LABEL: usize = 10;
 
 /// A chart of `width` x `height` characters without title and legend.
@@ -37,7 +37,26 @@ pub(super) fn chart(
     }
     let (x_low, x_high) = range(&mut points().map(|p| p.0));
     let (y_low, y_high) = range(&mut points().map(|p| place(p.1)));
-    let columns = width.saturating_sub(LABEL + 2).max(10);
+    let label = |row: usize| {
+        if !row.is_multiple_of(5) && row + 1 != height {
+            return String::new();
+        }
+        let share = 1.0 - row as f64 / (height - 1) as f64;
+        let value = y_low + share * (y_high - y_low);
+        significant(
+            if logarithmic {
+                10f64.powf(value)
+            } else {
+                value
+            },
+            4,
+        )
+    };
+    let labels: Vec<String> = (0..height).map(label).collect();
+    // All rows give way to the longest label, so that they stay below each other.
+    let longest = labels.iter().map(|label| label.chars().count());
+    let pad = longest.fold(LABEL, usize::max);
+    let columns = width.saturating_sub(pad + 2).max(10);
     let mut grid = Grid::new(columns, height, series.len() > 1);
     for (number, curve) in series.iter().enumerate() {
         let at = |(x, y): &(f64, f64)| {
@@ -56,25 +75,14 @@ pub(super) fn chart(
             last = here;
         }
     }
-    for (row, line) in grid.lines().into_iter().enumerate() {
-        let share = 1.0 - row as f64 / (height - 1) as f64;
-        let value = y_low + share * (y_high - y_low);
-        let value = if logarithmic {
-            10f64.powf(value)
-        } else {
-            value
-        };
-        let label = match row % 5 == 0 || row + 1 == height {
-            true => significant(value, 4),
-            false => String::new(),
-        };
-        text.push_str(&format!("{label:>LABEL$} \u{2502}{}\n", line.trim_end()));
+    for (label, line) in labels.iter().zip(grid.lines()) {
+        text.push_str(&format!("{label:>pad$} \u{2502}{}\n", line.trim_end()));
     }
     let rule = "\u{2500}".repeat(columns);
-    text.push_str(&format!("{:>LABEL$} \u{2514}{rule}\n", ""));
+    text.push_str(&format!("{:>pad$} \u{2514}{rule}\n", ""));
     let (first, last) = (significant(x_low, 6), significant(x_high, 6));
     let gap = columns.saturating_sub(first.chars().count() + last.chars().count());
-    text.push_str(&format!("{:LABEL$}  {first}{:gap$}{last}\n", "", ""));
+    text.push_str(&format!("{:pad$}  {first}{:gap$}{last}\n", "", ""));
     for (number, curve) in series.iter().enumerate() {
         let key = if series.len() > 1 {
             format!("{} ", letter(number))
@@ -183,6 +191,23 @@ mod tests {
         assert!(lines[11].starts_with("       100"), "{lines:#?}");
         assert!(lines[13].trim_start().starts_with('1') && lines[13].ends_with("100"));
         assert_eq!(lines[14], "run: 199 -> 100");
+    }
+
+    #[test]
+    fn long_labels_push_all_rows_alike() {
+        let points = (0..100)
+            .map(|x| (f64::from(x), 5_001_005_000.0 + 1e4 * f64::from(x)))
+            .collect();
+        let one = Series {
+            name: "run".into(),
+            points,
+        };
+        let lines = lines(&[one], false);
+        assert!(lines[1].starts_with("5,001,995,000 \u{2502}"), "{lines:#?}");
+        let axis = |line: &String| line.chars().position(|c| "\u{2502}\u{2514}".contains(c));
+        let axes: Vec<_> = lines[1..13].iter().map(axis).collect();
+        assert_eq!(axes, [Some(14); 12], "{lines:#?}");
+        assert!(lines.iter().all(|l| l.chars().count() <= 60), "{lines:#?}");
     }
 
     #[test]
