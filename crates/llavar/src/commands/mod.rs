@@ -73,13 +73,17 @@ pub(crate) fn no_pipe_in_model(folder: &Path) -> Outcome {
     .try_for_each(|name| no_pipe(&folder.join(name)))
 }
 
+/// Whether two paths lead to one place.
+fn is_same(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
 /// Refuses to write over a file that is read, whatever its name is spelled like.
 fn not_over(option: &str, out: &Path, inputs: &[(&str, &Path)]) -> Outcome {
-    let same = |input: &Path| match (out.canonicalize(), input.canonicalize()) {
-        (Ok(out), Ok(input)) => out == input,
-        _ => out == input,
-    };
-    match inputs.iter().find(|(_, input)| same(input)) {
+    match inputs.iter().find(|(_, input)| is_same(out, input)) {
         Some((name, _)) => Err(Failure::usage(format!("{option} would write over {name}"))
             .hint(format!("give another {option}"))),
         None => Ok(()),

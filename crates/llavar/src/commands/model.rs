@@ -10,7 +10,7 @@ use llavar_model::{
 };
 use serde::Serialize;
 
-use super::{no_pipe, no_pipe_in_model, print, print_json};
+use super::{is_same, no_pipe, no_pipe_in_model, print, print_json};
 use crate::{
     failure::{Failure, Outcome},
     progress::note,
@@ -202,10 +202,7 @@ fn install(args: InstallArgs) -> Outcome {
         let message = format!("{} is an adapter and no whole model", from.display());
         return Err(Failure::usage(message).hint("merge it first: llavar model merge"));
     }
-    if from
-        .canonicalize()
-        .is_ok_and(|from| to.canonicalize().is_ok_and(|to| from == to))
-    {
+    if is_same(&from, &to) {
         note("it is there already");
         return print(format!("{}\n", to.display()));
     }
