@@ -220,10 +220,10 @@ impl Bench<'_> {
         100.0 * flops / ms / 1e9 / DATA_SHEET_TFLOPS
     }
 
-    /// Tells where the time of a profile went.
+    /// Tells where the time of a profile went: all above a thousandth of it.
     fn show(&self, shares: &[Share], progress: &mut impl FnMut(&str)) {
         let total: f64 = shares.iter().map(|s| s.ms).sum();
-        for share in shares.iter().take(40) {
+        for share in shares.iter().take_while(|s| 1000.0 * s.ms >= total) {
             progress(&format!(
                 "{:>9.3} ms {:>5.1} % {:>5} x {}",
                 share.ms,

@@ -73,8 +73,6 @@ pub fn span_losses(
     let stream = shared.ids();
     let features = picture_rows(&stream, model.tokens_per_image().unwrap_or(0), features)?;
     let x = language_model.embed(&tape, &stream, features.as_ref())?;
-    let hidden = language_model.forward_shared(&x, &shared)?;
-
     let all_rows = shared.all_rows();
     let mut known = HashMap::new();
     let (mut rows, mut labels) = (Vec::new(), Vec::new());
@@ -90,7 +88,7 @@ pub fn span_losses(
         };
         places.push(span.clone().map(of_token).collect());
     }
-    let hidden = Var::constant(hidden.value().gather_rows(&rows)?);
+    let hidden = language_model.forward_shared(&x, &shared, rows.into())?;
     let loss = tape.linear_cross_entropy(&hidden, language_model.lm_head(), &labels)?;
     let per_token = loss.per_token.to_f32_vec()?;
     let mean = |tokens: Vec<usize>| {

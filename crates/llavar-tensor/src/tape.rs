@@ -121,6 +121,16 @@ impl Grads {
         self.take(var.id?)
     }
 
+    /// As [`Grads::arrived`], for an operation that can add to it only where `fits` says so; else it stays.
+    pub(crate) fn arrived_if(
+        &mut self,
+        var: &Var,
+        fits: impl FnOnce(&Tensor) -> bool,
+    ) -> Option<Tensor> {
+        let slot = self.slots.get_mut(var.id?.0)?;
+        slot.take_if(|tensor| fits(tensor))
+    }
+
     fn take(&mut self, id: VarId) -> Option<Tensor> {
         self.slots.get_mut(id.0)?.take()
     }

@@ -165,7 +165,7 @@ impl<'a> Session<'a> {
         let language_model = &self.model.language_model;
         let tape = Tape::inference();
         let (device, dtype) = (self.model.device(), self.model.activation_dtype());
-        let (mut ids, mut pictures, mut last) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ids, mut pictures) = (Vec::new(), Vec::new());
         let mut new = vec![0; self.cache.lengths().len()];
         // The cache takes new tokens in the order of their slots.
         let mut order: Vec<usize> = (0..part.len()).collect();
@@ -181,7 +181,6 @@ impl<'a> Session<'a> {
                 }
             }
             ids.extend(text.ids().skip(known));
-            last.push(ids.len().saturating_sub(1));
             if let Some(new) = new.get_mut(text.slot) {
                 *new = text.len() - known;
             }
@@ -193,14 +192,14 @@ impl<'a> Session<'a> {
         let x = language_model.embed(&tape, &ids, features.as_ref())?;
         let hidden = language_model.forward_cached(&x, &mut self.cache, &new)?;
         let found = if let Some(decoder) = &mut self.decoder {
-            decoder.head(hidden.value(), &last)?;
+            let count = order.len();
+            decoder.head(hidden.value())?;
             match want {
-                Want::Pick => Pending::OnDevice(decoder.picks(last.len())?).wait()?,
-                Want::Logits => known(decoder.logits(last.len())?),
+                Want::Pick => Pending::OnDevice(decoder.picks(count)?).wait()?,
+                Want::Logits => known(decoder.logits(count)?),
             }
         } else {
-            let hidden = hidden.value().gather_rows(&last)?;
-            let logits = rows(&language_model.logits(&tape, &hidden.into())?)?;
+            let logits = rows(&language_model.logits(&tape, &hidden)?)?;
             self.next(logits, want)
         };
         let mut placed: Vec<(usize, Next)> = order.into_iter().zip(found).collect();

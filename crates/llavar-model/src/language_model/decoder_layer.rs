@@ -3,6 +3,8 @@
 //! `x = x + o_proj(attention(rope(q), rope(k), v)); x = x + down_proj(silu(gate) * up)`, both branches of
 //! the RMS-normed input. Whether projections are stored one by one (Llama) or fused (Phi-3) is data.
 
+use std::sync::Arc;
+
 use llavar_tensor::{
     DType, Param, Result as TensorResult, Tape, Var,
     decode::DecodeLayer,
@@ -53,6 +55,16 @@ impl Attention {
             Self::Paths(spec) => tape.path_attention(q, k, v, spec),
         }
     }
+}
+
+/// The rows of a pass whose outputs are read. The last layer goes on with these alone once their attention is
+/// known: nothing behind it looks at another row.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// Their numbers, all different.
+    pub(crate) rows: Arc<[usize]>,
+    /// Whom they attend to, where the queries of the others are not wanted either.
+    pub(crate) attention: Option<Attention>,
 }
 
 /// The cache of one pass: which layer's part, how many tokens of each sequence are new, and where they go.
@@ -192,30 +204,62 @@ impl DecoderLayer {
         }
     }
 
-    /// `x [T, D]` -> `[T, D]`. With a cache, attention is over what it holds and the new tokens.
+    /// `x [T, D]` -> `[T, D]`, or of the rows that are read alone. With a cache, attention is over what it holds
+    /// and the new tokens.
     pub(crate) fn forward(
         &self,
         tape: &Tape,
         x: &Var,
         plan: &StreamPlan,
         cache: Option<CacheStep<'_>>,
+        read: Option<&Read>,
     ) -> TensorResult<Var> {
-        let y = self.input_layernorm.forward(tape, x)?;
-        let y = self.attend(tape, &y, plan, cache)?;
-        let y = tape.reshape(&y, &[x.value().rows(), self.heads * self.head_dim])?;
-        let x = self.o_proj.forward_residual(tape, &y, x)?;
-        let y = self.post_attention_layernorm.forward(tape, &x)?;
-        let y = self.gate_up.forward(tape, &y)?;
-        tape.closing(|tape| self.down_proj.forward_residual(tape, &y, &x))
+        let x = self.attention_half(tape, x, plan, cache, read)?;
+        self.mlp_half(tape, &x)
     }
 
-    /// Attention `[T, Hq, D]` of the normed input.
+    /// `x + o_proj(attention)`. Both halves may be checkpointed, each by itself.
+    pub(crate) fn attention_half(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        plan: &StreamPlan,
+        cache: Option<CacheStep<'_>>,
+        read: Option<&Read>,
+    ) -> TensorResult<Var> {
+        let y = self.input_layernorm.forward(tape, x)?;
+        let only = read.and_then(|read| Some((&read.rows, read.attention.as_ref()?)));
+        let y = self.attend(tape, &y, plan, cache, only)?;
+        let width = self.heads * self.head_dim;
+        let y = tape.reshape(&y, &[y.value().numel() / width, width])?;
+        let (x, y) = match read {
+            None => (x.clone(), y),
+            Some(read) => {
+                let y = match only {
+                    None => tape.gather_rows(&y, &read.rows)?,
+                    Some(_) => y,
+                };
+                (tape.gather_rows(x, &read.rows)?, y)
+            }
+        };
+        tape.closing(|tape| self.o_proj.forward_residual(tape, &y, &x))
+    }
+
+    /// `x + down_proj(silu(gate) * up)`.
+    pub(crate) fn mlp_half(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
+        let y = self.post_attention_layernorm.forward(tape, x)?;
+        let y = self.gate_up.forward(tape, &y)?;
+        tape.closing(|tape| self.down_proj.forward_residual(tape, &y, x))
+    }
+
+    /// Attention `[T, Hq, D]` of the normed input, or of some rows `only`, with their own way to attend.
     fn attend(
         &self,
         tape: &Tape,
         y: &Var,
         plan: &StreamPlan,
         cache: Option<CacheStep<'_>>,
+        only: Option<(&Arc<[usize]>, &Attention)>,
     ) -> TensorResult<Var> {
         // Where nobody else wants keys and values, heads stay in the row that the projection gives.
         if let (
@@ -244,7 +288,10 @@ impl DecoderLayer {
                 }
             }
         };
-        plan.attention.run(tape, &q, &k, &v)
+        match only {
+            None => plan.attention.run(tape, &q, &k, &v),
+            Some((rows, attention)) => attention.run(tape, &tape.gather_rows(&q, rows)?, &k, &v),
+        }
     }
 
     /// Queries `[T, Hq, D]`, keys and values `[T, Hkv, D]`, with queries and keys turned.

@@ -7,13 +7,14 @@ mod decoder_layer;
 mod kv_cache;
 mod rope;
 mod shared_prefix;
+mod targets;
 
 use std::sync::Arc;
 
 use llavar_tensor::{
-    Param, Result as TensorResult, Segments, Tape, Var,
+    Param, Result as TensorResult, Segments, Tape, Tensor, Var,
     decode::{DecodeShape, DecodeWeights, Decoder},
-    ops::{AttentionSpec, IGNORE_INDEX, TokenLoss},
+    ops::{AttentionSpec, TokenLoss},
 };
 
 pub use kv_cache::KvCache;
@@ -24,8 +25,9 @@ use crate::{
     config::LlmConfig,
     layers::{ParamSet, run_simple},
 };
-use decoder_layer::{Attention, CacheStep, DecoderLayer, RmsNorm, StreamPlan};
+use decoder_layer::{Attention, CacheStep, DecoderLayer, Read, RmsNorm, StreamPlan};
 use rope::Rope;
+pub(crate) use targets::Targets;
 
 /// The language model.
 #[derive(Debug)]
@@ -95,10 +97,12 @@ impl LanguageModel {
         tape.embed_merge(&self.embed_tokens, ids, features)
     }
 
-    /// All layers and the final norm.
+    /// All layers and the final norm, of the rows in `read` alone where it is given: the last layer computes no
+    /// other, which changes neither a value nor a gradient of a loss that reads these.
     ///
     /// # Shapes
-    /// `x [T, D]` -> `[T, D]`; `segments` covers T tokens.
+    /// `x [T, D]` -> `[T, D]`, with `read [n]`, numbers that are all different, `[n, D]`; `segments` covers T
+    /// tokens.
     ///
     /// # Errors
     /// When the shapes do not fit.
@@ -108,6 +112,7 @@ impl LanguageModel {
         x: &Var,
         segments: &Segments,
         checkpoint: impl Into<Checkpointing>,
+        read: Option<Arc<[usize]>>,
     ) -> TensorResult<Var> {
         let checkpoint = checkpoint.into();
         let texts: Vec<_> = segments.ranges().map(|r| (0..r.len(), r.len())).collect();
@@ -115,22 +120,29 @@ impl LanguageModel {
             rotations: self.rope.rotations(&texts),
             attention: Attention::Segments(self.attention(segments.clone(), segments.clone())),
         });
+        let mut read = read.map(|rows| {
+            let attention = None;
+            Read { rows, attention }
+        });
         let mut x = x.clone();
         for (n, layer) in self.layers.iter().enumerate() {
             let plan = plan.clone();
-            let again = checkpoint.recomputes(self.layers.len() - n);
+            let left = self.layers.len() - n;
+            let again = checkpoint.recomputes(left);
+            let read = read.take_if(|_| left == 1);
             x = run_simple(tape, layer, &x, again, move |layer, tape, x| {
-                layer.forward(tape, x, &plan, None)
+                layer.attention_half(tape, x, &plan, None, read.as_ref())
             })?;
+            x = run_simple(tape, layer, &x, again, DecoderLayer::mlp_half)?;
         }
         self.norm.forward(tape, &x)
     }
 
     /// As [`LanguageModel::forward`] for new tokens of cached sequences, `new[i]` of them for sequence
-    /// `i`, without gradients.
+    /// `i`, without gradients. The last token of each is read.
     ///
     /// # Shapes
-    /// `x [T, D]` with T the sum of `new` -> `[T, D]`.
+    /// `x [T, D]` with T the sum of `new` -> `[n, D]` with n the sequences that have new tokens.
     ///
     /// # Errors
     /// When the cache has no room or the shapes do not fit.
@@ -161,12 +173,25 @@ impl LanguageModel {
             }
             false => cache.segments(new),
         };
+        let last: Arc<[usize]> = queries
+            .ranges()
+            .filter(|r| !r.is_empty())
+            .map(|r| r.end - 1)
+            .collect();
+        let mut read = (last.len() < queries.total()).then(|| {
+            let ones = Segments::from_lengths(queries.ranges().map(|r| r.len().min(1)));
+            Read {
+                rows: last,
+                attention: Some(Attention::Segments(self.attention(ones, keys.clone()))),
+            }
+        });
         let plan = StreamPlan {
             rotations: self.rope.rotations(&texts),
             attention: Attention::Segments(self.attention(queries, keys)),
         };
         let mut x = x.clone();
         for (n, layer) in self.layers.iter().enumerate() {
+            let read = read.take_if(|_| n + 1 == self.layers.len());
             let step = CacheStep {
                 cache,
                 layer: n,
@@ -174,7 +199,7 @@ impl LanguageModel {
                 rows: &rows,
                 fresh,
             };
-            x = layer.forward(&tape, &x, &plan, Some(step))?;
+            x = layer.forward(&tape, &x, &plan, Some(step), read.as_ref())?;
         }
         cache.advance(new);
         self.norm.forward(&tape, &x)
@@ -247,8 +272,26 @@ impl LanguageModel {
         labels: &[i32],
         segments: &Segments,
     ) -> Result<TokenLoss> {
-        check_count("labels", segments.total(), labels.len())?;
-        Ok(tape.linear_cross_entropy(hidden, &self.lm_head, &shift_labels(labels, segments))?)
+        let targets = Targets::new(labels, segments)?;
+        Ok(tape.linear_cross_entropy(hidden, &self.lm_head, &targets.labels)?)
+    }
+
+    /// As [`LanguageModel::loss`] of the rows alone that [`Targets::read`] names.
+    pub(crate) fn loss_of_read(
+        &self,
+        tape: &Tape,
+        hidden: &Var,
+        targets: &Targets,
+        rows: &[usize],
+    ) -> TensorResult<TokenLoss> {
+        let labels: Vec<i32> = rows.iter().map(|row| targets.labels[*row]).collect();
+        let mut loss = tape.linear_cross_entropy(hidden, &self.lm_head, &labels)?;
+        let of_read = &loss.per_token;
+        let total = [targets.labels.len()];
+        let mut per_token = Tensor::zeros_on(&total, of_read.dtype(), &of_read.device())?;
+        per_token.scatter_rows(rows, of_read)?;
+        loss.per_token = per_token;
+        Ok(loss)
     }
 
     /// Whether a text of `length` tokens is rotated otherwise than a shorter one (longrope beyond its
@@ -272,15 +315,6 @@ impl LanguageModel {
     }
 }
 
-/// What row t is to predict: the label after it, nothing at the end of a segment.
-fn shift_labels(labels: &[i32], segments: &Segments) -> Vec<i32> {
-    let mut shifted = vec![IGNORE_INDEX; labels.len()];
-    for range in segments.ranges().filter(|r| !r.is_empty()) {
-        shifted[range.start..range.end - 1].copy_from_slice(&labels[range.start + 1..range.end]);
-    }
-    shifted
-}
-
 pub(crate) fn check_count(what: &'static str, expected: usize, got: usize) -> Result<()> {
     if expected == got {
         Ok(())
@@ -290,19 +324,5 @@ pub(crate) fn check_count(what: &'static str, expected: usize, got: usize) -> Re
             expected,
             got,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_do_not_cross_segments() {
-        let segments = Segments::from_lengths([3, 0, 2, 1]);
-        assert_eq!(
-            shift_labels(&[1, 2, 3, 4, 5, 6], &segments),
-            [2, 3, -100, 5, -100, -100]
-        );
     }
 }

@@ -4,13 +4,13 @@
 //! stretch, computed once, and what follows attends to the keys and values of its whole path. A text's
 //! outputs are the same ones that it has alone, up to the rounding of sums.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use llavar_tensor::{Result as TensorResult, Segments, Tape, Var, ops::PathSpec};
 
 use super::{
     LanguageModel,
-    decoder_layer::{Attention, StreamPlan},
+    decoder_layer::{Attention, Read, StreamPlan},
 };
 
 /// Tokens that texts must have in common before a stretch is cut for it: a shorter stretch saves less
@@ -151,12 +151,7 @@ impl SharedPrefixes {
         all.copied().collect()
     }
 
-    /// Where every token of a text lies in the stream.
-    pub fn rows(&self, text: usize) -> Vec<usize> {
-        self.rows_to(self.ends[text], &self.starts())
-    }
-
-    /// As [`SharedPrefixes::rows`] for all texts.
+    /// Where every token of each text lies in the stream.
     pub fn all_rows(&self) -> Vec<Vec<usize>> {
         let starts = self.starts();
         let ends = self.ends.iter();
@@ -215,14 +210,20 @@ impl SharedPrefixes {
 }
 
 impl LanguageModel {
-    /// As [`LanguageModel::forward`] for texts that share their beginnings, without gradients.
+    /// As [`LanguageModel::forward`] for texts that share their beginnings, without gradients; `read` may name a
+    /// row more than once.
     ///
     /// # Shapes
-    /// `x [T, D]`, the embeddings of [`SharedPrefixes::ids`] -> `[T, D]`.
+    /// `x [T, D]`, the embeddings of [`SharedPrefixes::ids`], `read [n]` -> `[n, D]`.
     ///
     /// # Errors
     /// When the shapes do not fit or the device has no room.
-    pub fn forward_shared(&self, x: &Var, texts: &SharedPrefixes) -> TensorResult<Var> {
+    pub fn forward_shared(
+        &self,
+        x: &Var,
+        texts: &SharedPrefixes,
+        read: Arc<[usize]>,
+    ) -> TensorResult<Var> {
         let tape = Tape::inference();
         let (stretches, paths) = texts.paths();
         let plan = StreamPlan {
@@ -234,9 +235,14 @@ impl LanguageModel {
                 scale: self.attention_scale(),
             }),
         };
+        let mut read = Some(Read {
+            rows: read,
+            attention: None,
+        });
         let mut x = x.clone();
-        for layer in &self.layers {
-            x = layer.forward(&tape, &x, &plan, None)?;
+        for (n, layer) in self.layers.iter().enumerate() {
+            let read = read.take_if(|_| n + 1 == self.layers.len());
+            x = layer.forward(&tape, &x, &plan, None, read.as_ref())?;
         }
         self.norm.forward(&tape, &x)
     }
@@ -250,7 +256,8 @@ mod tests {
     /// The ids of a text, read back from the stream.
     fn read_back(texts: &SharedPrefixes, text: usize) -> Vec<i32> {
         let ids = texts.ids();
-        texts.rows(text).into_iter().map(|row| ids[row]).collect()
+        let rows = &texts.all_rows()[text];
+        rows.iter().map(|row| ids[*row]).collect()
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The forward pass: pictures to rows, rows and ids to hidden states, hidden states to a loss or logits.
 
+use std::sync::Arc;
+
 use llavar_tensor::{Segments, Tape, Tensor, Var, ops::TokenLoss};
 
 use super::LlavaModel;
 use crate::{
     Checkpointing, ModelError, Result,
-    language_model::check_count,
+    language_model::{Targets, check_count},
     vision_tower::{Observer, TowerFeatures, VisionTower},
 };
 
@@ -116,6 +118,19 @@ impl LlavaModel {
         features: Option<&Var>,
         checkpoint: impl Into<Checkpointing>,
     ) -> Result<Var> {
+        self.hidden_of(tape, ids, segments, features, checkpoint.into(), None)
+    }
+
+    /// As [`LlavaModel::hidden`], of the rows in `read` alone where it is given.
+    fn hidden_of(
+        &self,
+        tape: &Tape,
+        ids: &[i32],
+        segments: &Segments,
+        features: Option<&Var>,
+        checkpoint: Checkpointing,
+        read: Option<Arc<[usize]>>,
+    ) -> Result<Var> {
         check_count("segments", ids.len(), segments.total())?;
         let expected = features.map_or(0, |f| f.value().rows());
         let got = ids.iter().filter(|id| **id < 0).count();
@@ -130,7 +145,7 @@ impl LlavaModel {
         let x = self.language_model.embed(tape, ids, features)?;
         Ok(self
             .language_model
-            .forward(tape, &x, segments, checkpoint)?)
+            .forward(tape, &x, segments, checkpoint, read)?)
     }
 
     /// Sum of the next-token losses of a packed stream, with the number of supervised tokens.
@@ -174,8 +189,16 @@ impl LlavaModel {
         checkpoint: impl Into<Checkpointing>,
     ) -> Result<TokenLoss> {
         check_count("labels", ids.len(), labels.len())?;
-        let hidden = self.hidden(tape, ids, segments, rows, checkpoint)?;
-        self.language_model.loss(tape, &hidden, labels, segments)
+        let targets = Targets::new(labels, segments)?;
+        let read = targets.read();
+        let checkpoint = checkpoint.into();
+        let hidden = self.hidden_of(tape, ids, segments, rows, checkpoint, read.clone())?;
+        let model = &self.language_model;
+        let loss = match read {
+            None => tape.linear_cross_entropy(&hidden, model.lm_head(), &targets.labels),
+            Some(read) => model.loss_of_read(tape, &hidden, &targets, &read),
+        };
+        Ok(loss?)
     }
 
     /// Logits of some rows.

@@ -148,7 +148,8 @@ impl Clip {
         let Some(layer) = self.layers.get(n) else {
             return Ok(x.clone());
         };
-        let y = run_simple(tape, layer, x, checkpoint, ClipLayer::forward)?;
+        let y = run_simple(tape, layer, x, checkpoint, ClipLayer::attention_half)?;
+        let y = run_simple(tape, layer, &y, checkpoint, ClipLayer::mlp_half)?;
         observe(&format!("fast.layer{n}"), &y);
         Ok(y)
     }
@@ -175,7 +176,8 @@ impl ClipLayer {
         })
     }
 
-    fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
+    /// `x + out_proj(attention)`. Both halves may be checkpointed, each by itself.
+    fn attention_half(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
         let (batch, c) = (
             x.shape().first().copied().unwrap_or(0),
             x.value().last_dim(),
@@ -196,10 +198,14 @@ impl ClipLayer {
         let [q, k, v] = self.project(tape, &y)?;
         let y = tape.attention(&split(q)?, &split(k)?, &split(v)?, &spec)?;
         let y = tape.reshape(&y, x.shape())?;
-        let x = self.out_proj.forward_residual(tape, &y, x)?;
-        let y = self.layer_norm2.forward(tape, &x)?;
+        tape.closing(|tape| self.out_proj.forward_residual(tape, &y, x))
+    }
+
+    /// `x + fc2(act(fc1))`.
+    fn mlp_half(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
+        let y = self.layer_norm2.forward(tape, x)?;
         let y = self.fc1.forward_activation(tape, &y, self.activation)?;
-        tape.closing(|tape| self.fc2.forward_residual(tape, &y, &x))
+        tape.closing(|tape| self.fc2.forward_residual(tape, &y, x))
     }
 }
 

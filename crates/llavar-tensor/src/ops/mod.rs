@@ -11,6 +11,7 @@ mod by_rows;
 mod depthwise_conv;
 mod embed_merge;
 mod gated_add;
+mod gather_rows;
 mod layer_norm;
 mod linear;
 mod linear_activation;

@@ -2,10 +2,11 @@
 //!
 //! T tokens, P places of a map, C or D channels, F the width of an MLP.
 //! - Decoder layer: the stream, two normed inputs, q, k, v, the attention's output, the stream after it:
-//!   `6 D + 2 KV`; gate and up side by side and their product: `3 F`. Backward, at the MLP: `3 F + 2 D`.
+//!   `6 D + 2 KV`; gate and up side by side and their product: `3 F`. Backward, at the MLP: `3 F + 2 D`. Its two
+//!   halves are computed again one by one, so the stream between them is kept with its input.
 //! - With adapters of rank R, R more for each layer that has one; of a DoRA its output, too.
 //! - CLIP layer: the stream twice, two normed inputs, q, k, v, the attention's output: `8 C`; before and
-//!   after the activation `2 F`. Backward: `2 F + 2 C`.
+//!   after the activation `2 F`. Backward: `2 F + 2 C`. In halves, as a decoder layer.
 //! - ConvNeXt block: input, convolution, norm: `3 C`; before and after the activation `2 * 4 C`. Backward:
 //!   `10 C`.
 //! - Adapter: four maps of the slow path's width on its grid, seven of CLIP's width on CLIP's grid.
@@ -17,14 +18,28 @@ use llavar_model::{
 use llavar_tensor::Param;
 
 /// One block that can be computed again; elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// Its input, which is kept in any case.
+    /// Inputs of its parts that are computed again, which are kept in any case.
     input: usize,
-    /// Everything it keeps, the input among it.
+    /// Everything it keeps, these inputs among it.
     kept: usize,
+    /// What it keeps of one part beside its input, at the most.
+    part: usize,
     /// Gradients between its operations, at their most.
     backward: usize,
+}
+
+impl Block {
+    /// One that is computed again as a whole.
+    fn whole(input: usize, kept: usize, backward: usize) -> Self {
+        Self {
+            input,
+            kept,
+            part: kept - input,
+            backward,
+        }
+    }
 }
 
 /// Which parts a gradient passes through.
@@ -96,6 +111,7 @@ impl Activations {
         let first = self.blocks.len().saturating_sub(layers);
         for block in &mut self.blocks[first..] {
             block.kept += elements / layers.max(1);
+            block.part += elements / layers.max(1);
         }
         self
     }
@@ -114,11 +130,7 @@ impl Activations {
             } else {
                 passing = passing.max(block.kept);
                 // The place stays, so that blocks are counted as the model counts them.
-                blocks.push(Block {
-                    input: 0,
-                    kept: 0,
-                    backward: 0,
-                });
+                blocks.push(Block::default());
             }
         };
         let d = config.llm.hidden_size;
@@ -160,11 +172,7 @@ impl Activations {
         let mut now: usize = self.fixed + self.blocks.iter().enumerate().map(held).sum::<usize>();
         let mut peak = now + self.passing;
         for (n, block) in self.blocks.iter().enumerate().rev() {
-            let again = if n >= first_kept {
-                0
-            } else {
-                block.kept - block.input
-            };
+            let again = if n >= first_kept { 0 } else { block.part };
             peak = peak.max(now + again + block.backward);
             now -= held((n, block));
         }
@@ -200,8 +208,9 @@ fn decoder_layer(llm: &LlmConfig, tokens: usize) -> Block {
         llm.intermediate_size,
     );
     Block {
-        input: tokens * d,
+        input: tokens * 2 * d,
         kept: tokens * (4 * d + 2 * q + 2 * kv + 3 * f),
+        part: tokens * (d + 3 * f).max(d + 2 * q + 2 * kv),
         backward: tokens * (3 * f + 2 * d),
     }
 }
@@ -242,11 +251,7 @@ fn tower(
                 add(clip_layer(clip, rows), trained.fast);
                 if adapters && n % group == 0 && n / group < 4 {
                     add(
-                        Block {
-                            input: rows * c,
-                            kept: 4 * map + 7 * rows * c,
-                            backward: 2 * map + 3 * rows * c,
-                        },
+                        Block::whole(rows * c, 4 * map + 7 * rows * c, 2 * map + 3 * rows * c),
                         trained.fast,
                     );
                 }
@@ -258,8 +263,9 @@ fn tower(
 fn clip_layer(clip: &ClipConfig, rows: usize) -> Block {
     let (c, f) = (clip.hidden_size, clip.intermediate_size);
     Block {
-        input: rows * c,
+        input: rows * 2 * c,
         kept: rows * (8 * c + 2 * f),
+        part: rows * (c + 2 * f).max(5 * c),
         backward: rows * (2 * f + 2 * c),
     }
 }
@@ -281,17 +287,9 @@ fn convnext(
             0 => images * image_size.pow(2) * 3,
             _ => images * (2 * side).pow(2) * convnext.dims[i - 1],
         };
-        add(Block {
-            input,
-            kept: 2 * input + map,
-            backward: input + map,
-        });
+        add(Block::whole(input, 2 * input + map, input + map));
         for _ in 0..depth {
-            add(Block {
-                input: map,
-                kept: 11 * map,
-                backward: 10 * map,
-            });
+            add(Block::whole(map, 11 * map, 10 * map));
         }
     }
 }

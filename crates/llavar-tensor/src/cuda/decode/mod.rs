@@ -262,16 +262,16 @@ impl Decoder {
     /// Queues logits and picks of hidden states, without touching the rows of the steps.
     ///
     /// # Shapes
-    /// `hidden [T, D]` after the final norm, of which those at `rows` are taken, as many as the decoder has
-    /// rows at the most.
+    /// `hidden [n, D]` after the final norm, with as many rows as the decoder has at the most.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn head(&mut self, hidden: &Tensor, rows: &[usize]) -> Result<()> {
-        if rows.len() > self.work.rows() {
-            return Err(invalid(format!("{} rows of hidden states", rows.len())));
+    pub fn head(&mut self, hidden: &Tensor) -> Result<()> {
+        let rows = hidden.rows();
+        if rows == 0 || rows > self.work.rows() {
+            return Err(invalid(format!("{rows} rows of hidden states")));
         }
-        self.work.head(hidden, rows, bucket(rows.len()))
+        self.work.head(hidden, bucket(rows))
     }
 
     /// Starts reading the first `rows` picks of the last step or head.

@@ -222,23 +222,17 @@ impl Work {
     }
 
     /// Logits and picks of rows of hidden states that have passed the final norm.
-    pub(super) fn head(&mut self, hidden: &Tensor, of: &[usize], rows: usize) -> Result<()> {
+    pub(super) fn head(&mut self, hidden: &Tensor, rows: usize) -> Result<()> {
         let d = self.shape.hidden;
-        ensure_shape(
-            "decode head",
-            hidden.last_dim() == d && of.iter().all(|row| *row < hidden.rows()),
-            || format!("[> {:?}, {d}]", of.iter().max()),
-            hidden.shape(),
-        )?;
+        let fits = hidden.last_dim() == d;
+        ensure_shape("decode head", fits, || format!("[.., {d}]"), hidden.shape())?;
         let launcher = Launcher {
             cuda: self.cuda.clone(),
             dtype: self.weights.dtype(),
         };
         // Rows beyond repeat the last one, so that nothing unwritten is read.
-        let last = of.last().copied().unwrap_or(0);
-        let from: Vec<i32> = (0..rows)
-            .map(|i| of.get(i).copied().unwrap_or(last) as i32)
-            .collect();
+        let last = hidden.rows().saturating_sub(1);
+        let from: Vec<i32> = (0..rows).map(|row| row.min(last) as i32).collect();
         let from = self.cuda.constant(&from)?;
         copy_rows(
             &self.cuda,

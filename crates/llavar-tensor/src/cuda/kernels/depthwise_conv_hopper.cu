@@ -28,6 +28,8 @@ DEVICE int arriving_place(int pixel, int eight) { return pixel * 4 + (eight ^ (p
 DEVICE int out_place(int row, int column, int eight) { return ((row * SIDE + (column ^ (row >> 2 & 1))) * 4 + (eight ^ (row & 3))) * 4; }
 DEVICE int out_order(int column) { return column >> 1 & 3; }
 
+DEVICE u32 add_pairs(u32 a, u32 b) { return pack2(low_half(a) + low_half(b), high_half(a) + high_half(b)); }
+
 // A walk through the tiles of all images in steps of the grid; a tile begins at pixel (top, left) of image n. Divisions
 // are for its start alone.
 struct Walk {
@@ -66,11 +68,11 @@ DEVICE void start_tile(Memory& m, const TensorMap* x, const Walk& at, int c0) {
     load_box(shared_address(m.arriving), x, barrier, c0, at.left - 3, at.top - 3, at.n);
 }
 
-// y = bias + correlation of x with w [C, 49], turned by 180 degrees for the gradient of the input; bias may be
-// null. x by its map, boxes of SPAN x SPAN pixels x CHANNELS. Grid: blocks that share the tiles of N images, groups of
+// y = added + bias + correlation of x with w [C, 49], turned by 180 degrees for the gradient of the input; bias and
+// added may be null. x by its map, boxes of SPAN x SPAN pixels x CHANNELS. Grid: blocks that share the tiles of N images, groups of
 // CHANNELS channels.
 KERNEL __launch_bounds__(32 * WARPS, 2)
-conv7_hopper(const __grid_constant__ TensorMap x, const bf16* w, const bf16* bias, bf16* y, int N, int H, int W, int C, int turned) {
+conv7_hopper(const __grid_constant__ TensorMap x, const bf16* w, const bf16* bias, const bf16* added, bf16* y, int N, int H, int W, int C, int turned) {
     extern __shared__ char memory[];
     Memory& m = *(Memory*)(memory + (-shared_address(memory) & (ALIGNMENT - 1)));
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, c0 = blockIdx.y * CHANNELS;
@@ -167,15 +169,24 @@ conv7_hopper(const __grid_constant__ TensorMap x, const bf16* w, const bf16* bia
         }
         __syncthreads();
         int eight = threadIdx.x % 4, column = threadIdx.x / 4 % SIDE, first = threadIdx.x / 64;
-        bf16* to = y + (((i64)n * H + top + first) * W + left + column) * C + c0 + eight * 8;
+        i64 place = (((i64)n * H + top + first) * W + left + column) * C + c0 + eight * 8;
         bool inside = left + column < W && c0 + eight * 8 < C;
+        uint4 other[SIDE / (WARPS / 2)];
+        if (added)
+            #pragma unroll
+            for (int k = 0; k < SIDE / (WARPS / 2); k++)
+                if (inside && top + first + k * (WARPS / 2) < H) other[k] = *(const uint4*)(added + place + (i64)(k * (WARPS / 2) * W) * C);
         #pragma unroll
         for (int k = 0; k < SIDE / (WARPS / 2); k++) {
             int row = first + k * (WARPS / 2);
             uint4 q = *(uint4*)&m.out[out_place(row, column, eight)];
             if (out_order(column) & 1) q = make_uint4(q.y, q.x, q.w, q.z);
             if (out_order(column) & 2) q = make_uint4(q.z, q.w, q.x, q.y);
-            if (inside && top + row < H) *(uint4*)(to + (i64)(k * (WARPS / 2) * W) * C) = q;
+            if (added) {
+                q = make_uint4(add_pairs(q.x, other[k].x), add_pairs(q.y, other[k].y),
+                               add_pairs(q.z, other[k].z), add_pairs(q.w, other[k].w));
+            }
+            if (inside && top + row < H) *(uint4*)(y + place + (i64)(k * (WARPS / 2) * W) * C) = q;
         }
     }
 }

@@ -62,6 +62,12 @@ DEVICE void store_matrices(u32 at, u32 a, u32 b, u32 c, u32 d) {
         :: "r"(at), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+// Back from there.
+DEVICE void load_matrices(u32 (&m)[4], u32 at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+        : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(at) : "memory");
+}
+
 // The 128 threads of a group; id 0 is the whole block's.
 DEVICE void group_barrier(int id) { asm volatile("bar.sync %0, 128;" :: "r"(id) : "memory"); }
 

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use super::norm::{check_gradient, check_types};
+use super::{
+    basic::{ColumnRuns, column_sums, sum_parts},
+    norm::{check_gradient, check_types},
+};
 use crate::{
-    Result, Tape, Tensor, Var,
+    DType, Param, Result, Tape, Tensor, Var,
     cuda::{Cuda, Grid, Kernel, Source, args},
     ops::Activation,
 };
@@ -17,10 +20,15 @@ pub(in crate::cuda) static SOURCE: Source = Source {
         include_str!("../kernels/activation.cu")
     ),
 };
-static GELU: [Kernel; 2] = [SOURCE.kernel("gelu"), SOURCE.kernel("gelu_backward")];
-static QUICK_GELU: [Kernel; 2] = [
+static GELU: [Kernel; 3] = [
+    SOURCE.kernel("gelu"),
+    SOURCE.kernel("gelu_backward"),
+    SOURCE.kernel("gelu_backward_sums"),
+];
+static QUICK_GELU: [Kernel; 3] = [
     SOURCE.kernel("quick_gelu"),
     SOURCE.kernel("quick_gelu_backward"),
+    SOURCE.kernel("quick_gelu_backward_sums"),
 ];
 
 /// As [`Tape::activation`].
@@ -29,12 +37,13 @@ pub(crate) fn activation(tape: &Tape, cuda: &Arc<Cuda>, x: &Var, kind: Activatio
     check_types(OP, x.value(), &[])?;
     let mut out = cuda.empty(x.shape(), dtype)?;
     let grid = Grid::items(n.div_ceil(8));
-    let [forward, _] = kernels(kind);
+    let [forward, ..] = kernels(kind);
     cuda.launch(forward, dtype, grid, args![x.value(), &mut out, n as i64])?;
     Ok(record_activation(tape, cuda, x, out, kind))
 }
 
-fn kernels(kind: Activation) -> &'static [Kernel; 2] {
+/// Forward pass, backward pass, and backward pass with sums over rows.
+fn kernels(kind: Activation) -> &'static [Kernel; 3] {
     match kind {
         Activation::Gelu => &GELU,
         Activation::QuickGelu => &QUICK_GELU,
@@ -42,35 +51,78 @@ fn kernels(kind: Activation) -> &'static [Kernel; 2] {
 }
 
 /// `out`, the activation of `x`, with its way back.
-pub(super) fn record_activation(
-    tape: &Tape,
-    cuda: &Arc<Cuda>,
-    x: &Var,
-    out: Tensor,
-    kind: Activation,
-) -> Var {
+fn record_activation(tape: &Tape, cuda: &Arc<Cuda>, x: &Var, out: Tensor, kind: Activation) -> Var {
     if !tape.needs_grad(&[x], &[]) {
         return Var::constant(out);
     }
-    let (n, dtype) = (x.value().numel(), x.value().dtype());
-    let grid = Grid::items(n.div_ceil(8));
-    let [_, backward] = kernels(kind);
     let (x, cuda) = (x.clone(), cuda.clone());
-    tape.record(out, move |mut dy, grads| {
-        check_gradient(OP, &dy, x.shape(), dtype)?;
-        // An element of dx needs its own of dy alone, so it may take the place of it if nobody else looks.
-        let dx = if dy.is_unique() {
-            let args = args![x.value(), &dy, &mut dy, n as i64];
-            cuda.launch(backward, dtype, grid, args)?;
-            dy
-        } else {
-            let mut dx = cuda.empty(x.shape(), dtype)?;
-            let args = args![x.value(), &dy, &mut dx, n as i64];
-            cuda.launch(backward, dtype, grid, args)?;
-            dx
-        };
-        grads.add(&x, dx)
+    tape.record(out, move |dy, grads| {
+        grads.add(&x, activation_backward(&cuda, x.value(), dy, kind)?)
     })
+}
+
+/// `dy f'(x)`, in the place of `dy` where nobody else looks: an element of it needs its own alone.
+pub(super) fn activation_backward(
+    cuda: &Arc<Cuda>,
+    x: &Tensor,
+    mut dy: Tensor,
+    kind: Activation,
+) -> Result<Tensor> {
+    let (n, dtype) = (x.numel(), x.dtype());
+    check_gradient(OP, &dy, x.shape(), dtype)?;
+    let grid = Grid::items(n.div_ceil(8));
+    let [_, backward, _] = kernels(kind);
+    if dy.is_unique() {
+        cuda.launch(backward, dtype, grid, args![x, &dy, &mut dy, n as i64])?;
+        return Ok(dy);
+    }
+    let mut dx = cuda.empty(x.shape(), dtype)?;
+    cuda.launch(backward, dtype, grid, args![x, &dy, &mut dx, n as i64])?;
+    Ok(dx)
+}
+
+/// As [`activation_backward`] behind a linear layer, whose bias gets its gradient, the sums over rows, in the same
+/// pass.
+pub(super) fn activation_bias_backward(
+    cuda: &Arc<Cuda>,
+    x: &Tensor,
+    dy: Tensor,
+    kind: Activation,
+    bias: &Param,
+) -> Result<Tensor> {
+    let (c, dtype) = (x.last_dim(), x.dtype());
+    let mut aligned = c.is_multiple_of(8);
+    for tensor in [x, &dy] {
+        aligned &= tensor.cuda_address()?.is_multiple_of(16);
+    }
+    if !aligned {
+        let dx = activation_backward(cuda, x, dy, kind)?;
+        bias.accumulate_tensor(|db, beta| column_sums(cuda, &dx, c, db, beta))?;
+        return Ok(dx);
+    }
+    check_gradient(OP, &dy, x.shape(), dtype)?;
+    let runs = ColumnRuns::new(x.rows(), c);
+    let mut parts = cuda.empty(&[runs.parts, c], DType::F32)?;
+    let mut dx = match dy.is_unique() {
+        true => dy,
+        false => {
+            let mut copy = cuda.empty(x.shape(), dtype)?;
+            cuda.copy(&dy, &mut copy)?;
+            copy
+        }
+    };
+    let [_, _, backward] = kernels(kind);
+    let arguments = args![
+        x,
+        &mut dx,
+        &mut parts,
+        x.rows() as i64,
+        c as i64,
+        runs.each as i64
+    ];
+    cuda.launch(backward, dtype, runs.grid(), arguments)?;
+    bias.accumulate_tensor(|db, beta| sum_parts(cuda, &parts, runs.parts, db, beta))?;
+    Ok(dx)
 }
 
 #[cfg(test)]

@@ -74,12 +74,8 @@ pub(crate) fn column_sums(
     beta: f32,
 ) -> Result<()> {
     let rows = x.numel() / n.max(1);
-    let beside = n.div_ceil(256).max(1);
-    let most = (BLOCKS / beside).max(FEWEST_PARTS);
-    let parts = rows.div_ceil(32).clamp(1, most);
-    let each = rows.div_ceil(parts).max(1);
-    let parts = rows.div_ceil(each).max(1);
-    let mut part = cuda.empty(&[parts, n], DType::F32)?;
+    let runs = ColumnRuns::new(rows, n);
+    let mut part = cuda.empty(&[runs.parts, n], DType::F32)?;
     let aligned = n.is_multiple_of(8) && x.cuda_address()?.is_multiple_of(16);
     cuda.launch(
         if aligned {
@@ -88,10 +84,38 @@ pub(crate) fn column_sums(
             &COLUMN_PARTS
         },
         x.dtype(),
-        Grid::cube([beside, parts, 1], 256),
-        args![x, &mut part, rows as i64, n as i64, each as i64],
+        runs.grid(),
+        args![x, &mut part, rows as i64, n as i64, runs.each as i64],
     )?;
-    sum_parts(cuda, &part, parts, out, beta)
+    sum_parts(cuda, &part, runs.parts, out, beta)
+}
+
+/// How sums over the rows of `[rows, n]` are divided into blocks: 256 columns and a run of rows each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ColumnRuns {
+    beside: usize,
+    /// Runs of rows, each of which gives a part of every sum.
+    pub(super) parts: usize,
+    /// Rows of a run.
+    pub(super) each: usize,
+}
+
+impl ColumnRuns {
+    pub(super) fn new(rows: usize, n: usize) -> Self {
+        let beside = n.div_ceil(256).max(1);
+        let most = (BLOCKS / beside).max(FEWEST_PARTS);
+        let parts = rows.div_ceil(32).clamp(1, most);
+        let each = rows.div_ceil(parts).max(1);
+        Self {
+            beside,
+            parts: rows.div_ceil(each).max(1),
+            each,
+        }
+    }
+
+    pub(super) fn grid(self) -> Grid {
+        Grid::cube([self.beside, self.parts, 1], 256)
+    }
 }
 
 /// `out = beta out + sum over parts of part [parts, n]` in an order fixed by `parts`; f32 or bf16.

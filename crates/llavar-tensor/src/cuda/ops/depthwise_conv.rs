@@ -72,7 +72,7 @@ pub(crate) fn depthwise_conv(
     if let Some(b) = &b {
         expect_dtype("depthwise_conv bias", conv.dtype, b)?;
     }
-    let out = conv.correlate(cuda, x.value(), &filters, false, b.as_ref())?;
+    let out = conv.correlate(cuda, x.value(), &filters, false, b.as_ref(), None)?;
     let params: Vec<&Param> = std::iter::once(weight).chain(bias).collect();
     if !tape.needs_grad(&[x], &params) {
         return Ok(Var::constant(out));
@@ -95,7 +95,10 @@ pub(crate) fn depthwise_conv(
             }
         }
         if x.requires_grad() {
-            grads.add(&x, conv.correlate(&cuda, &dy, &filters, true, None)?)?;
+            let adds = conv.is_fast(&[&dy])? && hopper::takes(&cuda, &filters)?;
+            let arrived = grads.arrived_if(&x, |arrived| adds && hopper::adds(arrived));
+            let dx = conv.correlate(&cuda, &dy, &filters, true, None, arrived.as_ref())?;
+            grads.add(&x, dx)?;
         }
         Ok(())
     }))
@@ -152,7 +155,8 @@ impl Conv {
         }
     }
 
-    /// Correlation with the filters, `turned` by 180 degrees for the gradient of the input.
+    /// Correlation with the filters, `turned` by 180 degrees for the gradient of the input. `added`, of the output's
+    /// shape, is for [`hopper`] alone.
     fn correlate(
         self,
         cuda: &Arc<Cuda>,
@@ -160,6 +164,7 @@ impl Conv {
         filters: &Tensor,
         turned: bool,
         bias: Option<&Tensor>,
+        added: Option<&Tensor>,
     ) -> Result<Tensor> {
         let Self {
             batch,
@@ -193,7 +198,7 @@ impl Conv {
             return Ok(out);
         }
         if hopper::takes(cuda, filters)? {
-            hopper::correlate(cuda, self, x, filters, bias, &mut out, turned)?;
+            hopper::correlate(cuda, self, x, filters, [bias, added], &mut out, turned)?;
             return Ok(out);
         }
         let warps = self.warps(CONV_WARPS);

@@ -52,7 +52,6 @@ pub(super) fn record_linear(
     residual: Option<&Var>,
     out: Tensor,
 ) -> Var {
-    let (rows, n, k) = (x.value().rows(), out.last_dim(), x.value().last_dim());
     let w = weight.value();
     let mut inputs = vec![x];
     inputs.extend(residual);
@@ -71,14 +70,38 @@ pub(super) fn record_linear(
     let cuda = cuda.clone();
     tape.record(out, move |dy, grads| {
         parameter_gradients(&cuda, &dy, x.value(), &weight, bias.as_ref())?;
-        if x.requires_grad() {
-            let mut dx = cuda.empty(x.shape(), dy.dtype())?;
-            let w = widened(&cuda, &w, dy.dtype())?;
-            cuda.gemm(Layout::NN, [rows, k, n], &dy, &w, &mut dx, 0.0)?;
-            grads.add(&x, dx)?;
-        }
+        input_gradient(&cuda, &dy, &x, &w, grads)?;
         residual_gradient(residual.as_ref(), &dy, grads)
     })
+}
+
+/// `dx = dy W`, with what other operations have given for `x` added in the product.
+pub(super) fn input_gradient(
+    cuda: &Arc<Cuda>,
+    dy: &Tensor,
+    x: &Var,
+    w: &Tensor,
+    grads: &mut Grads,
+) -> Result<()> {
+    if !x.requires_grad() {
+        return Ok(());
+    }
+    let sizes = [
+        dy.rows(),
+        x.shape().last().copied().unwrap_or(1),
+        dy.last_dim(),
+    ];
+    let arrived = grads.arrived_if(x, |arrived| {
+        arrived.dtype() == dy.dtype() && dy.last_dim() > 0
+    });
+    let epilogue = Epilogue {
+        bias: None,
+        residual: arrived.as_ref(),
+    };
+    let mut dx = cuda.empty(x.shape(), dy.dtype())?;
+    let w = widened(cuda, w, dy.dtype())?;
+    cuda.gemm_epilogue(Layout::NN, sizes, dy, &w, &mut dx, 0.0, epilogue)?;
+    grads.add(x, dx)
 }
 
 /// `d residual = dy`, where there is a residual.
@@ -90,7 +113,7 @@ fn residual_gradient(residual: Option<&Var>, dy: &Tensor, grads: &mut Grads) -> 
 }
 
 /// `dW += dy^T x` and `db += sum over rows of dy`, the latter inside the product where the library can.
-fn parameter_gradients(
+pub(super) fn parameter_gradients(
     cuda: &Arc<Cuda>,
     dy: &Tensor,
     x: &Tensor,

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{activation::record_activation, linear::record_linear};
+use super::{
+    activation::{activation_backward, activation_bias_backward},
+    linear::{input_gradient, parameter_gradients},
+};
 use crate::{
     Param, Result, Tape, Var,
     cuda::{Cuda, Product},
@@ -39,8 +42,21 @@ pub(crate) fn linear_activation(
     // The slope is taken at the value before the activation.
     let mut before = cuda.empty(shape, dtype)?;
     cuda.product_activation(&product, kind, &mut out, Some(&mut before))?;
-    let before = record_linear(tape, cuda, x, weight, bias, None, before);
-    Ok(Some(record_activation(tape, cuda, &before, out, kind)))
+    let x = match weight.requires_grad() {
+        true => x.clone(),
+        false => x.without_value(),
+    };
+    let (cuda, weight, bias) = (cuda.clone(), weight.clone(), bias.cloned());
+    let y = tape.record(out, move |dy, grads| {
+        // The bias's gradient is made where its terms are, so that the product is free to split its sums.
+        let dy = match bias.as_ref().filter(|b| b.requires_grad()) {
+            Some(bias) => activation_bias_backward(&cuda, &before, dy, kind, bias)?,
+            None => activation_backward(&cuda, &before, dy, kind)?,
+        };
+        parameter_gradients(&cuda, &dy, x.value(), &weight, None)?;
+        input_gradient(&cuda, &dy, &x, &w, grads)
+    });
+    Ok(Some(y))
 }
 
 #[cfg(test)]

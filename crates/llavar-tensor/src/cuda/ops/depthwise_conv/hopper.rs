@@ -42,13 +42,18 @@ pub(super) fn takes(cuda: &Arc<Cuda>, filters: &Tensor) -> Result<bool> {
         && filters.cuda_address()?.is_multiple_of(16))
 }
 
+/// Whether what [`correlate`] adds can be this.
+pub(super) fn adds(added: &Tensor) -> bool {
+    added.dtype() == DType::BF16 && added.cuda_address().is_ok_and(|a| a.is_multiple_of(16))
+}
+
 /// As [`Conv::correlate`], into a fresh tensor.
 pub(super) fn correlate(
     cuda: &Arc<Cuda>,
     conv: Conv,
     x: &Tensor,
     filters: &Tensor,
-    bias: Option<&Tensor>,
+    [bias, added]: [Option<&Tensor>; 2],
     out: &mut Tensor,
     turned: i32,
 ) -> Result<()> {
@@ -74,6 +79,7 @@ pub(super) fn correlate(
             map.encode()?,
             filters,
             bias,
+            added,
             out,
             conv.batch as i32,
             conv.h as i32,
