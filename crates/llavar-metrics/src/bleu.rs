@@ -33,29 +33,32 @@ pub struct Bleu {
 
 /// Scores rows whose texts are tokens with spaces between (see [`ptb`](super::ptb)).
 pub fn bleu(rows: &[Row<'_>]) -> Bleu {
-    let mut total = Statistics::default();
     let mut vocabulary = Vocabulary::default();
-    let scores = rows
+    let counted: Vec<Statistics> = rows
         .iter()
-        .map(|row| {
-            let statistics = Statistics::of(row, &mut vocabulary);
-            total.add(&statistics);
-            statistics.scores()
-        })
+        .map(|row| Statistics::of(row, &mut vocabulary))
         .collect();
     Bleu {
-        corpus: if rows.is_empty() {
-            [0.0; MAX_N]
-        } else {
-            total.scores()
-        },
-        rows: scores,
+        corpus: corpus(&counted),
+        rows: counted.iter().map(Statistics::scores).collect(),
     }
 }
 
+/// BLEU-1 to BLEU-4 of rows together.
+pub(crate) fn corpus<'s>(rows: impl IntoIterator<Item = &'s Statistics>) -> [f64; MAX_N] {
+    let mut rows = rows.into_iter().peekable();
+    // The guards against zero would make something of nothing.
+    if rows.peek().is_none() {
+        return [0.0; MAX_N];
+    }
+    let mut total = Statistics::default();
+    rows.for_each(|row| total.add(row));
+    total.scores()
+}
+
 /// What BLEU is computed from, summable over rows.
-#[derive(Debug, Default)]
-struct Statistics {
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Statistics {
     /// Words of the answer.
     length: usize,
     /// Words of the reference nearest in length.
@@ -67,7 +70,7 @@ struct Statistics {
 }
 
 impl Statistics {
-    fn of<'a>(row: &Row<'a>, vocabulary: &mut Vocabulary<'a>) -> Self {
+    pub(crate) fn of<'a>(row: &Row<'a>, vocabulary: &mut Vocabulary<'a>) -> Self {
         let answer = vocabulary.words(row.answer);
         let mut statistics = Self {
             length: answer.len(),

@@ -19,6 +19,7 @@ pub mod anls;
 pub mod bleu;
 pub mod chartqa;
 pub mod cider_d;
+mod corpus;
 pub mod meteor;
 pub mod multimodal_ocr;
 mod ngrams;
@@ -32,6 +33,7 @@ pub mod token_f1;
 mod vqa_normalise;
 pub mod whole_words;
 
+pub use corpus::CorpusStatistics;
 pub use registry::{Aggregate, Evaluation, Metric, UnknownMetric};
 pub use whole_words::contains_words;
 

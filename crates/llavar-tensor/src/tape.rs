@@ -5,13 +5,13 @@
 //! and inference. Saved activations are owned by the node's closure and freed as the backward pass
 //! consumes it.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::Arc};
 
 use crate::{
     Error, Param, Result, Tensor, cpu,
     cuda::{
         self,
-        ops::{Fp8Copies, Wanted},
+        ops::{Before, Fp8Copies, Wanted},
     },
 };
 
@@ -24,12 +24,31 @@ pub struct VarId(usize);
 pub struct Var {
     value: Tensor,
     id: Option<VarId>,
+    /// What it is the activation of, for an operation that takes its gradient on to there in one kernel.
+    before: Option<Arc<Before>>,
 }
 
 impl Var {
     /// A value that no gradient flows to.
     pub fn constant(value: Tensor) -> Self {
-        Self { value, id: None }
+        Self {
+            value,
+            id: None,
+            before: None,
+        }
+    }
+
+    /// The same value, known to be the activation of something.
+    pub(crate) fn behind(self, before: Before) -> Self {
+        Self {
+            before: Some(Arc::new(before)),
+            ..self
+        }
+    }
+
+    /// What it is the activation of, where that is known.
+    pub(crate) fn before(&self) -> Option<&Before> {
+        self.before.as_deref()
     }
 
     /// The tensor.
@@ -52,7 +71,7 @@ impl Var {
     pub(crate) fn without_value(&self) -> Self {
         Self {
             value: Tensor::hollow(self.value.shape()),
-            id: self.id,
+            ..self.clone()
         }
     }
 
@@ -204,8 +223,10 @@ impl Tape {
 
     /// A value that a gradient shall flow to although no operation made it.
     pub fn leaf(&self, value: Tensor) -> Var {
-        let id = self.is_recording().then(|| self.new_id());
-        Var { value, id }
+        Var {
+            id: self.is_recording().then(|| self.new_id()),
+            ..Var::constant(value)
+        }
     }
 
     fn new_id(&self) -> VarId {
@@ -247,13 +268,7 @@ impl Tape {
         let Some(nodes) = &self.nodes else {
             return outputs.into_iter().map(Var::constant).collect();
         };
-        let vars: Vec<Var> = outputs
-            .into_iter()
-            .map(|value| Var {
-                value,
-                id: Some(self.new_id()),
-            })
-            .collect();
+        let vars: Vec<Var> = outputs.into_iter().map(|value| self.leaf(value)).collect();
         let ids = vars.iter().filter_map(|v| v.id).collect();
         nodes.borrow_mut().push(Node {
             outputs: ids,

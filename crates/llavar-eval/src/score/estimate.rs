@@ -12,16 +12,21 @@
 //! Liang and Zeger 1986 (cluster-robust variance); Kott 2001 (delete-a-group jackknife); for evaluations:
 //! Miller 2024, "Adding Error Bars to Evals".
 
-use super::row_of;
 use crate::results::{Estimate, ScoredRow};
-use llavar_metrics::{Aggregate, Metric};
+use llavar_metrics::{Aggregate, CorpusStatistics, Metric};
 use std::collections::HashMap;
 
 /// Groups of the jackknife: its error is then known to about 16 %.
 const GROUPS: usize = 20;
 
-/// Value and error of a metric over the rows `of`, of which there is at least one.
-pub(super) fn estimate(metric: Metric, rows: &[ScoredRow], of: &[usize]) -> Estimate {
+/// Value and error of a metric over the rows `of`, of which there is at least one; `counted` has the statistics
+/// of each row where the metric is one of a corpus.
+pub(super) fn estimate(
+    metric: Metric,
+    rows: &[ScoredRow],
+    counted: &[Option<CorpusStatistics>],
+    of: &[usize],
+) -> Estimate {
     let clusters = clusters(of.iter().map(|&at| &rows[at]));
     let images = clusters.iter().max().map_or(0, |last| last + 1);
     let n = of.len();
@@ -39,8 +44,8 @@ pub(super) fn estimate(metric: Metric, rows: &[ScoredRow], of: &[usize]) -> Esti
             standard_error(&scores, &clusters).map(|error| error * n as f64),
         ),
         Aggregate::Corpus => (
-            corpus(metric, rows, of.iter()),
-            jackknife(metric, rows, of, &clusters, images),
+            corpus(metric, counted, of.iter()),
+            jackknife(metric, counted, of, &clusters, images),
         ),
     };
     Estimate {
@@ -87,14 +92,19 @@ pub(crate) fn clusters<'a>(rows: impl IntoIterator<Item = &'a ScoredRow>) -> Vec
         .collect()
 }
 
-fn corpus<'a>(metric: Metric, rows: &[ScoredRow], of: impl Iterator<Item = &'a usize>) -> f64 {
-    let given: Vec<_> = of.map(|&at| row_of(&rows[at])).collect();
-    metric.evaluate(&given).value
+fn corpus<'a>(
+    metric: Metric,
+    counted: &[Option<CorpusStatistics>],
+    of: impl Iterator<Item = &'a usize>,
+) -> f64 {
+    metric.corpus_value(of.filter_map(|&at| counted.get(at)?.as_ref()))
 }
 
+/// The statistics of the rows that stay are added up for each group: beside counting them that costs nothing, and
+/// sums of whole numbers are exact.
 fn jackknife(
     metric: Metric,
-    rows: &[ScoredRow],
+    counted: &[Option<CorpusStatistics>],
     of: &[usize],
     clusters: &[usize],
     images: usize,
@@ -107,7 +117,7 @@ fn jackknife(
         .map(|group| {
             let kept = of.iter().zip(clusters);
             let kept = kept.filter(|(_, cluster)| *cluster % groups != group);
-            corpus(metric, rows, kept.map(|(at, _)| at))
+            corpus(metric, counted, kept.map(|(at, _)| at))
         })
         .collect();
     let count = groups as f64;
@@ -118,7 +128,11 @@ fn jackknife(
 
 #[cfg(test)]
 mod tests {
+    use super::super::{count, row_of};
     use super::*;
+    use crate::samples::SampleRow;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn one_row_a_cluster_is_the_usual_error() {
@@ -142,5 +156,92 @@ mod tests {
         assert!((clustered - once).abs() < 1e-12);
         let naive = standard_error(&scores, &(0..18).collect::<Vec<_>>()).unwrap();
         assert!(naive < 0.65 * clustered, "{naive} {clustered}");
+    }
+
+    /// A row of picture `image`, or of none.
+    fn row(image: Option<usize>, text: &str, references: &[String]) -> ScoredRow {
+        ScoredRow {
+            sample: SampleRow {
+                question_id: String::new(),
+                prompt: String::new(),
+                text: text.into(),
+                answer_id: String::new(),
+                model_id: String::new(),
+                metadata: serde_json::Map::new(),
+                gt: references.to_vec(),
+                task: String::new(),
+                image: image.map(|image| image.to_string()).unwrap_or_default(),
+                category: None,
+                run: String::new(),
+                error: None,
+            },
+            answered: true,
+            image_path: None,
+            scores: BTreeMap::new(),
+        }
+    }
+
+    /// Value and error with the whole metric computed again for each group.
+    fn slow(metric: Metric, rows: &[ScoredRow], of: &[usize]) -> (f64, Option<f64>) {
+        let value = |kept: &[usize]| {
+            let given: Vec<_> = kept.iter().map(|&at| row_of(&rows[at])).collect();
+            metric.evaluate(&given).value
+        };
+        let clusters = clusters(of.iter().map(|&at| &rows[at]));
+        let images = clusters.iter().max().map_or(0, |last| last + 1);
+        let groups = images.min(GROUPS);
+        if groups < 2 {
+            return (value(of), None);
+        }
+        let mut values = Vec::new();
+        for group in 0..groups {
+            let kept = of.iter().zip(&clusters);
+            let kept = kept.filter(|(_, cluster)| *cluster % groups != group);
+            values.push(value(&kept.map(|(at, _)| *at).collect::<Vec<_>>()));
+        }
+        let count = groups as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        (value(of), Some(((count - 1.0) / count * squares).sqrt()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn a_corpus_has_the_estimate_of_the_metric_computed_again(
+            rows in prop::collection::vec(
+                (
+                    prop::option::of(0usize..30),
+                    "((the|a|red|cars?|No\\.)( (the|a|red|cars?|sign\\.)){0,8})?",
+                    prop::collection::vec("(the|a|red|cars?)( (the|a|red|car|sign)){0,8}", 0..4),
+                    prop::bool::weighted(0.8),
+                ),
+                1..60,
+            ),
+        ) {
+            let mut of: Vec<usize> = (0..rows.len()).filter(|&at| rows[at].3).collect();
+            if of.is_empty() {
+                of.push(0);
+            }
+            let rows: Vec<ScoredRow> = rows
+                .iter()
+                .map(|(image, text, references, _)| row(*image, text, references))
+                .collect();
+            for metric in [
+                Metric::Bleu1, Metric::Bleu2, Metric::Bleu3, Metric::Bleu4, Metric::MeteorExactStem,
+            ] {
+                let scope: Vec<usize> = (0..rows.len()).collect();
+                let counted = count(metric, &rows, &scope);
+                let fast = estimate(metric, &rows, &counted, &of);
+                let (value, error) = slow(metric, &rows, &of);
+                prop_assert_eq!(fast.value.to_bits(), value.to_bits(), "{}", metric);
+                prop_assert_eq!(
+                    fast.standard_error.map(f64::to_bits),
+                    error.map(f64::to_bits),
+                    "{}", metric
+                );
+            }
+        }
     }
 }

@@ -9,7 +9,8 @@ use crate::fingerprint::Fingerprint;
 use crate::results::{CategoryResult, Counts, MetricResult, RunResult, SCHEMA, ScoredRow};
 use crate::samples::{AnswersFile, SampleRow, match_answers};
 use crate::tasks::{Item, Task};
-use llavar_metrics::{Aggregate, Metric, Row};
+use llavar_metrics::{Aggregate, CorpusStatistics, Metric, Row};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// What is scored and how.
@@ -198,6 +199,7 @@ fn score_metric(
     scope: &[usize],
 ) -> MetricResult {
     let name = metric.name();
+    let counted = count(metric, rows, scope);
     for variant in [
         metric,
         Metric::OcrBenchFormula,
@@ -211,9 +213,15 @@ fn score_metric(
         if of.is_empty() || (variant == metric && rows[of[0]].scores.contains_key(name)) {
             continue;
         }
-        let scores = {
-            let given: Vec<Row<'_>> = of.iter().map(|&at| row_of(&rows[at])).collect();
-            variant.evaluate(&given).rows
+        let scores: Vec<f64> = match variant.aggregate() {
+            Aggregate::Corpus => {
+                let one = |at: &usize| variant.corpus_value(&counted[*at]);
+                of.iter().map(one).collect()
+            }
+            Aggregate::Mean | Aggregate::Sum => {
+                let given: Vec<Row<'_>> = of.iter().map(|&at| row_of(&rows[at])).collect();
+                variant.evaluate(&given).rows
+            }
         };
         for (&at, score) in of.iter().zip(scores) {
             // An empty text can be right by a metric's rules; no answer never is.
@@ -236,7 +244,7 @@ fn score_metric(
             None => categories.push((category, vec![at])),
         }
     }
-    let estimate = |of: &[usize]| estimate::estimate(metric, rows, of);
+    let estimate = |of: &[usize]| estimate::estimate(metric, rows, &counted, of);
     MetricResult {
         metric: name.to_owned(),
         version: metric.version(),
@@ -256,6 +264,23 @@ fn score_metric(
             })
             .collect(),
     }
+}
+
+/// What a corpus metric is computed from, by row and none outside of `scope`; empty for other metrics.
+///
+/// Value and error of every part of the rows come from these, so that texts are compared once: of captions that
+/// repeat a word over and over that takes long.
+fn count(metric: Metric, rows: &[ScoredRow], scope: &[usize]) -> Vec<Option<CorpusStatistics>> {
+    if metric.aggregate() != Aggregate::Corpus {
+        return Vec::new();
+    }
+    let of_row = |&at: &usize| metric.corpus_statistics(row_of(&rows[at]));
+    let found: Vec<Option<CorpusStatistics>> = scope.par_iter().map(of_row).collect();
+    let mut counted = vec![None; rows.len()];
+    for (&at, statistics) in scope.iter().zip(found) {
+        counted[at] = statistics;
+    }
+    counted
 }
 
 fn row_of(row: &ScoredRow) -> Row<'_> {

@@ -1,8 +1,8 @@
-//! The alignment of two texts: all matches, then a beam search for the best set that do not overlap.
+//! The alignment of two texts: all matches, then a search for the best set that do not overlap.
 
 use rust_stemmers::{Algorithm, Stemmer};
 
-use super::resources::Resources;
+use super::{resources::Resources, search::search};
 
 /// How words match, in the order in which matches are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Kind {
     }
 
     /// What a match of `words` words adds while searching: half of what is not exact, cut to whole words.
-    fn searched(self, words: usize) -> usize {
+    pub(super) fn searched(self, words: usize) -> usize {
         if self == Self::Exact {
             words
         } else {
@@ -36,7 +36,7 @@ impl Kind {
 }
 
 /// Words of the answer that match words of the reference; ranges are (first word, number of words).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Match {
     pub(super) kind: Kind,
     pub(super) answer: (usize, usize),
@@ -52,9 +52,6 @@ pub(super) struct Alignment {
     pub(super) chunks: u64,
 }
 
-/// Paths kept at each word.
-const BEAM: usize = 40;
-
 /// Aligns the words of an answer and of a reference.
 pub(super) fn align(
     answer: &[String],
@@ -62,34 +59,40 @@ pub(super) fn align(
     resources: Option<&Resources>,
 ) -> Alignment {
     let candidates = candidates(answer, reference, resources);
-    let mut covered = (vec![0u32; answer.len()], vec![0u32; reference.len()]);
-    for found in candidates.iter().flatten() {
-        range(found.answer).for_each(|at| covered.0[at] += 1);
-        range(found.reference).for_each(|at| covered.1[at] += 1);
-    }
-    // Matches that no other overlaps are settled before the search.
-    let mut start = Path::new(answer.len(), reference.len());
-    for found in candidates.iter().filter(|found| found.len() == 1).flatten() {
-        if range(found.answer).all(|at| covered.0[at] == 1)
-            && range(found.reference).all(|at| covered.1[at] == 1)
-        {
-            start.take(*found);
-        }
-    }
-    let best = search(&candidates, start);
-    let matches: Vec<Match> = best.matches.into_iter().flatten().collect();
+    let settled = settled(&candidates, answer.len());
+    let matches = search(&candidates, &settled, answer.len());
     Alignment {
         chunks: chunks(&matches),
         matches,
     }
 }
 
-fn range((start, length): (usize, usize)) -> std::ops::Range<usize> {
+/// Matches that no other overlaps, by first word in the reference: they need no search.
+pub(super) fn settled(candidates: &[Vec<Match>], answer: usize) -> Vec<Option<Match>> {
+    let mut covered = (vec![0u32; answer], vec![0u32; candidates.len()]);
+    for found in candidates.iter().flatten() {
+        range(found.answer).for_each(|at| covered.0[at] += 1);
+        range(found.reference).for_each(|at| covered.1[at] += 1);
+    }
+    let alone = |found: &Match| {
+        range(found.answer).all(|at| covered.0[at] == 1)
+            && range(found.reference).all(|at| covered.1[at] == 1)
+    };
+    candidates
+        .iter()
+        .map(|found| match found.as_slice() {
+            [found] if alone(found) => Some(*found),
+            _ => None,
+        })
+        .collect()
+}
+
+pub(super) fn range((start, length): (usize, usize)) -> std::ops::Range<usize> {
     start..start + length
 }
 
 /// Every match, by its first word in the reference.
-fn candidates(
+pub(super) fn candidates(
     answer: &[String],
     reference: &[String],
     resources: Option<&Resources>,
@@ -156,113 +159,6 @@ fn candidates(
         });
     }
     candidates
-}
-
-/// A partial alignment, up to some word of the reference.
-#[derive(Debug, Clone)]
-struct Path {
-    /// By first word in the reference.
-    matches: Vec<Option<Match>>,
-    used_answer: Vec<bool>,
-    used_reference: Vec<bool>,
-    matched: usize,
-    chunks: usize,
-    distance: usize,
-    /// First word of the reference that is not looked at yet.
-    next: usize,
-    /// Word of the answer behind the last match, while a chunk is open.
-    open: Option<usize>,
-}
-
-impl Path {
-    fn new(answer: usize, reference: usize) -> Self {
-        Self {
-            matches: vec![None; reference],
-            used_answer: vec![false; answer],
-            used_reference: vec![false; reference],
-            matched: 0,
-            chunks: 0,
-            distance: 0,
-            next: 0,
-            open: None,
-        }
-    }
-
-    fn take(&mut self, found: Match) {
-        self.matches[found.reference.0] = Some(found);
-        range(found.answer).for_each(|at| self.used_answer[at] = true);
-        range(found.reference).for_each(|at| self.used_reference[at] = true);
-    }
-
-    fn is_free(&self, found: &Match) -> bool {
-        !range(found.answer).any(|at| self.used_answer[at])
-            && !range(found.reference).any(|at| self.used_reference[at])
-    }
-
-    fn count(&mut self, found: Match) {
-        self.matched +=
-            found.kind.searched(found.answer.1) + found.kind.searched(found.reference.1);
-        if self.open.is_some_and(|end| end != found.answer.0) {
-            self.chunks += 1;
-        }
-        self.next = found.reference.0 + found.reference.1;
-        self.open = Some(found.answer.0 + found.answer.1);
-    }
-
-    fn close(&mut self) {
-        self.chunks += usize::from(self.open.take().is_some());
-    }
-
-    fn rank(&self) -> (std::cmp::Reverse<usize>, usize, usize) {
-        (std::cmp::Reverse(self.matched), self.chunks, self.distance)
-    }
-}
-
-fn distance(found: &Match) -> usize {
-    found.reference.0.abs_diff(found.answer.0)
-}
-
-/// Goes over the reference from left to right with the best [`BEAM`] paths.
-fn search(candidates: &[Vec<Match>], start: Path) -> Path {
-    let mut paths = vec![start.clone()];
-    for (current, found) in candidates.iter().enumerate() {
-        paths.sort_by_key(Path::rank);
-        paths.truncate(BEAM);
-        let mut next = Vec::with_capacity(paths.len() * 2);
-        for mut path in paths {
-            if path.used_reference[current] {
-                if current >= path.next {
-                    // The first word of a settled match; a match taken here was counted when taken.
-                    let Some(settled) = path.matches[path.next] else {
-                        continue;
-                    };
-                    path.count(settled);
-                    path.distance += distance(&settled);
-                }
-                next.push(path);
-                continue;
-            }
-            for found in found {
-                if !path.is_free(found) {
-                    continue;
-                }
-                let mut taken = path.clone();
-                taken.take(*found);
-                taken.count(*found);
-                // As in the original, the distance is added to the path that goes on, not to this one.
-                path.distance += distance(found);
-                next.push(taken);
-            }
-            path.close();
-            path.next += 1;
-            next.push(path);
-        }
-        paths = next;
-    }
-    for path in &mut paths {
-        path.close();
-    }
-    paths.into_iter().min_by_key(Path::rank).unwrap_or(start)
 }
 
 /// Runs of matches, given in order of the reference.

@@ -26,6 +26,7 @@
 mod align;
 mod normalise;
 mod resources;
+mod search;
 
 use std::{collections::HashSet, sync::LazyLock};
 
@@ -72,32 +73,35 @@ impl Meteor {
 
     /// Scores rows whose texts are tokens with spaces between (see [`ptb`](super::ptb)).
     pub fn evaluate(&self, rows: &[Row<'_>]) -> MeteorScores {
-        let mut total = Statistics::default();
-        let rows = rows
-            .iter()
-            .map(|row| {
-                let answer = normalise::words(row.answer);
-                let mut best = (0.0, None);
-                for reference in row.references {
-                    let reference = normalise::words(reference);
-                    let alignment = align::align(&answer, &reference, self.resources.as_ref());
-                    let statistics = Statistics::of(&answer, &reference, &alignment);
-                    let score = statistics.score();
-                    if best.1.is_none() || score > best.0 {
-                        best = (score, Some(statistics));
-                    }
-                }
-                if let Some(statistics) = &best.1 {
-                    total.add(statistics);
-                }
-                best.0
-            })
-            .collect();
+        let counted: Vec<Statistics> = rows.iter().map(|row| self.count(row)).collect();
         MeteorScores {
-            corpus: total.score(),
-            rows,
+            corpus: corpus(&counted),
+            rows: counted.iter().map(Statistics::score).collect(),
         }
     }
+
+    /// Statistics of a row: those of its best reference, the first of equals; nothing without references.
+    pub(crate) fn count(&self, row: &Row<'_>) -> Statistics {
+        let answer = normalise::words(row.answer);
+        let mut best: Option<(f64, Statistics)> = None;
+        for reference in row.references {
+            let reference = normalise::words(reference);
+            let alignment = align::align(&answer, &reference, self.resources.as_ref());
+            let statistics = Statistics::of(&answer, &reference, &alignment);
+            let score = statistics.score();
+            if best.as_ref().is_none_or(|(best, _)| score > *best) {
+                best = Some((score, statistics));
+            }
+        }
+        best.map(|(_, statistics)| statistics).unwrap_or_default()
+    }
+}
+
+/// Score of rows together.
+pub(crate) fn corpus<'s>(rows: impl IntoIterator<Item = &'s Statistics>) -> f64 {
+    let mut total = Statistics::default();
+    rows.into_iter().for_each(|row| total.add(row));
+    total.score()
 }
 
 /// Counts of one side: content words and function words.
@@ -131,8 +135,8 @@ impl Words {
 }
 
 /// What METEOR is computed from, summable over rows; index 0 is the answer, 1 the reference.
-#[derive(Debug, Default)]
-struct Statistics {
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Statistics {
     lengths: [Words; 2],
     /// Matched words by kind of match.
     matches: [[Words; Kind::ALL.len()]; 2],

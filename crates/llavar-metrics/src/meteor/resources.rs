@@ -207,6 +207,23 @@ impl Resources {
     }
 }
 
+#[cfg(test)]
+impl Resources {
+    /// From synonym sets of words and pairs of phrases.
+    pub(super) fn of(sets: &[(&str, &[u32])], paraphrases: &[(&str, &str)]) -> Self {
+        let mut resources = Self::default();
+        for (word, sets) in sets {
+            resources.sets.insert((*word).to_owned(), sets.to_vec());
+        }
+        for (phrase, paraphrase) in paraphrases {
+            resources.longest = resources.longest.max(phrase.split(' ').count());
+            let of_phrase = resources.paraphrases.entry((*phrase).to_owned());
+            of_phrase.or_default().push((*paraphrase).to_owned());
+        }
+        resources
+    }
+}
+
 /// Lines two by two.
 fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut lines = text.lines();
@@ -259,17 +276,11 @@ mod tests {
     use super::*;
 
     fn resources() -> Resources {
-        let mut resources = Resources {
-            longest: 2,
-            ..Resources::default()
-        };
-        resources.sets.insert("car".into(), vec![1, 2]);
-        resources.sets.insert("automobile".into(), vec![1]);
-        resources.sets.insert("mouse".into(), vec![3]);
+        let mut resources = Resources::of(
+            &[("car", &[1, 2]), ("automobile", &[1]), ("mouse", &[3])],
+            &[("in front", "ahead")],
+        );
         resources.bases.insert("mice".into(), vec!["mouse".into()]);
-        resources
-            .paraphrases
-            .insert("in front".into(), vec!["ahead".into()]);
         resources
     }
 

@@ -471,6 +471,7 @@ mod tests {
         let sources = super::super::ops::SOURCES.iter().copied();
         let products = [
             &super::super::product::SOURCE,
+            &super::super::product_slope::SOURCE,
             &super::super::product_swiglu::SOURCE,
         ];
         for source in sources

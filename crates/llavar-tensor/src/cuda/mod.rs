@@ -29,6 +29,7 @@ mod memory;
 mod nccl;
 pub(crate) mod ops;
 mod product;
+mod product_slope;
 mod product_swiglu;
 mod tensor_map;
 #[cfg(test)]
@@ -42,4 +43,4 @@ pub use measure::{EXCHANGE_WAIT, Lane, Share, Span, Trace};
 pub(crate) use memory::DeviceBuffer;
 pub use memory::{DeviceMemory, Readback};
 pub(crate) use nccl::NcclCollective;
-pub(crate) use product::Product;
+pub(crate) use product::{Product, TILE};

@@ -27,11 +27,11 @@ const QUICK_GELU_KEPT: Kernel = SOURCE.kernel("product_quick_gelu_kept");
 const THREE: Kernel = SOURCE.kernel("product_three");
 
 /// Rows and columns of a tile, steps of the ring, buffers of a group: as in the source file.
-pub(super) const TILE: usize = 128;
+pub(crate) const TILE: usize = 128;
 const STEPS: usize = 5;
 const BUFFERS: usize = 2;
 /// Threads of a block: one group of warps that copies, two that multiply.
-const THREADS: usize = 384;
+pub(super) const THREADS: usize = 384;
 /// Elements of k in a line of shared memory, and its bytes.
 const LINE: usize = 64;
 pub(super) const LINE_BYTES: usize = 128;

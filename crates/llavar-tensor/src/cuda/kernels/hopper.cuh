@@ -21,6 +21,21 @@ DEVICE void barrier_expect(u32 at, u32 bytes) {
 DEVICE void barrier_arrive(u32 at) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(at) : "memory");
 }
+// Arrives at the barrier that another block of the cluster has at this place.
+DEVICE void barrier_arrive_in(u32 block, u32 at) {
+    asm volatile(
+        "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;"
+        " mbarrier.arrive.shared::cluster.b64 _, [there]; }" :: "r"(at), "r"(block) : "memory");
+}
+DEVICE u32 rank_in_cluster() {
+    u32 rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+// All threads of the cluster.
+DEVICE void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive; barrier.cluster.wait;" ::: "memory");
+}
 DEVICE bool barrier_passed(u32 at, u32 parity) {
     u32 passed;
     asm volatile(
@@ -38,6 +53,13 @@ DEVICE void load_box(u32 to, const TensorMap* map, u32 at, int x, int y) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
         :: "r"(to), "l"(map), "r"(at), "r"(x), "r"(y) : "memory");
+}
+// The same into both blocks of a cluster of two, at the same place and for the same barrier in each.
+DEVICE void load_box_for_both(u32 to, const TensorMap* map, u32 at, int x, int y) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[%0], [%1, {%3, %4}], [%2], %5;"
+        :: "r"(to), "l"(map), "r"(at), "r"(x), "r"(y), "h"((u16)3) : "memory");
 }
 // The same of a tensor of four axes.
 DEVICE void load_box(u32 to, const TensorMap* map, u32 at, int x, int y, int z, int w) {

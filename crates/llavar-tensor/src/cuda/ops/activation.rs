@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    Before,
     basic::{ColumnRuns, column_sums, sum_parts},
     norm::{check_gradient, check_types},
 };
@@ -39,7 +40,7 @@ pub(crate) fn activation(tape: &Tape, cuda: &Arc<Cuda>, x: &Var, kind: Activatio
     let grid = Grid::items(n.div_ceil(8));
     let [forward, ..] = kernels(kind);
     cuda.launch(forward, dtype, grid, args![x.value(), &mut out, n as i64])?;
-    Ok(record_activation(tape, cuda, x, out, kind))
+    Ok(record_activation(tape, cuda, x, None, out, kind))
 }
 
 /// Forward pass, backward pass, and backward pass with sums over rows.
@@ -50,19 +51,37 @@ fn kernels(kind: Activation) -> &'static [Kernel; 3] {
     }
 }
 
-/// `out`, the activation of `x`, with its way back.
-fn record_activation(tape: &Tape, cuda: &Arc<Cuda>, x: &Var, out: Tensor, kind: Activation) -> Var {
-    if !tape.needs_grad(&[x], &[]) {
+/// `out`, the activation of `x`, with its way back, which is that of a `bias` that was added to make `x`, too.
+pub(super) fn record_activation(
+    tape: &Tape,
+    cuda: &Arc<Cuda>,
+    x: &Var,
+    bias: Option<&Param>,
+    out: Tensor,
+    kind: Activation,
+) -> Var {
+    let params: Vec<&Param> = bias.into_iter().collect();
+    if !tape.needs_grad(&[x], &params) {
         return Var::constant(out);
     }
-    let (x, cuda) = (x.clone(), cuda.clone());
-    tape.record(out, move |dy, grads| {
-        grads.add(&x, activation_backward(&cuda, x.value(), dy, kind)?)
-    })
+    let (cuda, x, bias) = (cuda.clone(), x.clone(), bias.cloned());
+    let before = Before::Activation {
+        x: x.clone(),
+        kind,
+        bias: bias.clone(),
+    };
+    let y = tape.record(out, move |dy, grads| {
+        let dx = match bias.as_ref().filter(|bias| bias.requires_grad()) {
+            Some(bias) => activation_bias_backward(&cuda, x.value(), dy, kind, bias)?,
+            None => activation_backward(&cuda, x.value(), dy, kind)?,
+        };
+        grads.add(&x, dx)
+    });
+    y.behind(before)
 }
 
 /// `dy f'(x)`, in the place of `dy` where nobody else looks: an element of it needs its own alone.
-pub(super) fn activation_backward(
+fn activation_backward(
     cuda: &Arc<Cuda>,
     x: &Tensor,
     mut dy: Tensor,
@@ -83,7 +102,7 @@ pub(super) fn activation_backward(
 
 /// As [`activation_backward`] behind a linear layer, whose bias gets its gradient, the sums over rows, in the same
 /// pass.
-pub(super) fn activation_bias_backward(
+fn activation_bias_backward(
     cuda: &Arc<Cuda>,
     x: &Tensor,
     dy: Tensor,

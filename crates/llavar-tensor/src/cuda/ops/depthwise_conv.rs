@@ -261,6 +261,9 @@ impl Conv {
             )?;
             return Ok((part, parts));
         }
+        if hopper::is_for(cuda, dtype) && batch * h * w * c > 0 {
+            return hopper::weight_gradient(cuda, self, x, dy);
+        }
         let warps = self.warps(GRAD_WARPS);
         let bytes = (warps + 6) * self.row_bytes(SPAN) + warps * self.row_bytes(WIDTH);
         let walk = self.walk(cuda, warps, bytes, 0);

@@ -75,7 +75,8 @@ pub(super) fn record_linear(
     })
 }
 
-/// `dx = dy W`, with what other operations have given for `x` added in the product.
+/// `dx = dy W`, with what other operations have given for `x` added in the product; where `x` is an activation, the
+/// gradient before it.
 pub(super) fn input_gradient(
     cuda: &Arc<Cuda>,
     dy: &Tensor,
@@ -84,6 +85,11 @@ pub(super) fn input_gradient(
     grads: &mut Grads,
 ) -> Result<()> {
     if !x.requires_grad() {
+        return Ok(());
+    }
+    if let Some(before) = x.before()
+        && before.add_gradient(cuda, dy, w, grads)?
+    {
         return Ok(());
     }
     let sizes = [
@@ -113,7 +119,7 @@ fn residual_gradient(residual: Option<&Var>, dy: &Tensor, grads: &mut Grads) -> 
 }
 
 /// `dW += dy^T x` and `db += sum over rows of dy`, the latter inside the product where the library can.
-pub(super) fn parameter_gradients(
+fn parameter_gradients(
     cuda: &Arc<Cuda>,
     dy: &Tensor,
     x: &Tensor,

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    activation::{activation_backward, activation_bias_backward},
-    linear::{input_gradient, parameter_gradients},
-};
+use super::{activation::record_activation, linear::record_linear};
 use crate::{
     Param, Result, Tape, Var,
     cuda::{Cuda, Product},
@@ -42,20 +39,9 @@ pub(crate) fn linear_activation(
     // The slope is taken at the value before the activation.
     let mut before = cuda.empty(shape, dtype)?;
     cuda.product_activation(&product, kind, &mut out, Some(&mut before))?;
-    let x = match weight.requires_grad() {
-        true => x.clone(),
-        false => x.without_value(),
-    };
-    let (cuda, weight, bias) = (cuda.clone(), weight.clone(), bias.cloned());
-    let y = tape.record(out, move |dy, grads| {
-        // The bias's gradient is made where its terms are, so that the product is free to split its sums.
-        let dy = match bias.as_ref().filter(|b| b.requires_grad()) {
-            Some(bias) => activation_bias_backward(&cuda, &before, dy, kind, bias)?,
-            None => activation_backward(&cuda, &before, dy, kind)?,
-        };
-        parameter_gradients(&cuda, &dy, x.value(), &weight, None)?;
-        input_gradient(&cuda, &dy, &x, &w, grads)
-    });
+    // The bias's gradient is made where its terms are, so that the product is free to split its sums.
+    let before = record_linear(tape, cuda, x, weight, None, None, before);
+    let y = record_activation(tape, cuda, &before, bias, out, kind);
     Ok(Some(y))
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{column_sums, sum_parts};
+use super::{column_sums, linear::input_gradient, sum_parts};
 use crate::{
     DType, Param, Result, Tape, Tensor, Var,
     cpu::Layout,
@@ -59,9 +59,7 @@ pub(crate) fn linear_layer_scale(
         if h.requires_grad() {
             // Scaled again: cheaper than to keep it.
             let (scaled, _) = scale(&cuda, &weight, &bias, &gamma, k)?;
-            let mut dh = cuda.empty(h.shape(), dy.dtype())?;
-            cuda.gemm(Layout::NN, [rows, k, c], &dy, &scaled, &mut dh, 0.0)?;
-            grads.add(&h, dh)?;
+            input_gradient(&cuda, &dy, &h, &scaled, grads)?;
         }
         grads.add(&x, dy)
     }))

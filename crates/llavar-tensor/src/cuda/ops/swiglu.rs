@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::norm::{check_gradient, check_types};
+use super::{
+    Before,
+    norm::{check_gradient, check_types},
+};
 use crate::{
     Result, Tape, Tensor, Var,
     cuda::{Arg, Cuda, Grid, Kernel, Source, args},
@@ -52,7 +55,8 @@ pub(super) fn record_swiglu(
     let (n, dtype) = (gate.value().numel(), gate.value().dtype());
     let (grid, sizes) = (grid(1, n), [1, n as i64, n as i64].map(Arg::from));
     let (gate, up, cuda) = (gate.clone(), up.clone(), cuda.clone());
-    tape.record(out, move |dy, grads| {
+    let before = Before::Swiglu(vec![gate.clone(), up.clone()]);
+    let y = tape.record(out, move |dy, grads| {
         check_gradient(OP, &dy, gate.shape(), dtype)?;
         let mut dgate = cuda.empty(gate.shape(), dtype)?;
         let mut dup = cuda.empty(up.shape(), dtype)?;
@@ -60,7 +64,8 @@ pub(super) fn record_swiglu(
         cuda.launch(&BACKWARD, dtype, grid, &[tensors, &sizes[..]].concat())?;
         grads.add(&gate, dgate)?;
         grads.add(&up, dup)
-    })
+    });
+    y.behind(before)
 }
 
 /// As [`Tape::swiglu_fused`], with checked shapes: `gate_up [.., 2 f]` -> `shape [.., f]`.
@@ -100,14 +105,16 @@ pub(super) fn record_swiglu_fused(
         [rows as i64, f as i64, 2 * f as i64].map(Arg::from),
     );
     let (gate_up, cuda, shape) = (gate_up.clone(), cuda.clone(), out.shape().to_vec());
-    tape.record(out, move |dy, grads| {
+    let before = Before::Swiglu(vec![gate_up.clone()]);
+    let y = tape.record(out, move |dy, grads| {
         check_gradient(OP, &dy, &shape, dtype)?;
         let dx = cuda.empty(gate_up.shape(), dtype)?;
         let ([gate, up], [dgate, dup]) = (halves(gate_up.value(), f)?, halves(&dx, f)?);
         let tensors = [gate, up, Arg::from(&dy), dgate, dup];
         cuda.launch(&BACKWARD, dtype, grid, &[&tensors[..], &sizes].concat())?;
         grads.add(&gate_up, dx)
-    })
+    });
+    y.behind(before)
 }
 
 /// Where the gates and the ups of the first row start. A tensor that is written through it belongs to the

@@ -1,0 +1,169 @@
+//! `Before`: what stands before an activation, so that the product behind it can give its gradient there at once.
+
+use std::sync::Arc;
+
+use super::sum_parts;
+use crate::{
+    DType, Grads, Param, Result, Tensor, Var,
+    cuda::{Cuda, Product, TILE},
+    ops::Activation,
+};
+
+/// What a value is the activation of.
+#[derive(Debug)]
+pub(crate) enum Before {
+    /// `f(x)`; `bias` was added to make `x` and gets its gradient together with it.
+    Activation {
+        x: Var,
+        kind: Activation,
+        bias: Option<Param>,
+    },
+    /// SwiGLU of gate and up, side by side in one value or in two.
+    Swiglu(Vec<Var>),
+}
+
+impl Before {
+    /// Adds the gradient that a linear layer of weight `w [k, n]` behind the activation has from `dy [.., k]`:
+    /// `(dy W) f'(x)`. Whether there is a kernel for it; nothing is done where there is none.
+    pub(super) fn add_gradient(
+        &self,
+        cuda: &Arc<Cuda>,
+        dy: &Tensor,
+        w: &Tensor,
+        grads: &mut Grads,
+    ) -> Result<bool> {
+        let (m, n, k) = (dy.rows(), w.last_dim(), dy.last_dim());
+        let product = Product {
+            a: dy,
+            layers: &[(w, None)],
+            sizes: [m, n, k],
+        };
+        let inputs = match self {
+            Self::Activation { x, .. } => std::slice::from_ref(x),
+            Self::Swiglu(sides) => sides,
+        };
+        let mut fits = cuda.takes_product(&product)?;
+        for x in inputs.iter().map(Var::value) {
+            fits &= x.dtype() == DType::BF16 && x.cuda_address()?.is_multiple_of(16);
+        }
+        if !fits {
+            return Ok(false);
+        }
+        let empty = |x: &Var| cuda.empty(x.shape(), DType::BF16);
+        match self {
+            Self::Activation { x, kind, bias } => {
+                let mut dx = empty(x)?;
+                match bias.as_ref().filter(|bias| bias.requires_grad()) {
+                    None => cuda.product_slope(&product, *kind, x.value(), &mut dx, None)?,
+                    Some(bias) => {
+                        let parts = m.div_ceil(TILE);
+                        let mut sums = cuda.empty(&[parts, n], DType::F32)?;
+                        cuda.product_slope(&product, *kind, x.value(), &mut dx, Some(&mut sums))?;
+                        bias.accumulate_tensor(|db, beta| sum_parts(cuda, &sums, parts, db, beta))?;
+                    }
+                }
+                grads.add(x, dx)?;
+            }
+            Self::Swiglu(sides) => {
+                let dx = sides.iter().map(empty).collect::<Result<Vec<_>>>()?;
+                let values: Vec<&Tensor> = sides.iter().map(Var::value).collect();
+                cuda.product_swiglu_slope(&product, &values, &dx)?;
+                for (x, dx) in sides.iter().zip(dx) {
+                    grads.add(x, dx)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        Tensor,
+        cuda::testing::{compare, product_sizes},
+        ops::{Activation, GateUp, testing::Rng},
+    };
+
+    /// `[n, k]`, so that products of values near one are near one.
+    fn weight(rng: &mut Rng, [n, k]: [usize; 2]) -> Tensor {
+        let scale = 1.0 / (k.max(1) as f32).sqrt();
+        let values = rng.vec(n * k).iter().map(|x| x * scale).collect();
+        Tensor::from_vec(values, &[n, k]).unwrap()
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn gradients_before_activations_agree_with_the_cpu() {
+        let mut rng = Rng::new(560);
+        for [rows, n, k] in product_sizes(&mut rng) {
+            let x = [rng.tensor(&[rows, k])];
+            let params = [
+                weight(&mut rng, [n, k]),
+                rng.tensor(&[n]),
+                weight(&mut rng, [k, n]),
+                rng.tensor(&[k]),
+            ];
+            for kind in [Activation::Gelu, Activation::QuickGelu] {
+                let what = format!("{kind:?} between products {rows} x {n} x {k}");
+                compare(&what, &x, &params, |tape, x, p| {
+                    let y = tape.linear_activation(&x[0], &p[0], Some(&p[1]), kind)?;
+                    Ok(vec![tape.linear_residual(
+                        &y,
+                        &p[2],
+                        Some(&p[3]),
+                        Some(&x[0]),
+                    )?])
+                });
+                // Two products of one activation, of which nobody knows a bias, and the activation itself.
+                let params = [params[2].clone(), params[2].clone()];
+                let what = format!("{kind:?} in front of products {rows} x {n} x {k}");
+                compare(&what, &[rng.tensor(&[rows, n])], &params, |tape, x, p| {
+                    let y = tape.activation(&x[0], kind)?;
+                    let (a, b) = (tape.linear(&y, &p[0], None)?, tape.linear(&y, &p[1], None)?);
+                    Ok(vec![a, b, y])
+                });
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn gradients_under_a_layer_scale_and_before_swiglu_agree_with_the_cpu() {
+        let mut rng = Rng::new(561);
+        for [rows, n, k] in product_sizes(&mut rng) {
+            let x = [rng.tensor(&[rows, k])];
+            let params = [
+                weight(&mut rng, [n, k]),
+                rng.tensor(&[n]),
+                weight(&mut rng, [k, n]),
+                rng.tensor(&[k]),
+                rng.tensor(&[k]),
+            ];
+            let what = format!("a layer scale behind a GELU {rows} x {n} x {k}");
+            compare(&what, &x, &params, |tape, x, p| {
+                let y = tape.linear_activation(&x[0], &p[0], Some(&p[1]), Activation::Gelu)?;
+                Ok(vec![
+                    tape.linear_layer_scale(&x[0], &y, &p[2], &p[3], &p[4])?,
+                ])
+            });
+            let params = [
+                weight(&mut rng, [n, k]),
+                weight(&mut rng, [n, k]),
+                weight(&mut rng, [k, n]),
+            ];
+            let what = format!("a product behind SwiGLU {rows} x {n} x {k}");
+            compare(&what, &x, &params, |tape, x, p| {
+                let (gate, up) = (&p[0], &p[1]);
+                let y = tape.linear_swiglu(&x[0], GateUp::Split { gate, up })?;
+                Ok(vec![tape.linear(&y, &p[2], None)?])
+            });
+            let params = [weight(&mut rng, [2 * n, k]), weight(&mut rng, [k, n])];
+            let what = format!("a product behind SwiGLU of both in one {rows} x {n} x {k}");
+            compare(&what, &x, &params, |tape, x, p| {
+                let y = tape.linear_swiglu(&x[0], GateUp::Fused(&p[0]))?;
+                Ok(vec![tape.linear(&y, &p[1], None)?])
+            });
+        }
+    }
+}
