@@ -472,6 +472,7 @@ mod tests {
         let products = [
             &super::super::product::SOURCE,
             &super::super::product_slope::SOURCE,
+            &super::super::product_slope::SWIGLU_SOURCE,
             &super::super::product_swiglu::SOURCE,
         ];
         for source in sources

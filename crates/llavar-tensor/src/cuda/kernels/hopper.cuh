@@ -97,6 +97,10 @@ DEVICE void group_barrier(int id) { asm volatile("bar.sync %0, 128;" :: "r"(id) 
 DEVICE u64 descriptor(u32 at) {
     return (u64)((at & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
 }
+// The same of a matrix whose columns lie side by side, in boxes of 64 that are so many bytes apart.
+DEVICE u64 descriptor_of_columns(u32 at, u32 apart) {
+    return (u64)((at & 0x3ffff) >> 4) | (u64)(apart >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
 DEVICE void multiply_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT> DEVICE void multiply_wait() {

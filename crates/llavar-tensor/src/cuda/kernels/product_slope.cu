@@ -1,6 +1,5 @@
 // The gradient before an activation in one kernel for Hopper, bf16: (a [m, k] b [k, n]) f'(x [m, n]), where a is the
 // gradient behind a linear layer and b its weight as it lies, so that the gradient between the two is never written.
-// The same for SwiGLU, with gate and up in place of x and a gradient for each.
 //
 // As `product.cu`: one warp group copies, two multiply a tile each and take turns. What the slope is taken at lies in
 // the buffers that results leave from, read while the other group multiplies. Every sum is made in one order.
@@ -20,47 +19,22 @@ DEVICE void multiply(float (&d)[64], u64 a, u64 b) {
         : "l"(a), "l"(b));
 }
 
-// A tile is 128 x 128, two products of 64 rows; buffers of a group.
-constexpr int ROWS = 128, COLUMNS = 128, BUFFERS = 2;
+// A tile is 128 x 128, two products of 64 rows; steps of the ring, and buffers of a group.
+constexpr int ROWS = 128, COLUMNS = 128, STEPS = 4, BUFFERS = 2;
 // Of a step in shared memory (a, then two boxes of 64 columns of b), of such a box, and of a buffer (64 columns).
 constexpr int BYTES_A = ROWS * 128, BYTES_B = 64 * 128, BYTES = BYTES_A + 2 * BYTES_B, BYTES_OUT = ROWS * 128;
 // Pairs of blocks have neighbouring rows of tiles and the same columns; each fetches half of b for both, because tiles
 // of this size ask more of L2 than it gives.
 constexpr int PAIR = 2;
 
-// Of b: as `descriptor`, and so many bytes from 64 columns to the next.
-DEVICE u64 descriptor_of_columns(u32 at) {
-    return (u64)((at & 0x3ffff) >> 4) | (u64)(BYTES_B >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
+// Pairs of rows of tiles that blocks go down before they take the next column.
+constexpr int GROUP = 4;
 
-// Steps of the ring (sums over rows take the room of one), and pairs of rows of tiles that blocks go down before they
-// take the next column.
-struct SwigluSlope {};
-template <typename F> struct Shape {
-    static constexpr bool GATED = false;
-    static constexpr int STEPS = 4, GROUP = 4;
-};
-template <> struct Shape<SwigluSlope> {
-    static constexpr bool GATED = true;
-    static constexpr int STEPS = 5, GROUP = 8;
-};
-
-// p f'(x) of an activation.
-template <typename F> DEVICE float slope(float p, float x) { return p * F::slope(x); }
-// Gradients of gate g and up u.
-DEVICE void gated_slopes(float p, float g, float u, float& dg, float& du) {
-    float s = logistic(g);
-    du = p * g * s;
-    dg = p * u * s * fmaf(g, 1.f - s, 1.f);
-}
-
-// x: what slopes are taken at, y: where gradients go; two of each for gate and up, else the first. Sums over the 128 rows
-// of a tile go to part [rows of tiles, n], which may be null.
+// x: what slopes are taken at, y: where gradients go. Sums over the 128 rows of a tile go to part [rows of tiles, n],
+// which may be null.
 template <typename F>
-DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* const (&x)[2],
-                    const TensorMap* const (&y)[2], float* part, int m, int n, int k) {
-    constexpr bool GATED = Shape<F>::GATED;
-    constexpr int STEPS = Shape<F>::STEPS, GROUP = Shape<F>::GROUP;
+DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* x, const TensorMap* y, float* part, int m,
+                    int n, int k) {
     extern __shared__ char memory[];
     u32 base = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u;
     u32 out = base + STEPS * BYTES, full = out + 2 * BUFFERS * BYTES_OUT;
@@ -128,14 +102,12 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* con
         int tile_row = row * PAIR + rank;
         row = tile_row * ROWS;
         column *= COLUMNS;
-        // 64 columns of gate and of up, or both halves of x, once the buffers are free.
-        auto fetch = [&](int q) {
+        // x comes into the buffers once nothing leaves from them.
+        if (leads) {
             stores_read<0>();
-            barrier_expect(arrived, 2 * BYTES_OUT);
-            load_box(mine, x[0], arrived, column + 64 * q, row);
-            load_box(mine + BYTES_OUT, x[GATED], arrived, column + (GATED ? 64 * q : 64), row);
-        };
-        if (leads) fetch(0);
+            barrier_expect(arrived, BUFFERS * BYTES_OUT);
+            for (int q = 0; q < BUFFERS; q++) load_box(mine + q * BYTES_OUT, x, arrived, column + 64 * q, row);
+        }
 
         float d[2][COLUMNS / 2];
         #pragma unroll
@@ -151,7 +123,7 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* con
             u32 at = (loaded + step) % STEPS, parity = (loaded + step) / STEPS & 1;
             barrier_wait(full + 8 * at, parity);
             u64 of_a = descriptor(base + at * BYTES);
-            u64 of_b = descriptor_of_columns(base + at * BYTES + BYTES_A);
+            u64 of_b = descriptor_of_columns(base + at * BYTES + BYTES_A, BYTES_B);
             multiply_fence();
             #pragma unroll
             for (int u = 0; u < 4; u++) {
@@ -171,13 +143,11 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* con
         release((loaded + steps - 1) % STEPS);
         loaded += 2 * steps;
 
+        barrier_wait(arrived, phase);
+        phase ^= 1;
         #pragma unroll
         for (int q = 0; q < COLUMNS / 64; q++) {
-            if (GATED || q == 0) {
-                barrier_wait(arrived, phase);
-                phase ^= 1;
-            }
-            u32 box = mine + (GATED ? 0 : q) * BYTES_OUT;
+            u32 box = mine + q * BYTES_OUT;
             #pragma unroll
             for (int j = 0; j < 8; j += 2) {
                 float column_sums[4] = {0, 0, 0, 0};
@@ -185,52 +155,36 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* con
                 for (int i = 0; i < 2; i++) {
                     // Matrices: rows 0 to 7 and 8 to 15 of eight columns, then of the next eight.
                     int r = 64 * i + 16 * warp + (lane & 15), unit = (j + (lane >> 4)) ^ (lane & 7);
-                    u32 at = box + r * 128 + unit * 16, v[4], w[4];
+                    u32 at = box + r * 128 + unit * 16, v[4];
                     load_matrices(v, at);
-                    if constexpr (GATED) load_matrices(w, at + BYTES_OUT);
                     #pragma unroll
                     for (int h = 0; h < 4; h++) {
                         float p = d[i][32 * q + 4 * j + 2 * h], s = d[i][32 * q + 4 * j + 2 * h + 1];
-                        if constexpr (GATED) {
-                            float g0, g1, u0, u1;
-                            gated_slopes(p, low_half(v[h]), low_half(w[h]), g0, u0);
-                            gated_slopes(s, high_half(v[h]), high_half(w[h]), g1, u1);
-                            v[h] = pack2(g0, g1);
-                            w[h] = pack2(u0, u1);
-                        } else {
-                            p = slope<F>(p, low_half(v[h]));
-                            s = slope<F>(s, high_half(v[h]));
-                            v[h] = pack2(p, s);
-                            column_sums[h / 2 * 2] += p;
-                            column_sums[h / 2 * 2 + 1] += s;
-                        }
+                        p *= F::slope(low_half(v[h]));
+                        s *= F::slope(high_half(v[h]));
+                        v[h] = pack2(p, s);
+                        column_sums[h / 2 * 2] += p;
+                        column_sums[h / 2 * 2 + 1] += s;
                     }
                     store_matrices(at, v[0], v[1], v[2], v[3]);
-                    if constexpr (GATED) store_matrices(at + BYTES_OUT, w[0], w[1], w[2], w[3]);
                 }
-                if (!GATED) {
+                #pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    float total = column_sums[e];
                     #pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        float total = column_sums[e];
-                        #pragma unroll
-                        for (int o = 4; o < 32; o *= 2) total += __shfl_xor_sync(FULL, total, o);
-                        if (lane < 4) sums[me][warp][64 * q + 8 * (j + e / 2) + 2 * lane + e % 2] = total;
-                    }
+                    for (int o = 4; o < 32; o *= 2) total += __shfl_xor_sync(FULL, total, o);
+                    if (lane < 4) sums[me][warp][64 * q + 8 * (j + e / 2) + 2 * lane + e % 2] = total;
                 }
             }
             asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
             group_barrier(1 + me);
-            if (leads) {
-                store_box(y[0], box, column + 64 * q, row);
-                if (GATED) store_box(y[1], box + BYTES_OUT, column + 64 * q, row);
-                if (GATED && q + 1 < COLUMNS / 64) fetch(q + 1);
-            }
+            if (leads) store_box(y, box, column + 64 * q, row);
             int c = threadIdx.x & 127;
-            if (!GATED && part && c / 64 == q && column + c < n) {
+            if (part && c / 64 == q && column + c < n && row < m) {
                 float total = sums[me][0][c];
                 #pragma unroll
                 for (int w = 1; w < 4; w++) total += sums[me][w][c];
-                if (row < m) part[(i64)tile_row * n + column + c] = total;
+                part[(i64)tile_row * n + column + c] = total;
             }
         }
     }
@@ -242,15 +196,8 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* con
     KERNEL __cluster_dims__(PAIR, 1, 1) __launch_bounds__(384, 1) name( \
         const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, \
         const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap y, float* part, int m, int n, int k) { \
-        product<F>(&a, &b, {&x, &x}, {&y, &y}, part, m, n, k); \
+        product<F>(&a, &b, &x, &y, part, m, n, k); \
     }
 SLOPE(product_gelu_slope, Gelu)
 SLOPE(product_quick_gelu_slope, QuickGelu)
-
-KERNEL __cluster_dims__(PAIR, 1, 1) __launch_bounds__(384, 1) product_swiglu_slope(
-    const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, const __grid_constant__ TensorMap gate,
-    const __grid_constant__ TensorMap up, const __grid_constant__ TensorMap dgate, const __grid_constant__ TensorMap dup,
-    int m, int f, int k) {
-    product<SwigluSlope>(&a, &b, {&gate, &up}, {&dgate, &dup}, nullptr, m, f, k);
-}
 #endif
