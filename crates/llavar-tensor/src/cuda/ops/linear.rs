@@ -75,8 +75,7 @@ pub(super) fn record_linear(
     })
 }
 
-/// `dx = dy W`, with what other operations have given for `x` added in the product; where `x` is an activation, the
-/// gradient before it.
+/// `dx = dy W`; where `x` is an activation, the gradient before it.
 pub(super) fn input_gradient(
     cuda: &Arc<Cuda>,
     dy: &Tensor,
@@ -92,22 +91,22 @@ pub(super) fn input_gradient(
     {
         return Ok(());
     }
-    let sizes = [
-        dy.rows(),
-        x.shape().last().copied().unwrap_or(1),
-        dy.last_dim(),
-    ];
-    let arrived = grads.arrived_if(x, |arrived| {
-        arrived.dtype() == dy.dtype() && dy.last_dim() > 0
-    });
-    let epilogue = Epilogue {
-        bias: None,
-        residual: arrived.as_ref(),
-    };
     let mut dx = cuda.empty(x.shape(), dy.dtype())?;
-    let w = widened(cuda, w, dy.dtype())?;
-    cuda.gemm_epilogue(Layout::NN, sizes, dy, &w, &mut dx, 0.0, epilogue)?;
+    add_input_gradient(cuda, dy, w, &mut dx, 0.0)?;
     grads.add(x, dx)
+}
+
+/// `dx = dy W + beta dx`.
+pub(super) fn add_input_gradient(
+    cuda: &Arc<Cuda>,
+    dy: &Tensor,
+    w: &Tensor,
+    dx: &mut Tensor,
+    beta: f32,
+) -> Result<()> {
+    let sizes = [dy.rows(), dx.last_dim(), dy.last_dim()];
+    let w = widened(cuda, w, dy.dtype())?;
+    cuda.gemm(Layout::NN, sizes, dy, &w, dx, beta)
 }
 
 /// `d residual = dy`, where there is a residual.
@@ -119,7 +118,7 @@ fn residual_gradient(residual: Option<&Var>, dy: &Tensor, grads: &mut Grads) -> 
 }
 
 /// `dW += dy^T x` and `db += sum over rows of dy`, the latter inside the product where the library can.
-fn parameter_gradients(
+pub(super) fn parameter_gradients(
     cuda: &Arc<Cuda>,
     dy: &Tensor,
     x: &Tensor,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::linear::record_linear;
+use super::linear::{add_input_gradient, parameter_gradients};
 use crate::{
-    Param, Result, Tape, Var,
+    Param, Result, Tape, Tensor, Var,
     cuda::{Cuda, Product},
 };
 
@@ -31,10 +31,38 @@ pub(crate) fn linear_three(
     let mut k = cuda.empty(shape, dtype)?;
     let mut v = cuda.empty(shape, dtype)?;
     cuda.product_three(&product, [&mut q, &mut k, &mut v])?;
-    let [of_q, of_k, of_v] = layers;
-    let record =
-        |(weight, bias): (&Param, _), out| record_linear(tape, cuda, x, weight, bias, None, out);
-    Ok(Some([record(of_q, q), record(of_k, k), record(of_v, v)]))
+    let params = layers
+        .iter()
+        .flat_map(|(weight, bias)| std::iter::once(*weight).chain(*bias));
+    let params: Vec<&Param> = params.collect();
+    if !tape.needs_grad(&[x], &params) {
+        return Ok(Some([q, k, v].map(Var::constant)));
+    }
+    let x = match layers.iter().any(|(weight, _)| weight.requires_grad()) {
+        true => x.clone(),
+        false => x.without_value(),
+    };
+    let layers = layers.map(|(weight, bias)| (weight.clone(), bias.cloned()));
+    let cuda = cuda.clone();
+    let made = tape.record_many(vec![q, k, v], move |dys, grads| {
+        // The three parts of the input's gradient meet in the products.
+        let mut dx: Option<Tensor> = None;
+        for ((dy, (weight, bias)), (w, _)) in dys.into_iter().zip(&layers).zip(&values) {
+            let Some(dy) = dy else { continue };
+            parameter_gradients(&cuda, &dy, x.value(), weight, bias.as_ref())?;
+            if x.requires_grad() {
+                let beta = if dx.is_some() { 1.0 } else { 0.0 };
+                let mut sum = match dx.take() {
+                    Some(dx) => dx,
+                    None => cuda.empty(x.shape(), dy.dtype())?,
+                };
+                add_input_gradient(&cuda, &dy, w, &mut sum, beta)?;
+                dx = Some(sum);
+            }
+        }
+        dx.map_or(Ok(()), |dx| grads.add(&x, dx))
+    });
+    Ok(<[Var; 3]>::try_from(made).ok())
 }
 
 #[cfg(test)]
