@@ -99,7 +99,7 @@ pub struct StepWork {
 pub fn step_tflop(config: &ModelConfig, work: &StepWork) -> f64 {
     let samples = work.tokens / work.mean_length.max(1.0);
     let language = samples * flops::language_model(config, &[work.mean_length.round() as usize]);
-    let head = work.tokens * work.supervised * flops::head(config, 1);
+    let head = work.tokens * work.supervised * flops::read_rows(config, 1);
     let vision = work.images * flops::vision(config);
     // Forward; gradients of what comes in, gradients of weights; forward again.
     let weights = if work.language { 1.0 } else { 0.0 };

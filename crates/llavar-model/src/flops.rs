@@ -5,20 +5,29 @@
 
 use crate::config::{ModelConfig, VisionConfig, VisionTower};
 
-/// Language model without its head: all layers over samples of these lengths, attention causal.
+/// Language model without [`read_rows`]: all layers over samples of these lengths, attention causal.
 pub fn language_model(config: &ModelConfig, lengths: &[usize]) -> f64 {
     let llm = &config.llm;
-    let (d, q, kv) = (llm.hidden_size, llm.q_size(), llm.kv_size());
-    let weights = d * (q + 2 * kv) + q * d + 3 * d * llm.intermediate_size;
+    let (q, kv) = (llm.q_size(), llm.kv_size());
     let tokens: usize = lengths.iter().sum();
+    let weights = llm.hidden_size * (q + 2 * kv) * llm.num_hidden_layers
+        + behind_attention(config) * (llm.num_hidden_layers - 1);
     // Scores and values: two products over n (n + 1) / 2 pairs.
     let pairs: f64 = lengths.iter().map(|n| (n * (n + 1)) as f64 / 2.0).sum();
-    llm.num_hidden_layers as f64 * (2.0 * (weights * tokens) as f64 + 4.0 * q as f64 * pairs)
+    2.0 * (weights * tokens) as f64 + 4.0 * (llm.num_hidden_layers * q) as f64 * pairs
 }
 
-/// Output layer over `rows` rows.
-pub fn head(config: &ModelConfig, rows: usize) -> f64 {
-    2.0 * (rows * config.llm.hidden_size * config.llm.vocab_size) as f64
+/// What is done for `rows` rows alone, those whose outputs are read: all behind the last layer's attention, and the
+/// output layer.
+pub fn read_rows(config: &ModelConfig, rows: usize) -> f64 {
+    let head = config.llm.hidden_size * config.llm.vocab_size;
+    2.0 * (rows * (behind_attention(config) + head)) as f64
+}
+
+/// Weights of a layer behind its attention.
+fn behind_attention(config: &ModelConfig) -> usize {
+    let llm = &config.llm;
+    llm.hidden_size * (llm.q_size() + 3 * llm.intermediate_size)
 }
 
 /// Vision tower with adapters and projector, one picture. Zero without a tower.
@@ -99,10 +108,7 @@ mod tests {
         // 3.82e9 parameters, of which 98.5e6 are the embedding.
         let weights = decode_weights(&config) as f64;
         assert!((weights / 3.7226e9 - 1.0).abs() < 0.002, "{weights:e}");
-        let one = language_model(&config, &[1]);
-        assert!(
-            (one / (2.0 * (weights - 98.5e6)) - 1.0).abs() < 0.01,
-            "{one:e}"
-        );
+        let one = language_model(&config, &[1]) + read_rows(&config, 1);
+        assert!((one / (2.0 * weights) - 1.0).abs() < 0.01, "{one:e}");
     }
 }

@@ -225,13 +225,53 @@ pub(crate) fn run_block<B: Block>(
     checkpoint: bool,
     forward: impl Fn(&B, &Tape, &[Var]) -> TensorResult<Vec<Var>> + 'static,
 ) -> TensorResult<Vec<Var>> {
-    if checkpoint && tape.needs_grad(inputs, &block.params()) {
+    run_part(tape, block, &block.params(), inputs, checkpoint, forward)
+}
+
+/// As [`run_block`] for a part of a block that has these weights.
+fn run_part<B: Block>(
+    tape: &Tape,
+    block: &Arc<B>,
+    params: &[&Param],
+    inputs: &[&Var],
+    checkpoint: bool,
+    forward: impl Fn(&B, &Tape, &[Var]) -> TensorResult<Vec<Var>> + 'static,
+) -> TensorResult<Vec<Var>> {
+    if checkpoint && tape.needs_grad(inputs, params) {
         let block = block.clone();
         return tape.checkpoint(inputs, move |tape, x| forward(&block, tape, x));
     }
     let inputs: Vec<Var> = inputs.iter().map(|v| (*v).clone()).collect();
     forward(block, tape, &inputs)
 }
+
+/// A layer of attention and MLP, each of which can be recomputed by itself.
+pub(crate) trait Halves: Block {
+    /// Weights of the attention with its norm.
+    fn attention_params(&self) -> Vec<&Param>;
+    /// Weights of the MLP with its norm.
+    fn mlp_params(&self) -> Vec<&Param>;
+}
+
+/// Runs both halves of a layer as [`run_simple`] runs a block.
+pub(crate) fn run_halves<B: Halves>(
+    tape: &Tape,
+    layer: &Arc<B>,
+    x: &Var,
+    checkpoint: bool,
+    attention: impl Fn(&B, &Tape, &Var) -> TensorResult<Var> + 'static,
+    mlp: impl Fn(&B, &Tape, &Var) -> TensorResult<Var> + 'static,
+) -> TensorResult<Var> {
+    let half = |params: &[&Param], x: &Var, forward: Half<B>| {
+        let run = move |layer: &B, tape: &Tape, x: &[Var]| Ok(vec![forward(layer, tape, &x[0])?]);
+        let mut out = run_part(tape, layer, params, &[x], checkpoint, run)?;
+        TensorResult::Ok(out.swap_remove(0))
+    };
+    let x = half(&layer.attention_params(), x, Box::new(attention))?;
+    half(&layer.mlp_params(), &x, Box::new(mlp))
+}
+
+type Half<B> = Box<dyn Fn(&B, &Tape, &Var) -> TensorResult<Var>>;
 
 /// As [`run_block`] for one input and one output.
 pub(crate) fn run_simple<B: Block>(

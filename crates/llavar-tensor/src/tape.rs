@@ -46,6 +46,14 @@ impl Var {
         }
     }
 
+    /// The same value without that knowledge, for an operation that gives it gradients in several parts.
+    pub(crate) fn without_before(&self) -> Self {
+        Self {
+            before: None,
+            ..self.clone()
+        }
+    }
+
     /// What it is the activation of, where that is known.
     pub(crate) fn before(&self) -> Option<&Before> {
         self.before.as_deref()

@@ -57,7 +57,7 @@ impl Bench<'_> {
         let read = BEFORE + positions + QUESTIONS * AFTER;
         let operations = PICTURES as f64 * flops::vision(&self.config)
             + flops::language_model(&self.config, &[read; PICTURES])
-            + flops::head(&self.config, PICTURES * QUESTIONS);
+            + flops::read_rows(&self.config, PICTURES * QUESTIONS);
         let bytes = 2.0 * ((NEW - 1) * flops::decode_weights(&self.config)) as f64;
         let floor_ms = operations / self.matmul + bytes / self.copy;
         self.rows.push(Row {

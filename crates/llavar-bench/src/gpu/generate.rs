@@ -30,7 +30,7 @@ impl Bench<'_> {
         self.seconds(model, PREFILL, 2, 1)?;
         let ms = 1e3 * self.seconds(model, PREFILL, 1, 5)?;
         let flops = flops::language_model(&self.config, &[PROMPT; PREFILL])
-            + flops::head(&self.config, PREFILL);
+            + flops::read_rows(&self.config, PREFILL);
         let (floor_ms, floor) = self.operations(flops);
         self.rows.push(Row {
             work: format!("prefill, {PREFILL} x {PROMPT} tokens"),

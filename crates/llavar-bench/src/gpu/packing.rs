@@ -204,7 +204,7 @@ impl Bench<'_> {
             let images: usize = samples.iter().map(|s| s.images).sum();
             let supervised: usize = samples.iter().map(|s| s.supervised).sum();
             let flops = forward
-                + flops::head(&self.config, supervised)
+                + flops::read_rows(&self.config, supervised)
                 + images as f64 * flops::vision(&self.config);
             let (floor_ms, floor) = self.operations(3.0 * flops);
             let ratio = match padded_rate {

@@ -134,7 +134,10 @@ impl Bench<'_> {
             - (unshared - tokens) as f64 * flops::language_model(&self.config, &[1]);
         let scored: usize = texts.spans.iter().map(|(_, span)| span.len()).sum();
         let vision = PICTURES as f64 * flops::vision(&self.config);
-        (tokens, llm + flops::head(&self.config, scored) + vision)
+        (
+            tokens,
+            llm + flops::read_rows(&self.config, scored) + vision,
+        )
     }
 }
 

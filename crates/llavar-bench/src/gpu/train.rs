@@ -60,7 +60,7 @@ impl Bench<'_> {
         let lengths: Vec<usize> = segments.ranges().map(|r| r.len()).collect();
         let supervised = labels.iter().filter(|l| **l >= 0).count();
         let forward = flops::language_model(&self.config, &lengths)
-            + flops::head(&self.config, supervised)
+            + flops::read_rows(&self.config, supervised)
             + self.options.batch as f64 * flops::vision(&self.config);
         let pure = precision == Precision::PureBf16;
         let with_fp8 = pure && self.cuda.check_fp8().is_ok();

@@ -13,7 +13,10 @@ use super::{
     prefix::{self, Held},
     sampling,
 };
-use crate::{LlavaModel, Result, language_model::KvCache};
+use crate::{
+    LlavaModel, Result,
+    language_model::{KvCache, check_count},
+};
 
 /// Sequences in their slots of one cache.
 pub(crate) struct Session<'a> {
@@ -191,6 +194,8 @@ impl<'a> Session<'a> {
         };
         let x = language_model.embed(&tape, &ids, features.as_ref())?;
         let hidden = language_model.forward_cached(&x, &mut self.cache, &new)?;
+        // Every text has a new token, or rows would be another's.
+        check_count("texts with new tokens", order.len(), hidden.value().rows())?;
         let found = if let Some(decoder) = &mut self.decoder {
             let count = order.len();
             decoder.head(hidden.value())?;

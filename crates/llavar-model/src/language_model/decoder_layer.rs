@@ -15,7 +15,7 @@ use super::{kv_cache::KvCache, rope::Rotation};
 use crate::{
     Result,
     config::{LlmConfig, LlmFamily},
-    layers::{Block, Linear, Scope},
+    layers::{Block, Halves, Linear, Scope},
 };
 
 /// One decoder layer.
@@ -61,7 +61,7 @@ impl Attention {
 /// known: nothing behind it looks at another row.
 #[derive(Debug)]
 pub(crate) struct Read {
-    /// Their numbers, all different.
+    /// Their numbers, all different where a gradient is wanted.
     pub(crate) rows: Arc<[usize]>,
     /// Whom they attend to, where the queries of the others are not wanted either.
     pub(crate) attention: Option<Attention>,
@@ -263,12 +263,12 @@ impl DecoderLayer {
     ) -> TensorResult<Var> {
         // Where nobody else wants keys and values, heads stay in the row that the projection gives.
         if let (
-            None,
+            (None, None),
             QkvProjection::Fused(qkv_proj),
             [(table, positions)],
             Attention::Segments(spec),
         ) = (
-            &cache,
+            (&cache, only),
             &self.qkv,
             plan.rotations.as_slice(),
             &plan.attention,
@@ -343,7 +343,13 @@ impl DecoderLayer {
 
 impl Block for DecoderLayer {
     fn params(&self) -> Vec<&Param> {
-        let mut linears = vec![&self.o_proj, &self.down_proj];
+        [self.attention_params(), self.mlp_params()].concat()
+    }
+}
+
+impl Halves for DecoderLayer {
+    fn attention_params(&self) -> Vec<&Param> {
+        let mut linears = vec![&self.o_proj];
         match &self.qkv {
             QkvProjection::Split {
                 q_proj,
@@ -352,18 +358,18 @@ impl Block for DecoderLayer {
             } => linears.extend([q_proj, k_proj, v_proj]),
             QkvProjection::Fused(qkv_proj) => linears.push(qkv_proj),
         }
+        let linears = linears.into_iter().flat_map(Linear::params);
+        linears.chain([&self.input_layernorm.weight]).collect()
+    }
+
+    fn mlp_params(&self) -> Vec<&Param> {
+        let mut linears = vec![&self.down_proj];
         match &self.gate_up {
             GateUpProjection::Split { gate_proj, up_proj } => linears.extend([gate_proj, up_proj]),
             GateUpProjection::Fused(gate_up_proj) => linears.push(gate_up_proj),
         }
-        let norms = [
-            &self.input_layernorm.weight,
-            &self.post_attention_layernorm.weight,
-        ];
-        linears
-            .into_iter()
-            .flat_map(Linear::params)
-            .chain(norms)
-            .collect()
+        let linears = linears.into_iter().flat_map(Linear::params);
+        let norm = &self.post_attention_layernorm.weight;
+        linears.chain([norm]).collect()
     }
 }

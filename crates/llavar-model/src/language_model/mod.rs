@@ -23,7 +23,7 @@ pub use shared_prefix::SharedPrefixes;
 use crate::{
     Checkpointing, ModelError, Result,
     config::LlmConfig,
-    layers::{ParamSet, run_simple},
+    layers::{ParamSet, run_halves},
 };
 use decoder_layer::{Attention, CacheStep, DecoderLayer, Read, RmsNorm, StreamPlan};
 use rope::Rope;
@@ -98,7 +98,8 @@ impl LanguageModel {
     }
 
     /// All layers and the final norm, of the rows in `read` alone where it is given: the last layer computes no
-    /// other, which changes neither a value nor a gradient of a loss that reads these.
+    /// other, which changes neither a value nor a gradient of a loss that reads these, but for rounding. (Scales of
+    /// FP8 and places of dropout are those of the rows that are read.)
     ///
     /// # Shapes
     /// `x [T, D]` -> `[T, D]`, with `read [n]`, numbers that are all different, `[n, D]`; `segments` covers T
@@ -130,10 +131,10 @@ impl LanguageModel {
             let left = self.layers.len() - n;
             let again = checkpoint.recomputes(left);
             let read = read.take_if(|_| left == 1);
-            x = run_simple(tape, layer, &x, again, move |layer, tape, x| {
+            let attention = move |layer: &DecoderLayer, tape: &Tape, x: &Var| {
                 layer.attention_half(tape, x, &plan, None, read.as_ref())
-            })?;
-            x = run_simple(tape, layer, &x, again, DecoderLayer::mlp_half)?;
+            };
+            x = run_halves(tape, layer, &x, again, attention, DecoderLayer::mlp_half)?;
         }
         self.norm.forward(tape, &x)
     }

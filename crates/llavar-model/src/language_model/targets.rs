@@ -7,6 +7,9 @@ use llavar_tensor::{Segments, ops::IGNORE_INDEX};
 use super::check_count;
 use crate::Result;
 
+/// What the number of rows that are read is a multiple of.
+const RUN: usize = 64;
+
 /// The target of every row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Targets {
@@ -29,14 +32,23 @@ impl Targets {
         Ok(Self { labels: shifted })
     }
 
-    /// The supervised rows, where these are some and not all.
+    /// The supervised rows in rising order, where these are some and not nearly all: with the first of the others
+    /// among them as many as a multiple of [`RUN`], so that products have few shapes.
     pub(crate) fn read(&self) -> Option<Arc<[usize]>> {
-        let rows = self.labels.iter().enumerate();
-        let rows: Arc<[usize]> = rows
-            .filter(|(_, label)| **label != IGNORE_INDEX)
-            .map(|(row, _)| row)
-            .collect();
-        (!rows.is_empty() && rows.len() < self.labels.len()).then_some(rows)
+        let supervised = |row: &usize| self.labels[*row] != IGNORE_INDEX;
+        let all = 0..self.labels.len();
+        let count = all.clone().filter(supervised).count();
+        let wanted = count.next_multiple_of(RUN);
+        if count == 0 || wanted >= all.len() {
+            return None;
+        }
+        let mut spare = wanted - count;
+        let mut takes = |row: &usize| {
+            let more = !supervised(row) && spare > 0;
+            spare -= usize::from(more);
+            more || supervised(row)
+        };
+        Some(all.filter(|row| takes(row)).collect())
     }
 }
 
@@ -49,19 +61,27 @@ mod tests {
         let segments = Segments::from_lengths([3, 0, 2, 1]);
         let targets = Targets::new(&[1, 2, 3, 4, 5, 6], &segments).unwrap();
         assert_eq!(targets.labels, [2, 3, -100, 5, -100, -100]);
-        assert_eq!(targets.read().as_deref(), Some(&[0, 1, 3][..]));
         assert!(Targets::new(&[1, 2], &segments).is_err());
     }
 
     #[test]
-    fn none_and_all_are_not_some() {
-        let read = |labels: &[i32]| {
-            let segments = Segments::from_lengths([labels.len()]);
-            Targets::new(labels, &segments).unwrap().read()
+    fn supervised_rows_are_read_in_runs() {
+        let read = |total: usize, supervised: &[usize]| {
+            let mut labels = vec![IGNORE_INDEX; total];
+            supervised.iter().for_each(|row| labels[row + 1] = 7);
+            let segments = Segments::from_lengths([total]);
+            Targets::new(&labels, &segments).unwrap().read()
         };
-        assert_eq!(read(&[]), None);
-        assert_eq!(read(&[-100, -100, -100]), None);
-        assert_eq!(read(&[7, -100, -100]), None, "nobody predicts the first");
-        assert_eq!(read(&[7, 8, 9]).as_deref(), Some(&[0, 1][..]));
+        assert_eq!(read(0, &[]), None);
+        assert_eq!(read(200, &[]), None);
+        // With the first 62 of the others.
+        let rows = read(200, &[30, 150]).unwrap();
+        let want: Vec<usize> = (0..63).chain([150]).collect();
+        assert_eq!(*rows, want);
+        let all: Vec<usize> = (70..134).collect();
+        assert_eq!(*read(200, &all).unwrap(), all);
+        // Nearly all.
+        assert_eq!(read(64, &[5]), None);
+        assert_eq!(read(65, &[5]).unwrap().len(), RUN);
     }
 }

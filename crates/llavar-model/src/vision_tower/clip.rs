@@ -19,7 +19,7 @@ use super::Observer;
 use crate::{
     Result,
     config::{ClipActivation, ClipConfig},
-    layers::{Block, LayerNorm, Linear, Scope, run_simple, with_zero_gradient},
+    layers::{Block, Halves, LayerNorm, Linear, Scope, run_halves, with_zero_gradient},
 };
 
 /// The transformer without its unused last norm.
@@ -148,8 +148,8 @@ impl Clip {
         let Some(layer) = self.layers.get(n) else {
             return Ok(x.clone());
         };
-        let y = run_simple(tape, layer, x, checkpoint, ClipLayer::attention_half)?;
-        let y = run_simple(tape, layer, &y, checkpoint, ClipLayer::mlp_half)?;
+        let (attention, mlp) = (ClipLayer::attention_half, ClipLayer::mlp_half);
+        let y = run_halves(tape, layer, x, checkpoint, attention, mlp)?;
         observe(&format!("fast.layer{n}"), &y);
         Ok(y)
     }
@@ -234,19 +234,19 @@ impl ClipLayer {
 
 impl Block for ClipLayer {
     fn params(&self) -> Vec<&Param> {
-        let linears = [
-            &self.q_proj,
-            &self.k_proj,
-            &self.v_proj,
-            &self.out_proj,
-            &self.fc1,
-            &self.fc2,
-        ];
-        let norms = [&self.layer_norm1, &self.layer_norm2];
-        linears
-            .into_iter()
-            .flat_map(Linear::params)
-            .chain(norms.into_iter().flat_map(LayerNorm::params))
-            .collect()
+        [self.attention_params(), self.mlp_params()].concat()
+    }
+}
+
+impl Halves for ClipLayer {
+    fn attention_params(&self) -> Vec<&Param> {
+        let linears = [&self.q_proj, &self.k_proj, &self.v_proj, &self.out_proj];
+        let linears = linears.into_iter().flat_map(Linear::params);
+        linears.chain(self.layer_norm1.params()).collect()
+    }
+
+    fn mlp_params(&self) -> Vec<&Param> {
+        let linears = [&self.fc1, &self.fc2].into_iter().flat_map(Linear::params);
+        linears.chain(self.layer_norm2.params()).collect()
     }
 }

@@ -316,7 +316,9 @@ fn clip_alone(
         }
         if select.layers.contains(&done) {
             let features = if select.keep_class_token {
-                x.clone()
+                // A place of its own on the tape: its gradient so comes after that of the next layer, whether that
+                // is computed again or not, and sums are made in one order.
+                tape.reshape(&x, x.shape())?
             } else {
                 drop_class_token(tape, &x)?
             };

@@ -1,25 +1,32 @@
 //! Some rows of a matrix: `y[i] = x[rows[i]]`; `dx` is `dy[i]` at `rows[i]` and 0 elsewhere.
 //!
-//! Shapes: `x [N, ..]`, `rows [n]`, all different -> `[n, ..]`. The last decoder layer so goes on with the rows
+//! Shapes: `x [N, ..]`, `rows [n]`, all different where a gradient is wanted -> `[n, ..]`. The last decoder layer so goes on with the rows
 //! alone whose outputs are read.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use crate::{Result, Tape, Tensor, Var};
+use crate::{Error, Result, Tape, Tensor, Var};
 
 impl Tape {
-    /// The rows with these numbers, all different.
+    /// The rows with these numbers, all different where a gradient is wanted.
     ///
     /// # Shapes
     /// `x [N, ..]`, `rows [n]` -> `[n, ..]`.
     ///
     /// # Errors
-    /// When a number is outside the first axis.
+    /// When a number is outside the first axis, or stands twice where a gradient is wanted.
     pub fn gather_rows(&self, x: &Var, rows: &Arc<[usize]>) -> Result<Var> {
         let value = x.value();
         let out = value.gather_rows(rows)?;
         if !self.needs_grad(&[x], &[]) {
             return Ok(Var::constant(out));
+        }
+        let mut seen = HashSet::with_capacity(rows.len());
+        if let Some(row) = rows.iter().find(|row| !seen.insert(**row)) {
+            return Err(Error::InvalidArgument {
+                op: "gather of rows",
+                reason: format!("row {row} twice, with a gradient"),
+            });
         }
         let (x, rows, device) = (x.without_value(), rows.clone(), value.device());
         Ok(self.record(out, move |dy, grads| {
@@ -53,7 +60,14 @@ mod tests {
         let y = Tape::inference().gather_rows(&x.clone().into(), &none);
         assert_eq!(y.unwrap().shape(), [0, 2, 3]);
         let outside: Arc<[usize]> = Arc::from([6]);
-        assert!(Tape::inference().gather_rows(&x.into(), &outside).is_err());
+        let leaf = |tape: &Tape| tape.leaf(x.clone());
+        let tape = Tape::inference();
+        assert!(tape.gather_rows(&leaf(&tape), &outside).is_err());
+        // Twice is for passes without gradients alone.
+        let twice: Arc<[usize]> = Arc::from([2, 2]);
+        assert!(tape.gather_rows(&leaf(&tape), &twice).is_ok());
+        let tape = Tape::training();
+        assert!(tape.gather_rows(&leaf(&tape), &twice).is_err());
     }
 
     #[test]

@@ -70,6 +70,8 @@ impl Tape {
         lora: &LoraAdapter,
     ) -> Result<Var> {
         check_shapes(weight, lora)?;
+        // Two gradients meet at x; before an activation they would be one more pass and two more sums.
+        let x = &x.without_before();
         let Some(magnitude) = &lora.magnitude else {
             // The low-rank part enters the large product as its residual.
             let low = self.low_rank(x, residual, lora)?;

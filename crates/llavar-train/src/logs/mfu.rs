@@ -78,8 +78,8 @@ impl Utilisation {
         images: usize,
     ) -> f64 {
         let lengths: Vec<usize> = segments.ranges().map(|range| range.len()).collect();
-        let language =
-            flops::language_model(&model.config, &lengths) + flops::head(&model.config, supervised);
+        let language = flops::language_model(&model.config, &lengths)
+            + flops::read_rows(&model.config, supervised);
         self.language * language + self.vision * images as f64 * flops::vision(&model.config)
     }
 

@@ -23,7 +23,7 @@ pub(crate) enum Before {
 }
 
 impl Before {
-    /// Adds the gradient that a linear layer of weight `w [k, n]` behind the activation has from `dy [.., k]`:
+    /// Adds the gradient that a linear layer of weight `w [k, ..]` behind the activation has from `dy [.., k]`:
     /// `(dy W) f'(x)`. Whether there is a kernel for it; nothing is done where there is none.
     pub(super) fn add_gradient(
         &self,
@@ -32,7 +32,9 @@ impl Before {
         w: &Tensor,
         grads: &mut Grads,
     ) -> Result<bool> {
-        let (m, n, k) = (dy.rows(), w.last_dim(), dy.last_dim());
+        let (m, k) = (dy.rows(), dy.last_dim());
+        // A convolution's weight may have axes behind these.
+        let n = w.numel() / k.max(1);
         let product = Product {
             a: dy,
             layers: &[(w, None)],
@@ -42,7 +44,12 @@ impl Before {
             Self::Activation { x, .. } => std::slice::from_ref(x),
             Self::Swiglu(sides) => sides,
         };
-        let mut fits = cuda.takes_product(&product)?;
+        let width: usize = inputs.iter().map(|x| x.value().last_dim()).sum();
+        let widths = match self {
+            Self::Activation { .. } => n,
+            Self::Swiglu(_) => 2 * n,
+        };
+        let mut fits = width == widths && cuda.takes_product(&product)?;
         for x in inputs.iter().map(Var::value) {
             fits &= x.dtype() == DType::BF16 && x.cuda_address()?.is_multiple_of(16);
         }
@@ -80,10 +87,20 @@ impl Before {
 #[cfg(test)]
 mod tests {
     use crate::{
-        Tensor,
-        cuda::testing::{compare, product_sizes},
-        ops::{Activation, GateUp, testing::Rng},
+        DType, Device, Param, Tape, Tensor, Var,
+        cuda::testing::{compare, gpu, product_sizes},
+        ops::{
+            Activation, GateUp,
+            testing::{Rng, close},
+        },
     };
+
+    /// As [`product_sizes`], with more tiles than a card has multiprocessors too.
+    fn sizes(rng: &mut Rng) -> Vec<[usize; 3]> {
+        let mut sizes = product_sizes(rng);
+        sizes.push([9000, 1024, 64]);
+        sizes
+    }
 
     /// `[n, k]`, so that products of values near one are near one.
     fn weight(rng: &mut Rng, [n, k]: [usize; 2]) -> Tensor {
@@ -96,7 +113,7 @@ mod tests {
     #[ignore = "needs a GPU"]
     fn gradients_before_activations_agree_with_the_cpu() {
         let mut rng = Rng::new(560);
-        for [rows, n, k] in product_sizes(&mut rng) {
+        for [rows, n, k] in sizes(&mut rng) {
             let x = [rng.tensor(&[rows, k])];
             let params = [
                 weight(&mut rng, [n, k]),
@@ -131,7 +148,7 @@ mod tests {
     #[ignore = "needs a GPU"]
     fn gradients_under_a_layer_scale_and_before_swiglu_agree_with_the_cpu() {
         let mut rng = Rng::new(561);
-        for [rows, n, k] in product_sizes(&mut rng) {
+        for [rows, n, k] in sizes(&mut rng) {
             let x = [rng.tensor(&[rows, k])];
             let params = [
                 weight(&mut rng, [n, k]),
@@ -164,6 +181,59 @@ mod tests {
                 let y = tape.linear_swiglu(&x[0], GateUp::Fused(&p[0]))?;
                 Ok(vec![tape.linear(&y, &p[1], None)?])
             });
+        }
+    }
+
+    /// Frozen weights, biases and inputs; gradients that add to those of a pass before.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn only_what_is_wanted_is_made() {
+        let (device, mut rng) = (gpu(), Rng::new(562));
+        let (rows, n, k) = (700, 64, 40);
+        let (x, seed) = (rng.tensor(&[rows, k]), rng.tensor(&[rows, k]));
+        let values = [
+            weight(&mut rng, [n, k]),
+            rng.tensor(&[n]),
+            weight(&mut rng, [k, n]).reshape(&[k, n, 1, 1]).unwrap(),
+        ];
+        let round = |t: &Tensor| t.cast(DType::BF16).unwrap();
+        for wanted in 1u32..16 {
+            let wants = |bit: u32| wanted >> bit & 1 == 1;
+            let run = |device: &Device, dtype: DType| -> Vec<Option<Vec<f32>>> {
+                let place = |t: &Tensor| round(t).cast(dtype).unwrap().to_device(device).unwrap();
+                let params: Vec<Param> =
+                    values.iter().map(|v| Param::new("p", v.clone())).collect();
+                for (bit, param) in (0..).zip(&params) {
+                    param.to_device(device, dtype, DType::F32).unwrap();
+                    param.set_requires_grad(wants(bit));
+                }
+                let mut dx = None;
+                for _ in 0..2 {
+                    let tape = Tape::training();
+                    let x = match wants(3) {
+                        true => tape.leaf(place(&x)),
+                        false => Var::constant(place(&x)),
+                    };
+                    let [w, b, v] = &params[..] else {
+                        unreachable!()
+                    };
+                    let y = tape
+                        .linear_activation(&x, w, Some(b), Activation::Gelu)
+                        .unwrap();
+                    let z = tape.linear(&y, v, None).unwrap();
+                    let seeds = vec![(z, place(&seed))];
+                    dx = tape.backward_from(seeds, &[&x]).unwrap().swap_remove(0);
+                }
+                let grads = params.iter().map(Param::grad).chain([dx]);
+                grads.map(|g| g.map(|g| g.to_f32_vec().unwrap())).collect()
+            };
+            let (got, want) = (run(&device, DType::BF16), run(&Device::Cpu, DType::F32));
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                assert_eq!(got.is_some(), want.is_some(), "{wanted:b} {i}");
+                if let (Some(got), Some(want)) = (got, want) {
+                    close(got, want, 1e-2, &format!("{wanted:b} {i}"));
+                }
+            }
         }
     }
 }

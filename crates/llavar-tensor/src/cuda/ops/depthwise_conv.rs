@@ -344,6 +344,8 @@ mod tests {
         // [batch, height, width, channels, filter]
         let mut sizes = vec![
             [2, 96, 96, 192, 7],
+            // More tiles a block than are on their way at one time.
+            [2, 96, 96, 384, 7],
             [1, 48, 48, 384, 7],
             [2, 24, 24, 768, 7],
             [3, 24, 24, 72, 7],

@@ -42,6 +42,10 @@ pub(crate) fn linear_three(
         true => x.clone(),
         false => x.without_value(),
     };
+    let wanted = layers.map(|(weight, bias)| {
+        let params: Vec<&Param> = std::iter::once(weight).chain(bias).collect();
+        tape.needs_grad(&[&x], &params)
+    });
     let layers = layers.map(|(weight, bias)| (weight.clone(), bias.cloned()));
     let cuda = cuda.clone();
     let made = tape.record_many(vec![q, k, v], move |dys, grads| {
@@ -62,6 +66,11 @@ pub(crate) fn linear_three(
         }
         dx.map_or(Ok(()), |dx| grads.add(&x, dx))
     });
+    // What nothing trains in stays a constant.
+    let made = made.into_iter().zip(wanted);
+    let made: Vec<Var> = made
+        .map(|(var, wanted)| if wanted { var } else { var.detach() })
+        .collect();
     Ok(<[Var; 3]>::try_from(made).ok())
 }
 
