@@ -6,19 +6,6 @@
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// d [64, 128] += a [64, 16] b [16, 128], b with its columns side by side.
-DEVICE void multiply(float (&d)[64], u64 a, u64 b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
-        "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63}, "
-        "%64, %65, 1, 1, 1, 0, 1;"
-        : R8(d, 0), R8(d, 8), R8(d, 16), R8(d, 24), R8(d, 32), R8(d, 40), R8(d, 48), R8(d, 56)
-        : "l"(a), "l"(b));
-}
-
 // A tile is 128 x 128, two products of 64 rows; steps of the ring, and buffers of a group.
 constexpr int ROWS = 128, COLUMNS = 128, STEPS = 4, BUFFERS = 2;
 // Of a step in shared memory (a, then two boxes of 64 columns of b), of such a box, and of a buffer (64 columns).
@@ -128,7 +115,7 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* x, 
             #pragma unroll
             for (int u = 0; u < 4; u++) {
                 #pragma unroll
-                for (int i = 0; i < 2; i++) multiply(d[i], of_a + 512 * i + 2 * u, of_b + 128 * u);
+                for (int i = 0; i < 2; i++) multiply_columns(d[i], of_a + 512 * i + 2 * u, of_b + 128 * u);
             }
             multiply_commit();
             if (step) {

@@ -8,24 +8,6 @@
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// d [64, 256] += a [64, 16] b [16, 256], b with its columns side by side.
-DEVICE void multiply(float (&d)[128], u64 a, u64 b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-        "%128, %129, 1, 1, 1, 0, 1;"
-        : R8(d, 0), R8(d, 8), R8(d, 16), R8(d, 24), R8(d, 32), R8(d, 40), R8(d, 48), R8(d, 56), R8(d, 64),
-          R8(d, 72), R8(d, 80), R8(d, 88), R8(d, 96), R8(d, 104), R8(d, 112), R8(d, 120)
-        : "l"(a), "l"(b));
-}
-
 // Rows and columns of a tile, steps of the ring, and pairs of buffers of a group.
 constexpr int ROWS = 128, COLUMNS = 256, STEPS = 3, PAIRS = 2;
 // Of a step in shared memory (a, then boxes of 64 columns of b), of such a box, and of a buffer (64 rows and columns).
@@ -117,7 +99,7 @@ KERNEL __launch_bounds__(384, 1) product_swiglu_slope(
             u64 of_b = descriptor_of_columns(base + at * BYTES + BYTES_A, BYTES_B);
             multiply_fence();
             #pragma unroll
-            for (int u = 0; u < 4; u++) multiply(d, of_a + 2 * u, of_b + 128 * u);
+            for (int u = 0; u < 4; u++) multiply_columns(d, of_a + 2 * u, of_b + 128 * u);
             multiply_commit();
             if (step) {
                 multiply_wait<1>();
