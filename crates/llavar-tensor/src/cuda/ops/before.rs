@@ -40,17 +40,14 @@ impl Before {
             layers: &[(w, None)],
             sizes: [m, n, k],
         };
-        let inputs = match self {
-            Self::Activation { x, .. } => std::slice::from_ref(x),
-            Self::Swiglu(sides) => sides,
+        let (inputs, width) = match self {
+            Self::Activation { x, .. } => (std::slice::from_ref(x), n),
+            Self::Swiglu(sides) => (sides.as_slice(), 2 * n),
         };
-        let width: usize = inputs.iter().map(|x| x.value().last_dim()).sum();
-        let widths = match self {
-            Self::Activation { .. } => n,
-            Self::Swiglu(_) => 2 * n,
-        };
-        let mut fits = width == widths && cuda.takes_product(&product)?;
-        for x in inputs.iter().map(Var::value) {
+        let inputs = inputs.iter().map(Var::value);
+        let mut fits = inputs.clone().map(Tensor::last_dim).sum::<usize>() == width
+            && cuda.takes_product(&product)?;
+        for x in inputs {
             fits &= x.dtype() == DType::BF16 && x.cuda_address()?.is_multiple_of(16);
         }
         if !fits {
