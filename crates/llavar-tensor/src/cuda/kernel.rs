@@ -478,6 +478,11 @@ mod tests {
         for source in sources
             .chain(super::super::decode::sources())
             .chain(products)
+            .chain(
+                super::super::attention_hopper::SOURCES
+                    .into_iter()
+                    .flatten(),
+            )
         {
             for dtype in [DType::F32, DType::BF16] {
                 for architecture in ["sm_80", "sm_90"] {

@@ -11,12 +11,13 @@
 //! - `gemm`: cuBLASLt products, plans cached by shape.
 //! - `product`: products of our own for Hopper, with the activation inside.
 //! - `tensor_map`: what Hopper's copy unit is told of a tensor.
-//! - `cudnn`: cuDNN's flash attention.
+//! - `attention_hopper`: attention for Hopper; `cudnn`: cuDNN's flash attention.
 //! - `nccl`: collective operations between GPUs.
 //! - `graph`: work that is recorded once and queued again with one call.
 //! - [`decode`]: the decoding step of a language model.
 //! - `ops`: the operations, one file each as in [`crate::ops`], where their formulas stand.
 
+mod attention_hopper;
 mod context;
 mod cudnn;
 pub mod decode;

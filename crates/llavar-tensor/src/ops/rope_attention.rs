@@ -118,9 +118,13 @@ mod tests {
             (vec![77; 3], 8, 2, 64, false),
             (vec![300, 20], 2, 2, 64, false),
             (vec![40, 3], 4, 2, 10, true),
+            (vec![200; 4], 4, 4, 80, true),
+            (vec![130, 0, 64, 33], 4, 2, 80, true),
             (vec![1, 1, 1], 4, 4, 96, true),
-            // Groups in the backward pass are as large as fit: here several.
+            (vec![900, 1, 300], 4, 2, 96, true),
+            // Groups in cuDNN's backward pass are as large as fit: here several.
             (vec![2048; 3], 1, 1, 64, true),
+            (vec![2048; 3], 1, 1, 80, true),
         ] {
             let tokens: usize = lengths.iter().sum();
             let positions: Vec<i32> = (0..tokens).map(|_| rng.size(0, 2099) as i32).collect();

@@ -61,7 +61,12 @@ DEVICE void load_box_for_both(u32 to, const TensorMap* map, u32 at, int x, int y
         "[%0], [%1, {%3, %4}], [%2], %5;"
         :: "r"(to), "l"(map), "r"(at), "r"(x), "r"(y), "h"((u16)3) : "memory");
 }
-// The same of a tensor of four axes.
+// The same of a tensor of three axes, and of four.
+DEVICE void load_box(u32 to, const TensorMap* map, u32 at, int x, int y, int z) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
+        :: "r"(to), "l"(map), "r"(at), "r"(x), "r"(y), "r"(z) : "memory");
+}
 DEVICE void load_box(u32 to, const TensorMap* map, u32 at, int x, int y, int z, int w) {
     asm volatile(
         "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"

@@ -1,5 +1,7 @@
-//! Attention on the GPU: cuDNN's flash attention where it fits; without gradients our tiles on tensor cores
-//! (`attention_tiles`); kernels for any head size, mask and type everywhere else.
+//! Attention on the GPU: our kernels for Hopper (`attention_hopper`) and cuDNN's flash attention where they fit; without
+//! gradients our tiles on tensor cores (`attention_tiles`); kernels for any head size, mask and type everywhere else.
+
+mod trust;
 
 use std::sync::Arc;
 
@@ -9,7 +11,11 @@ use super::{
 };
 use crate::{
     DType, Error, Result, Tape, Tensor, Var,
-    cuda::{Cuda, Grid, Kernel, Source, args, cudnn},
+    cuda::{
+        Cuda, Grid, Kernel, Source, args,
+        attention_hopper::{self as hopper, Heads},
+        cudnn,
+    },
     ops::attention::{PathSpec, Problem},
 };
 
@@ -32,6 +38,8 @@ const MAX_DIM: usize = 256;
 enum Saved {
     /// Log-sum-exp `[T, Hq]` of our own kernels.
     Own(Tensor),
+    /// Of our kernels for Hopper.
+    Hopper(hopper::Statistics),
     /// Softmax statistics in cuDNN's layout, and the plan.
     Cudnn(cudnn::Statistics),
 }
@@ -53,21 +61,25 @@ pub(crate) fn attention(
     }
     let wants_grad = tape.needs_grad(&[q, k, v], &[]);
     let (qt, kt, vt) = (q.value(), k.value(), v.value());
-    let (out, saved) = match cudnn::fit(cuda, &problem, &[qt, kt, vt], wants_grad)? {
-        Some(fit) => {
-            let heads = [qt.cuda_address()?, kt.cuda_address()?, vt.cuda_address()?];
-            let (out, statistics) = cudnn::forward(cuda, &problem, fit, heads)?;
-            (out, Saved::Cudnn(statistics))
+    let hopper = match [qt, kt, vt].iter().all(|t| t.dtype() == DType::BF16) {
+        true => Some(heads_of([qt, kt, vt])?),
+        false => None,
+    };
+    let (out, saved) = if let Some(heads) = hopper
+        && takes_hopper(cuda, &problem, heads)?
+    {
+        let (out, statistics) = hopper::forward(cuda, &problem, heads)?;
+        (out, Saved::Hopper(statistics))
+    } else if let Some(fit) = cudnn::fit(cuda, &problem, &[qt, kt, vt], wants_grad)? {
+        let heads = [qt.cuda_address()?, kt.cuda_address()?, vt.cuda_address()?];
+        let (out, statistics) = cudnn::forward(cuda, &problem, fit, heads)?;
+        (out, Saved::Cudnn(statistics))
+    } else {
+        if !wants_grad && let Some(out) = attention_tiles::forward(cuda, &problem, [qt, kt, vt])? {
+            return Ok(Var::constant(out));
         }
-        None => {
-            if !wants_grad
-                && let Some(out) = attention_tiles::forward(cuda, &problem, [qt, kt, vt])?
-            {
-                return Ok(Var::constant(out));
-            }
-            let (out, lse) = forward(cuda, &problem, qt, kt, vt)?;
-            (out, Saved::Own(lse))
-        }
+        let (out, lse) = forward(cuda, &problem, qt, kt, vt)?;
+        (out, Saved::Own(lse))
     };
     if !wants_grad {
         return Ok(Var::constant(out));
@@ -75,16 +87,26 @@ pub(crate) fn attention(
     let (cuda, q, k, v, o) = (cuda.clone(), q.clone(), k.clone(), v.clone(), out.clone());
     Ok(tape.record(out, move |dout, grads| {
         let inputs = [q.value(), k.value(), v.value()];
+        let outputs = [&o, &dout];
+        let fresh = || -> Result<[Tensor; 3]> {
+            let [q, k, v] = inputs.map(|t| cuda.empty(t.shape(), DType::BF16));
+            Ok([q?, k?, v?])
+        };
         let [dq, dk, dv] = match &saved {
+            Saved::Hopper(statistics) => {
+                let (heads, new) = (heads_of(inputs)?, fresh()?);
+                let to = heads_of([&new[0], &new[1], &new[2]])?;
+                hopper::backward(&cuda, &problem, statistics, heads, outputs, to, None)?;
+                new
+            }
             Saved::Cudnn(statistics) => {
-                let mut grads = [Tensor::zeros(&[]), Tensor::zeros(&[]), Tensor::zeros(&[])];
+                let mut new = fresh()?;
                 let (mut heads, mut to) = ([0; 3], [0; 3]);
                 for i in 0..3 {
-                    grads[i] = cuda.empty(inputs[i].shape(), DType::BF16)?;
-                    (heads[i], to[i]) = (inputs[i].cuda_address()?, grads[i].cuda_address_mut()?);
+                    (heads[i], to[i]) = (inputs[i].cuda_address()?, new[i].cuda_address_mut()?);
                 }
-                cudnn::backward(&cuda, &problem, statistics, heads, [&o, &dout], to)?;
-                grads
+                cudnn::backward(&cuda, &problem, statistics, heads, outputs, to)?;
+                new
             }
             Saved::Own(lse) => {
                 let [q, k, v] = inputs;
@@ -97,6 +119,31 @@ pub(crate) fn attention(
     }))
 }
 
+/// Where the heads of tensors `[T, heads, D]` lie.
+fn heads_of(tensors: [&Tensor; 3]) -> Result<[Heads; 3]> {
+    let mut all = [Heads {
+        address: 0,
+        stride: 0,
+    }; 3];
+    for (heads, tensor) in all.iter_mut().zip(tensors) {
+        heads.address = tensor.cuda_address()?;
+        heads.stride = tensor.shape().iter().skip(1).product();
+    }
+    Ok(all)
+}
+
+/// Where query, key and value heads lie that are side by side in the row of a token.
+fn heads_of_rows(rows: &Tensor, problem: &Problem) -> Result<[Heads; 3]> {
+    let stride = rows.shape().iter().skip(1).product();
+    let addresses = cudnn::heads_of_rows(rows.cuda_address()?, problem);
+    Ok(addresses.map(|address| Heads { address, stride }))
+}
+
+/// Whether our kernels for Hopper take a problem.
+fn takes_hopper(cuda: &Arc<Cuda>, problem: &Problem, heads: [Heads; 3]) -> Result<bool> {
+    Ok(hopper::fits(cuda, problem, heads) && trust::trusted(cuda, problem.dim)?)
+}
+
 /// As [`Tape::rope_attention`], checked: heads are turned and attended to where they lie in their row. Gives the
 /// row back where that cannot be.
 pub(crate) fn rope_attention(
@@ -107,25 +154,55 @@ pub(crate) fn rope_attention(
     problem: Problem,
 ) -> Result<std::result::Result<Var, Var>> {
     let wants_grad = tape.needs_grad(&[&qkv], &[]);
-    let Some(fit) = cudnn::fit(cuda, &problem, &[qkv.value()], wants_grad)? else {
-        return Ok(Err(qkv));
+    let by_hopper = qkv.value().dtype() == DType::BF16 && {
+        let heads = heads_of_rows(qkv.value(), &problem)?;
+        takes_hopper(cuda, &problem, heads)?
+    };
+    let fit = match by_hopper {
+        true => None,
+        false => match cudnn::fit(cuda, &problem, &[qkv.value()], wants_grad)? {
+            None => return Ok(Err(qkv)),
+            fit => fit,
+        },
     };
     let (place, mut rows) = (qkv.without_value(), qkv.into_value());
     let turned = problem.heads + problem.kv_heads;
     let all = turned + problem.kv_heads;
     angles.turn(cuda, &mut rows, [turned, all], 1.0)?;
-    let heads = cudnn::heads_of_rows(rows.cuda_address()?, &problem);
-    let (out, statistics) = cudnn::forward(cuda, &problem, fit, heads)?;
+    let (out, saved) = match fit {
+        None => {
+            let heads = heads_of_rows(&rows, &problem)?;
+            let (out, statistics) = hopper::forward(cuda, &problem, heads)?;
+            (out, Saved::Hopper(statistics))
+        }
+        Some(fit) => {
+            let heads = cudnn::heads_of_rows(rows.cuda_address()?, &problem);
+            let (out, statistics) = cudnn::forward(cuda, &problem, fit, heads)?;
+            (out, Saved::Cudnn(statistics))
+        }
+    };
     if !wants_grad {
         return Ok(Ok(Var::constant(out)));
     }
     let (cuda, angles, o) = (cuda.clone(), angles.clone(), out.clone());
     Ok(Ok(tape.record(out, move |dout, grads| {
         let mut drows = cuda.empty(rows.shape(), DType::BF16)?;
-        let heads = cudnn::heads_of_rows(rows.cuda_address()?, &problem);
-        let to = cudnn::heads_of_rows(drows.cuda_address_mut()?, &problem);
-        cudnn::backward(&cuda, &problem, &statistics, heads, [&o, &dout], to)?;
-        angles.turn(&cuda, &mut drows, [turned, all], -1.0)?;
+        let outputs = [&o, &dout];
+        match &saved {
+            Saved::Hopper(statistics) => {
+                let heads = heads_of_rows(&rows, &problem)?;
+                let to = heads_of_rows(&drows, &problem)?;
+                let angles = Some(&angles);
+                hopper::backward(&cuda, &problem, statistics, heads, outputs, to, angles)?;
+            }
+            Saved::Cudnn(statistics) => {
+                let heads = cudnn::heads_of_rows(rows.cuda_address()?, &problem);
+                let to = cudnn::heads_of_rows(drows.cuda_address_mut()?, &problem);
+                cudnn::backward(&cuda, &problem, statistics, heads, outputs, to)?;
+                angles.turn(&cuda, &mut drows, [turned, all], -1.0)?;
+            }
+            Saved::Own(_) => {}
+        }
         grads.add(&place, drows)
     })))
 }

@@ -81,6 +81,16 @@ impl Angles {
         })
     }
 
+    /// As a kernel takes them: table, positions, entries of a half of the table.
+    pub(crate) fn arguments(&self) -> [Arg; 3] {
+        let entries = self.entries as i64;
+        [
+            (&self.table).into(),
+            (&self.positions).into(),
+            entries.into(),
+        ]
+    }
+
     /// Queues a kernel over `parts` = row, queries, keys, values; `heads` query heads and `kv` key heads.
     fn launch(
         &self,

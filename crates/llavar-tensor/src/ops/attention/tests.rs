@@ -307,6 +307,35 @@ fn cuda_attention_agrees_with_the_cpu() {
     );
     run("packed full", &packed, &packed, [2, 2, 64], false, None);
     run("fixed full", &[65; 3], &[65; 3], [3, 3, 64], false, None);
+    // Sizes that our kernels for Hopper do not take and cuDNN does.
+    run(
+        "packed causal of 80",
+        &packed,
+        &packed,
+        [4, 2, 80],
+        true,
+        None,
+    );
+    run(
+        "packed full of 32",
+        &packed,
+        &packed,
+        [2, 2, 32],
+        false,
+        None,
+    );
+    run(
+        "fixed full of 80",
+        &[65; 3],
+        &[65; 3],
+        [3, 3, 80],
+        false,
+        None,
+    );
+    // Whole tiles, whole blocks, and one token more.
+    let ends = [128, 192, 129, 193, 256];
+    run("ends of tiles", &ends, &ends, [3, 1, 96], true, None);
+    run("ends of tiles full", &ends, &ends, [3, 1, 64], false, None);
     run("fixed causal", &[128; 2], &[128; 2], [4, 1, 96], true, None);
     run("odd heads", &[7, 20], &[7, 20], [3, 1, 20], true, None);
     run("odd size", &[7, 20], &[7, 20], [2, 2, 5], false, None);
@@ -343,6 +372,8 @@ fn cuda_attention_of_long_samples_agrees_and_repeats() {
         (vec![800; 3], [4, 4, 96], true),
         (vec![576; 2], [4, 4, 64], false),
         (vec![2047, 1], [4, 1, 128], true),
+        (vec![800; 2], [4, 4, 80], true),
+        (vec![700, 300], [4, 2, 32], false),
     ] {
         let tokens: usize = lengths.iter().sum();
         let segments = Segments::from_lengths(lengths.clone());
