@@ -48,10 +48,11 @@ macro_rules! by_head {
 }
 by_head!(OF_64 64, OF_96 96, OF_128 128);
 
-/// Tokens of a tile and of a block that it meets, as in the kernels.
+/// Tokens of a tile (of the forward kernel, of the others) and of a block that it meets, as in the kernels: a group of
+/// 128 threads has 64 tokens of a tile, one more group copies.
+const ROWS: usize = 192;
 const TILE: usize = 128;
 const BLOCK: usize = 64;
-const THREADS: usize = 384;
 /// Work of a tile beside its blocks, in blocks.
 const OF_A_TILE: usize = 3;
 /// Most schedules that are kept.
@@ -74,18 +75,21 @@ pub(super) struct Statistics {
 /// Tiles, and the blocks that work on them.
 #[derive(Debug)]
 struct Schedule {
-    queries: Half,
-    keys: Half,
+    forward: Work,
+    queries: Work,
+    keys: Work,
     /// Rows of a head in statistics.
     padded: usize,
 }
 
-/// Of the kernels whose tiles are queries, or keys.
+/// Of one kernel.
 #[derive(Debug)]
-struct Half {
+struct Work {
     tiles: Tensor,
     plan: Tensor,
     blocks: usize,
+    /// Tokens of a tile.
+    tile: usize,
 }
 
 /// What a schedule follows from.
@@ -106,6 +110,8 @@ pub(super) fn fits(cuda: &Cuda, problem: &Problem, heads: [Heads; 3]) -> bool {
     let aligned = |h: &Heads| h.address.is_multiple_of(16) && h.stride.is_multiple_of(8);
     cuda.info().is_hopper()
         && KERNELS.iter().any(|(dim, _)| *dim == problem.dim)
+        // The largest score of a row is that of the largest product.
+        && problem.scale > 0.0
         && heads.iter().all(aligned)
         && problem.segments.iter().all(itself)
         && (1..1 << 28).contains(&problem.queries())
@@ -125,21 +131,22 @@ pub(super) fn forward(
     )?;
     let mut logs = cuda.empty(&[problem.heads, schedule.padded], DType::F32)?;
     let arguments = args![
-        sizes.map(q, problem.heads, TILE)?,
+        sizes.map(q, problem.heads, ROWS)?,
         sizes.map(k, problem.kv_heads, BLOCK)?,
         sizes.map(v, problem.kv_heads, BLOCK)?,
         &mut out,
         &mut logs,
-        &schedule.queries.plan,
-        &schedule.queries.tiles,
+        &schedule.forward.plan,
+        &schedule.forward.tiles,
         problem.heads as i32,
         problem.group() as i32,
         schedule.padded as i32,
         problem.scale * std::f32::consts::LOG2_E,
         i32::from(sizes.causal),
     ];
-    let shared = 2 * sizes.bytes(TILE) + 8 * (sizes.bytes(BLOCK) + 16) + 16;
-    let grid = schedule.queries.grid(shared);
+    let ring = if problem.dim == 128 { 4 } else { 8 };
+    let shared = 2 * sizes.bytes(ROWS) + ring * (sizes.bytes(BLOCK) + 16) + 16;
+    let grid = schedule.forward.grid(shared);
     cuda.launch(sizes.kernel(0), DType::BF16, grid, arguments)?;
     Ok((out, Statistics { logs, schedule }))
 }
@@ -170,10 +177,10 @@ pub(super) fn backward(
         None => args![None::<&Tensor>, None::<&Tensor>, 0i64].to_vec(),
     };
     let [to_q, to_k, to_v] = to;
-    let ends = |half: &Half, heads: usize| {
+    let ends = |work: &Work, heads: usize| {
         args![
-            &half.plan,
-            &half.tiles,
+            &work.plan,
+            &work.tiles,
             heads as i32,
             group,
             padded as i32,
@@ -272,16 +279,18 @@ impl Sizes {
     }
 }
 
-impl Half {
+impl Work {
     /// One block a multiprocessor; 1,024 bytes are what it takes to begin at a multiple of as many.
     fn grid(&self, shared: usize) -> Grid {
-        Grid::new(self.blocks, THREADS).shared(shared + 1024)
+        let threads = 128 * (self.tile / BLOCK + 1);
+        Grid::new(self.blocks, threads).shared(shared + 1024)
     }
 
-    /// Tiles of samples, those with the most work of each first, for `heads` heads; `work` is that of a tile from its
-    /// first token and the length of its sample.
+    /// Tiles of so many tokens of samples, those with the most work of each first, for `heads` heads; `work` is that of
+    /// a tile from its first token and the length of its sample.
     fn new(
         cuda: &Arc<Cuda>,
+        tile: usize,
         lengths: &[usize],
         heads: usize,
         work: impl Fn(usize, usize) -> usize,
@@ -289,7 +298,7 @@ impl Half {
         let (mut tiles, mut costs) = (Vec::new(), Vec::new());
         let (mut start, mut place) = (0, 0);
         for &length in lengths {
-            let mut own: Vec<usize> = (0..length).step_by(TILE).collect();
+            let mut own: Vec<usize> = (0..length).step_by(tile).collect();
             own.sort_by_key(|from| Reverse(work(*from, length)));
             for from in own {
                 let numbers = [start + from, start, start + length, place];
@@ -304,6 +313,7 @@ impl Half {
             tiles: cuda.constant(&tiles)?,
             plan: cuda.constant(&plan(&costs, heads, blocks))?,
             blocks,
+            tile,
         })
     }
 }
@@ -346,19 +356,22 @@ fn schedule(cuda: &Arc<Cuda>, problem: &Problem) -> Result<Arc<Schedule>> {
     if let Some(found) = all.get(&key) {
         return Ok(found.clone());
     }
-    let (causal, group) = (key.causal, problem.group());
-    let keys_seen = |from: usize, length: usize| match causal {
-        true => (from + TILE).min(length).div_ceil(BLOCK),
-        false => length.div_ceil(BLOCK),
+    let (causal, group, lengths) = (key.causal, problem.group(), &key.lengths);
+    let of_queries = |tile: usize| {
+        Work::new(cuda, tile, lengths, key.heads, |from, length| {
+            let seen = if causal { from + tile } else { length };
+            seen.min(length).div_ceil(BLOCK)
+        })
     };
-    let seen_by = |from: usize, length: usize| match causal {
-        true => group * (length - from).div_ceil(BLOCK),
-        false => group * length.div_ceil(BLOCK),
-    };
+    let of_keys = Work::new(cuda, TILE, lengths, key.kv_heads, |from, length| {
+        let seeing = if causal { length - from } else { length };
+        group * seeing.div_ceil(BLOCK)
+    });
     let padded = key.lengths.iter().map(|n| n.next_multiple_of(BLOCK)).sum();
     let new = Arc::new(Schedule {
-        queries: Half::new(cuda, &key.lengths, key.heads, keys_seen)?,
-        keys: Half::new(cuda, &key.lengths, key.kv_heads, seen_by)?,
+        forward: of_queries(ROWS)?,
+        queries: of_queries(TILE)?,
+        keys: of_keys?,
         padded,
     });
     if all.len() >= MOST_SCHEDULES {

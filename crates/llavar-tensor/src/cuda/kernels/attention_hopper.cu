@@ -1,29 +1,30 @@
 // Attention for Hopper: o = softmax(scale q k^T) v within samples, causal or not, and the logarithm of each row's sum.
 //
-// One group of warps copies (a tile of 128 queries, blocks of 64 keys and of their values in a ring), two have 64
-// queries each. Queries stay in registers, probabilities go from accumulators into the next product; scores of the next
-// block are made while the softmax of this one is worked on.
+// One group of warps copies (a tile of 192 queries, blocks of 64 keys and of their values in a ring), three have 64
+// queries each. Probabilities go from accumulators into the next product; while the softmax of a block is worked on, the
+// values of the one before are weighed, and other groups multiply.
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-constexpr int RING = 8;
+// Groups that multiply, their queries, entries of the ring.
+constexpr int GROUPS = 3, ROWS = GROUPS * BLOCK, BYTES_ROWS = ROWS * HEAD * 2, RING = HEAD == 128 ? 4 : 8;
 
-KERNEL __launch_bounds__(384, 1) attention_hopper(
+KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
     const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, T* o,
     float* lse, const int* plan, const int4* tiles, int heads, int group, int padded, float scale, int causal) {
     extern __shared__ char memory[];
     u32 of_q = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u;
-    u32 stage = of_q + BYTES_TILE, ring = stage + BYTES_TILE, full = ring + RING * BYTES_BLOCK;
+    u32 stage = of_q + BYTES_ROWS, ring = stage + BYTES_ROWS, full = ring + RING * BYTES_BLOCK;
     u32 empty = full + 8 * RING, q_full = empty + 8 * RING, q_empty = q_full + 8;
     int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
     int role = __shfl_sync(FULL, threadIdx.x >> 7, 0);
     if (threadIdx.x == 0) {
         for (int s = 0; s < RING; s++) {
             barrier_init(full + 8 * s, 1);
-            barrier_init(empty + 8 * s, 8);
+            barrier_init(empty + 8 * s, 4 * GROUPS);
         }
         barrier_init(q_full, 1);
-        barrier_init(q_empty, 8);
+        barrier_init(q_empty, 4 * GROUPS);
         barriers_made();
     }
     __syncthreads();
@@ -31,18 +32,18 @@ KERNEL __launch_bounds__(384, 1) attention_hopper(
     // Entries of the ring since the start: keys of block j and their values are at + 2 j and one more.
     u32 at = 0, turn = 0;
     auto blocks_of = [&](int4 tile) {
-        int seen = causal ? min(tile.x - tile.y + TILE, tile.z - tile.y) : tile.z - tile.y;
+        int seen = causal ? min(tile.x - tile.y + ROWS, tile.z - tile.y) : tile.z - tile.y;
         return (seen + BLOCK - 1) / BLOCK;
     };
 
     if (role == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(40));
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(32));
         if (threadIdx.x == 0) {
             for (int i = begin; i < end; i++, turn ^= 1) {
                 int item = plan[i], head = item % heads;
                 int4 tile = tiles[item / heads];
                 barrier_wait(q_empty, turn ^ 1);
-                barrier_expect(q_full, BYTES_TILE);
+                barrier_expect(q_full, BYTES_ROWS);
                 load_tokens(of_q, &q, q_full, tile.x, head);
                 for (int j = 0, blocks = blocks_of(tile); j < 2 * blocks; j++, at++) {
                     u32 s = at % RING, bar = full + 8 * s;
@@ -54,7 +55,7 @@ KERNEL __launch_bounds__(384, 1) attention_hopper(
         }
         return;
     }
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(232));
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(160));
     int me = role - 1;
     u32 mine = stage + me * BYTES_BLOCK;
     auto arrived = [&](u32 n) { barrier_wait(full + 8 * (n % RING), n / RING & 1); };
@@ -68,26 +69,47 @@ KERNEL __launch_bounds__(384, 1) attention_hopper(
         int head = item % heads, blocks = blocks_of(tile), first = tile.x + BLOCK * me;
         // Keys that the last of these queries sees end with its own block; none where no query is left.
         int seen = first >= tile.z ? 0 : causal ? (first - tile.y) / BLOCK + 1 : blocks;
-        u32 queries[STEPS][4];
         barrier_wait(q_full, turn);
-        rows_of_tile(queries, of_q, BLOCK * me + 16 * warp);
+#if HEAD < 128
+        u32 queries[STEPS][4];
+        rows_of_tile<ROWS>(queries, of_q, BLOCK * me + 16 * warp);
         if (lane == 0) barrier_arrive(q_empty);
-        // Rows lane / 4 and eight more: largest score, sum of what this lane has.
-        float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
-        float out[HEAD / 2], even[32], odd[32];
+#else
+        u64 queries = describe(of_q + BLOCK * LINE * me, 16);
+#endif
+        // Rows lane / 4 and eight more: largest score, sum of what this lane has, what sums so far are scaled by.
+        float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f}, before[2], out[HEAD / 2], s[32];
+        u32 p[4][4];
         #pragma unroll
         for (int c = 0; c < HEAD / 2; c++) out[c] = 0.f;
-        auto of_keys = [&](float (&s)[32], u32 n) {
+        auto of_keys = [&](u32 n) {
             arrived(n);
             pin(s);
             multiply_fence();
-            all_scores(s, queries, ring + n % RING * BYTES_BLOCK);
+            all_scores<ROWS>(s, queries, ring + n % RING * BYTES_BLOCK);
             multiply_commit();
         };
-        // Probabilities from scores, into the sums of values behind those that are under way.
-        auto weigh_values = [&](float (&s)[32], u32 n, bool last) {
-            u32 p[4][4];
-            float before[2];
+        auto of_values = [&](u32 n) {
+            arrived(n);
+            pin(out);
+            multiply_fence();
+            weigh_all(out, p, ring + n % RING * BYTES_BLOCK);
+            multiply_commit();
+        };
+        // The last block has the mask: keys behind a query, or behind the sample. Row r of it is query r.
+        auto mask = [&] {
+            #pragma unroll
+            for (int h = 0; h < 2; h++) {
+                int last = causal ? 16 * warp + lane / 4 + 8 * h : tile.z - tile.y - (seen - 1) * BLOCK - 1;
+                last -= 2 * (lane & 3);
+                #pragma unroll
+                for (int c = 2 * h; c < 32; c += 4) {
+                    if (2 * c - 4 * h > last) s[c] = -INFINITY;
+                    if (2 * c - 4 * h + 1 > last) s[c + 1] = -INFINITY;
+                }
+            }
+        };
+        auto softmax = [&] {
             #pragma unroll
             for (int h = 0; h < 2; h++) {
                 float now = most[h];
@@ -106,61 +128,40 @@ KERNEL __launch_bounds__(384, 1) attention_hopper(
                 }
                 sum[h] = fmaf(sum[h], before[h], total);
             }
-            pack_scores(p, s);
-            if (last) multiply_wait<0>(); else multiply_wait<1>();
-            pin(out);
-            if (n > at + 1) release(n - 2);
-            #pragma unroll
-            for (int c = 0; c < HEAD / 2; c++) out[c] *= before[c / 2 % 2];
-            arrived(n);
-            pin(out);
-            multiply_fence();
-            weigh_all(out, p, ring + n % RING * BYTES_BLOCK);
-            multiply_commit();
-        };
-        auto block = [&](float (&s)[32], float (&next)[32], int j) {
-            u32 n = at + 2 * j;
-            of_keys(next, n + 2);
-            weigh_values(s, n + 1, false);
-            multiply_wait<1>();
-            pin(next);
-            release(n + 2);
-        };
-        // It has the mask: keys behind a query, or behind the sample. Row r of the block is query r of it.
-        auto last_block = [&](float (&s)[32], int j) {
-            #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int last = causal ? 16 * warp + lane / 4 + 8 * h : tile.z - tile.y - j * BLOCK - 1;
-                last -= 2 * (lane & 3);
-                #pragma unroll
-                for (int c = 2 * h; c < 32; c += 4) {
-                    if (2 * c - 4 * h > last) s[c] = -INFINITY;
-                    if (2 * c - 4 * h + 1 > last) s[c + 1] = -INFINITY;
-                }
-            }
-            weigh_values(s, at + 2 * j + 1, true);
-            multiply_wait<0>();
-            pin(out);
-            release(at + 2 * j + 1);
         };
         if (seen) {
-            of_keys(even, at);
+            of_keys(at);
             multiply_wait<0>();
-            pin(even);
+            pin(s);
             release(at);
-            int j = 0;
-            for (; j + 2 < seen; j += 2) {
-                block(even, odd, j);
-                block(odd, even, j + 1);
+            if (seen == 1) mask();
+            softmax();
+            pack_scores(p, s);
+            for (int j = 1; j < seen; j++) {
+                u32 n = at + 2 * j;
+                of_keys(n);
+                of_values(n - 1);
+                multiply_wait<1>();
+                pin(s);
+                release(n);
+                if (j + 1 == seen) mask();
+                softmax();
+                multiply_wait<0>();
+                pin(out);
+                release(n - 1);
+                pack_scores(p, s);
+                #pragma unroll
+                for (int c = 0; c < HEAD / 2; c++) out[c] *= before[c / 2 % 2];
             }
-            if (j + 1 < seen) {
-                block(even, odd, j);
-                last_block(odd, j + 1);
-            } else {
-                last_block(even, j);
-            }
+            of_values(at + 2 * seen - 1);
+            multiply_wait<0>();
+            pin(out);
+            release(at + 2 * seen - 1);
         }
-        // What the other group alone sees.
+#if HEAD == 128
+        if (lane == 0) barrier_arrive(q_empty);
+#endif
+        // What other groups alone see.
         for (int n = 2 * seen; n < 2 * blocks; n++) {
             arrived(at + n);
             release(at + n);

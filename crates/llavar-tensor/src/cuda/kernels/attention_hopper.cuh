@@ -79,11 +79,16 @@ DEVICE void weigh(float (&d)[HEAD / 2], const u32 (&a)[4], u64 b) {
 #endif
 }
 
-// s = a b^T of 64 tokens each, a in registers.
-DEVICE void all_scores(float (&d)[32], const u32 (&a)[STEPS][4], u32 b) {
+// s = a b^T of 64 tokens each, a in registers, or the description of its rows in boxes of `TOKENS`.
+template <int TOKENS = TILE> DEVICE void all_scores(float (&d)[32], const u32 (&a)[STEPS][4], u32 b) {
     u64 of_b = describe(b, 16);
     #pragma unroll
     for (int s = 0; s < STEPS; s++) scores(d, a[s], of_b + along_head<BLOCK>(s), s);
+}
+template <int TOKENS = TILE> DEVICE void all_scores(float (&d)[32], u64 a, u32 b) {
+    u64 of_b = describe(b, 16);
+    #pragma unroll
+    for (int s = 0; s < STEPS; s++) scores(d, a + along_head<TOKENS>(s), of_b + along_head<BLOCK>(s), s);
 }
 // o += a b of 64 tokens each.
 DEVICE void weigh_all(float (&d)[HEAD / 2], const u32 (&a)[4][4], u32 b) {
@@ -93,10 +98,10 @@ DEVICE void weigh_all(float (&d)[HEAD / 2], const u32 (&a)[4][4], u32 b) {
 }
 
 // Rows of a warp out of a tile as wgmma takes them from registers.
-DEVICE void rows_of_tile(u32 (&to)[STEPS][4], u32 tile, int row) {
+template <int TOKENS = TILE> DEVICE void rows_of_tile(u32 (&to)[STEPS][4], u32 tile, int row) {
     int lane = threadIdx.x & 31;
     #pragma unroll
-    for (int s = 0; s < STEPS; s++) load_matrices(to[s], tile + spot<TILE>(row + (lane & 15), 2 * s + (lane >> 4)));
+    for (int s = 0; s < STEPS; s++) load_matrices(to[s], tile + spot<TOKENS>(row + (lane & 15), 2 * s + (lane >> 4)));
 }
 
 // Accumulators in bf16, as the first operand of the next product.

@@ -92,16 +92,13 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dkv(
         for (int c = 0; c < HEAD / 2; c++) dkeys[c] = dvalues[c] = 0.f;
         auto of_pair = [&](u32 n) {
             u32 entry = ring + n % RING * ENTRY;
-            u64 of_q = describe(entry, 16), of_d = describe(entry + BYTES_BLOCK, 16);
             arrived(n);
             pin(s);
             pin(dp);
             multiply_fence();
-            #pragma unroll
-            for (int c = 0; c < STEPS; c++) scores(s, of_k + along_head<TILE>(c), of_q + along_head<BLOCK>(c), c);
+            all_scores(s, of_k, entry);
             multiply_commit();
-            #pragma unroll
-            for (int c = 0; c < STEPS; c++) scores(dp, of_v + along_head<TILE>(c), of_d + along_head<BLOCK>(c), c);
+            all_scores(dp, of_v, entry + BYTES_BLOCK);
             multiply_commit();
         };
         auto of_values = [&](u32 n) {
