@@ -33,13 +33,13 @@ impl Rates {
     /// 365.6 and 291.8 ms: the same ratio.
     pub fn measured() -> Self {
         Self {
-            source: "BENCHMARKS.md, one H100, 2026-11-27; f32 states beside bf16's: one H200, 2026-11-24"
+            source: "BENCHMARKS.md, two H100s, 2026-11-27; f32 states beside bf16's: one H200, 2026-11-24"
                 .into(),
             gpu: "NVIDIA H100".into(),
-            mixed_recompute: 225.3 / (0.410 * 444.0 / 424.0),
-            pure_recompute: 225.3 / 0.410,
-            pure_keep: 169.3 / 0.342,
-            fp8: 410.0 / 330.8,
+            mixed_recompute: 225.3 / (0.402 * 444.0 / 424.0),
+            pure_recompute: 225.3 / 0.402,
+            pure_keep: 169.3 / 0.3346,
+            fp8: 402.0 / 321.9,
         }
     }
 
@@ -151,12 +151,12 @@ mod tests {
         let config = Preset::Phi35Mini.config(None).unwrap();
         let rates = Rates::measured();
         for (recomputed, mixed, ms) in
-            [(1.0, true, 429.3), (1.0, false, 410.0), (0.0, false, 342.0)]
+            [(1.0, true, 421.0), (1.0, false, 402.0), (0.0, false, 334.6)]
         {
             let seconds = step_seconds(&config, &work(recomputed, mixed), &rates);
             assert!((seconds * 1e3 / ms - 1.0).abs() < 0.02, "{seconds} {ms}");
         }
-        for (recomputed, ratio) in [(1.0, 19_345.0 / 15_610.0), (0.0, 23_306.0 / 18_709.0)] {
+        for (recomputed, ratio) in [(1.0, 19_881.0 / 15_923.0), (0.0, 23_862.0 / 19_125.0)] {
             let bf16 = work(recomputed, false);
             let fp8 = StepWork { fp8: true, ..bf16 };
             let [bf16, fp8] = [bf16, fp8].map(|work| step_seconds(&config, &work, &rates));
