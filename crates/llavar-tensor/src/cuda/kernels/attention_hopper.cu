@@ -7,22 +7,20 @@
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Groups that multiply, their queries, entries of the ring.
-constexpr int GROUPS = 3, ROWS = GROUPS * BLOCK, BYTES_ROWS = ROWS * HEAD * 2, RING = HEAD == 128 ? 4 : 8;
+constexpr int GROUPS = 3, ROWS = GROUPS * BLOCK, BYTES_ROWS = ROWS * HEAD * 2, ENTRIES = HEAD == 128 ? 4 : 8;
 
 KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
     const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, T* o,
     float* lse, const int* plan, const int4* tiles, int heads, int group, int padded, float scale, int causal) {
     extern __shared__ char memory[];
     u32 of_q = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u;
-    u32 stage = of_q + BYTES_ROWS, ring = stage + BYTES_ROWS, full = ring + RING * BYTES_BLOCK;
-    u32 empty = full + 8 * RING, q_full = empty + 8 * RING, q_empty = q_full + 8;
+    u32 stage = of_q + BYTES_ROWS, entries = stage + BYTES_ROWS;
+    Ring<ENTRIES, 4 * GROUPS> ring(entries + ENTRIES * BYTES_BLOCK);
+    u32 q_full = ring.empty + 8 * ENTRIES, q_empty = q_full + 8;
     int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
     int role = __shfl_sync(FULL, threadIdx.x >> 7, 0);
     if (threadIdx.x == 0) {
-        for (int s = 0; s < RING; s++) {
-            barrier_init(full + 8 * s, 1);
-            barrier_init(empty + 8 * s, 4 * GROUPS);
-        }
+        ring.make();
         barrier_init(q_full, 1);
         barrier_init(q_empty, 4 * GROUPS);
         barriers_made();
@@ -31,10 +29,6 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
     int begin = plan[blockIdx.x], end = plan[blockIdx.x + 1];
     // Entries of the ring since the start: keys of block j and their values are at + 2 j and one more.
     u32 at = 0, turn = 0;
-    auto blocks_of = [&](int4 tile) {
-        int seen = causal ? min(tile.x - tile.y + ROWS, tile.z - tile.y) : tile.z - tile.y;
-        return (seen + BLOCK - 1) / BLOCK;
-    };
 
     if (role == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(32));
@@ -45,11 +39,9 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
                 barrier_wait(q_empty, turn ^ 1);
                 barrier_expect(q_full, BYTES_ROWS);
                 load_tokens(of_q, &q, q_full, tile.x, head);
-                for (int j = 0, blocks = blocks_of(tile); j < 2 * blocks; j++, at++) {
-                    u32 s = at % RING, bar = full + 8 * s;
-                    barrier_wait(empty + 8 * s, at / RING & 1 ^ 1);
-                    barrier_expect(bar, BYTES_BLOCK);
-                    load_tokens(ring + s * BYTES_BLOCK, j & 1 ? &v : &k, bar, tile.y + j / 2 * BLOCK, head / group);
+                for (int j = 0, blocks = blocks_of<ROWS>(tile, causal); j < 2 * blocks; j++, at++) {
+                    u32 bar = ring.fill(at, BYTES_BLOCK), to = entries + at % ENTRIES * BYTES_BLOCK;
+                    load_tokens(to, j & 1 ? &v : &k, bar, tile.y + j / 2 * BLOCK, head / group);
                 }
             }
         }
@@ -58,15 +50,13 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(160));
     int me = role - 1;
     u32 mine = stage + me * BYTES_BLOCK;
-    auto arrived = [&](u32 n) { barrier_wait(full + 8 * (n % RING), n / RING & 1); };
-    auto release = [&](u32 n) { if (lane == 0) barrier_arrive(empty + 8 * (n % RING)); };
     int item = begin < end ? plan[begin] : 0;
     int4 tile = tiles[item / heads];
     for (int i = begin; i < end; i++, turn ^= 1) {
         // Of the next one, on their way meanwhile.
         int coming = plan[min(i + 1, end - 1)];
         int4 next = tiles[coming / heads];
-        int head = item % heads, blocks = blocks_of(tile), first = tile.x + BLOCK * me;
+        int head = item % heads, blocks = blocks_of<ROWS>(tile, causal), first = tile.x + BLOCK * me;
         // Keys that the last of these queries sees end with its own block; none where no query is left.
         int seen = first >= tile.z ? 0 : causal ? (first - tile.y) / BLOCK + 1 : blocks;
         barrier_wait(q_full, turn);
@@ -83,17 +73,17 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
         #pragma unroll
         for (int c = 0; c < HEAD / 2; c++) out[c] = 0.f;
         auto of_keys = [&](u32 n) {
-            arrived(n);
+            ring.arrived(n);
             pin(s);
             multiply_fence();
-            all_scores<ROWS>(s, queries, ring + n % RING * BYTES_BLOCK);
+            all_scores<ROWS>(s, queries, entries + n % ENTRIES * BYTES_BLOCK);
             multiply_commit();
         };
         auto of_values = [&](u32 n) {
-            arrived(n);
+            ring.arrived(n);
             pin(out);
             multiply_fence();
-            weigh_all(out, p, ring + n % RING * BYTES_BLOCK);
+            weigh_all(out, p, entries + n % ENTRIES * BYTES_BLOCK);
             multiply_commit();
         };
         // The last block has the mask: keys behind a query, or behind the sample. Row r of it is query r.
@@ -133,7 +123,7 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
             of_keys(at);
             multiply_wait<0>();
             pin(s);
-            release(at);
+            ring.release(at);
             if (seen == 1) mask();
             softmax();
             pack_scores(p, s);
@@ -143,12 +133,12 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
                 of_values(n - 1);
                 multiply_wait<1>();
                 pin(s);
-                release(n);
+                ring.release(n);
                 if (j + 1 == seen) mask();
                 softmax();
                 multiply_wait<0>();
                 pin(out);
-                release(n - 1);
+                ring.release(n - 1);
                 pack_scores(p, s);
                 #pragma unroll
                 for (int c = 0; c < HEAD / 2; c++) out[c] *= before[c / 2 % 2];
@@ -156,15 +146,15 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
             of_values(at + 2 * seen - 1);
             multiply_wait<0>();
             pin(out);
-            release(at + 2 * seen - 1);
+            ring.release(at + 2 * seen - 1);
         }
 #if HEAD == 128
         if (lane == 0) barrier_arrive(q_empty);
 #endif
         // What other groups alone see.
         for (int n = 2 * seen; n < 2 * blocks; n++) {
-            arrived(at + n);
-            release(at + n);
+            ring.arrived(at + n);
+            ring.release(at + n);
         }
         at += 2 * blocks;
         float scales[2];

@@ -110,6 +110,36 @@ DEVICE void pack_scores(u32 (&to)[4][4], const float (&from)[32]) {
     for (int i = 0; i < 16; i++) to[i / 4][i % 4] = pack2(from[2 * i], from[2 * i + 1]);
 }
 
+// Entries of shared memory that the group of warps that copies fills and `WARPS` others empty, numbered from the start on.
+template <int ENTRIES, int WARPS> struct Ring {
+    u32 full, empty;
+
+    DEVICE explicit Ring(u32 barriers) : full(barriers), empty(barriers + 8 * ENTRIES) {}
+    DEVICE void make() {
+        for (int s = 0; s < ENTRIES; s++) {
+            barrier_init(full + 8 * s, 1);
+            barrier_init(empty + 8 * s, WARPS);
+        }
+    }
+    // Waits until entry n is empty; gives the barrier that takes so many bytes for it.
+    DEVICE u32 fill(u32 n, u32 bytes) {
+        u32 s = n % ENTRIES, bar = full + 8 * s;
+        barrier_wait(empty + 8 * s, n / ENTRIES & 1 ^ 1);
+        barrier_expect(bar, bytes);
+        return bar;
+    }
+    DEVICE void arrived(u32 n) { barrier_wait(full + 8 * (n % ENTRIES), n / ENTRIES & 1); }
+    DEVICE void release(u32 n) {
+        if ((threadIdx.x & 31) == 0) barrier_arrive(empty + 8 * (n % ENTRIES));
+    }
+};
+
+// Blocks of keys that the queries of a tile of `TOKENS` see.
+template <int TOKENS> DEVICE int blocks_of(int4 tile, int causal) {
+    int seen = causal ? min(tile.x - tile.y + TOKENS, tile.z - tile.y) : tile.z - tile.y;
+    return (seen + BLOCK - 1) / BLOCK;
+}
+
 // A tile or a block of one head into shared memory.
 DEVICE void load_tokens(u32 to, const TensorMap* map, u32 at, int token, int head) {
     load_box(to, map, at, 0, token, head * LINES);

@@ -7,7 +7,7 @@
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Of queries, output gradients, logarithms and deltas of a block.
-constexpr int RING = HEAD == 128 ? 2 : 4, ROWS = 4 * BLOCK, ENTRY = 2 * BYTES_BLOCK + 2 * ROWS + 512;
+constexpr int ENTRIES = HEAD == 128 ? 2 : 4, ROWS = 4 * BLOCK, ENTRY = 2 * BYTES_BLOCK + 2 * ROWS + 512;
 
 DEVICE void load_bytes(u32 to, const float* from, u32 at, u32 bytes) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
@@ -20,19 +20,14 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dkv(
     const float* table, const int* positions, i64 entries, const int* plan, const int4* tiles, int kv_heads, int group,
     int padded, float scale, int causal) {
     extern __shared__ char memory[];
-    u32 own = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u, ring = own + 4 * BYTES_TILE;
-    u32 full = ring + RING * ENTRY, empty = full + 8 * RING, own_full = empty + 8 * RING, own_empty = own_full + 16;
+    u32 own = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u, blocks_at = own + 4 * BYTES_TILE;
+    Ring<ENTRIES, 8> ring(blocks_at + ENTRIES * ENTRY);
+    Ring<2, 8> tiles_of_own(ring.empty + 8 * ENTRIES);
     int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
     int role = __shfl_sync(FULL, threadIdx.x >> 7, 0);
     if (threadIdx.x == 0) {
-        for (int s = 0; s < RING; s++) {
-            barrier_init(full + 8 * s, 1);
-            barrier_init(empty + 8 * s, 8);
-        }
-        for (int b = 0; b < 2; b++) {
-            barrier_init(own_full + 8 * b, 1);
-            barrier_init(own_empty + 8 * b, 8);
-        }
+        ring.make();
+        tiles_of_own.make();
         barriers_made();
     }
     __syncthreads();
@@ -45,17 +40,13 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dkv(
             for (int i = begin; i < end; i++, turn++) {
                 int item = plan[i], head = item % kv_heads;
                 int4 tile = tiles[item / kv_heads];
-                u32 to = own + (turn & 1) * 2 * BYTES_TILE, bar = own_full + 8 * (turn & 1);
-                barrier_wait(own_empty + 8 * (turn & 1), turn >> 1 & 1 ^ 1);
-                barrier_expect(bar, 2 * BYTES_TILE);
+                u32 bar = tiles_of_own.fill(turn, 2 * BYTES_TILE), to = own + turn % 2 * 2 * BYTES_TILE;
                 load_tokens(to, &k, bar, tile.x, head);
                 load_tokens(to + BYTES_TILE, &v, bar, tile.x, head);
                 for (int h = head * group; h < (head + 1) * group; h++) {
                     i64 row = (i64)h * padded + tile.w;
                     for (int from = causal ? tile.x - tile.y : 0; from < tile.z - tile.y; from += BLOCK, at++) {
-                        u32 s = at % RING, to = ring + s * ENTRY, bar = full + 8 * s;
-                        barrier_wait(empty + 8 * s, at / RING & 1 ^ 1);
-                        barrier_expect(bar, 2 * BYTES_BLOCK + 2 * ROWS);
+                        u32 bar = ring.fill(at, 2 * BYTES_BLOCK + 2 * ROWS), to = blocks_at + at % ENTRIES * ENTRY;
                         load_tokens(to, &q, bar, tile.y + from, h);
                         load_tokens(to + BYTES_BLOCK, &dout, bar, tile.y + from, h);
                         load_bytes(to + 2 * BYTES_BLOCK, lse + row + from, bar, ROWS);
@@ -69,8 +60,6 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dkv(
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(232));
     int me = role - 1;
     float in_powers = scale * 1.44269504f;
-    auto arrived = [&](u32 n) { barrier_wait(full + 8 * (n % RING), n / RING & 1); };
-    auto release = [&](u32 n) { if (lane == 0) barrier_arrive(empty + 8 * (n % RING)); };
     int item = begin < end ? plan[begin] : 0;
     int4 tile = tiles[item / kv_heads];
     for (int i = begin; i < end; i++, turn++) {
@@ -81,18 +70,18 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dkv(
         // Blocks of queries of each head, and those in front of this group's keys.
         int start = causal ? tile.x - tile.y : 0, blocks = (tile.z - tile.y - start + BLOCK - 1) / BLOCK;
         int unseen = first >= tile.z ? blocks : causal ? me : 0;
-        u32 keys = own + (turn & 1) * 2 * BYTES_TILE, values = keys + BYTES_TILE;
+        u32 keys = own + turn % 2 * 2 * BYTES_TILE, values = keys + BYTES_TILE;
         int at_positions[2];
         positions_of(at_positions, table, positions, first, tile.z);
-        barrier_wait(own_full + 8 * (turn & 1), turn >> 1 & 1);
+        tiles_of_own.arrived(turn);
         u64 of_k = describe(keys + BLOCK * LINE * me, 16), of_v = describe(values + BLOCK * LINE * me, 16);
         float dkeys[HEAD / 2], dvalues[HEAD / 2], s[32], dp[32];
         u32 p[4][4], ds[4][4];
         #pragma unroll
         for (int c = 0; c < HEAD / 2; c++) dkeys[c] = dvalues[c] = 0.f;
         auto of_pair = [&](u32 n) {
-            u32 entry = ring + n % RING * ENTRY;
-            arrived(n);
+            u32 entry = blocks_at + n % ENTRIES * ENTRY;
+            ring.arrived(n);
             pin(s);
             pin(dp);
             multiply_fence();
@@ -104,20 +93,20 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dkv(
         auto of_values = [&](u32 n) {
             pin(dvalues);
             multiply_fence();
-            weigh_all(dvalues, p, ring + n % RING * ENTRY + BYTES_BLOCK);
+            weigh_all(dvalues, p, blocks_at + n % ENTRIES * ENTRY + BYTES_BLOCK);
             multiply_commit();
         };
         auto of_keys = [&](u32 n) {
             pin(dkeys);
             multiply_fence();
-            weigh_all(dkeys, ds, ring + n % RING * ENTRY);
+            weigh_all(dkeys, ds, blocks_at + n % ENTRIES * ENTRY);
             multiply_commit();
         };
         auto two = [&](u32 at, float& x, float& y) {
             asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(at + 8 * (lane & 3)) : "memory");
         };
         auto powers = [&](u32 n, bool diagonal) {
-            u32 rows = ring + n % RING * ENTRY + 2 * BYTES_BLOCK;
+            u32 rows = blocks_at + n % ENTRIES * ENTRY + 2 * BYTES_BLOCK;
             #pragma unroll
             for (int c = 0; c < 32; c += 4) {
                 float x, y;
@@ -137,7 +126,7 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dkv(
             }
         };
         auto slopes = [&](u32 n) {
-            u32 rows = ring + n % RING * ENTRY + 2 * BYTES_BLOCK + ROWS;
+            u32 rows = blocks_at + n % ENTRIES * ENTRY + 2 * BYTES_BLOCK + ROWS;
             #pragma unroll
             for (int c = 0; c < 32; c += 4) {
                 float x, y;
@@ -150,14 +139,14 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dkv(
         };
         for (int h = 0; h < group; h++) {
             for (int j = 0; j < unseen; j++, at++) {
-                arrived(at);
-                release(at);
+                ring.arrived(at);
+                ring.release(at);
             }
             for (int j = unseen; j < blocks; j++, at++) {
                 of_pair(at);
                 multiply_wait<1>();
                 pin(s);
-                if (j > unseen) release(at - 1);
+                if (j > unseen) ring.release(at - 1);
                 powers(at, causal && j == unseen);
                 pack_scores(p, s);
                 of_values(at);
@@ -170,7 +159,7 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dkv(
             multiply_wait<0>();
             pin(dkeys);
             pin(dvalues);
-            if (unseen < blocks) release(at - 1);
+            if (unseen < blocks) ring.release(at - 1);
         }
         // This group's own keys and values are read no more: gradients leave by their place.
         group_barrier(1 + me);
@@ -180,7 +169,7 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dkv(
         store_rows<TILE>(dk + to, stride, dkeys, scale, scale, keys + BLOCK * LINE * me, first, tile.z);
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         __syncwarp();
-        if (lane == 0) barrier_arrive(own_empty + 8 * (turn & 1));
+        tiles_of_own.release(turn);
         item = coming;
         tile = next;
     }

@@ -6,7 +6,7 @@
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Pairs of a block of keys and one of values.
-constexpr int RING = HEAD == 128 ? 2 : 4, PAIR = 2 * BYTES_BLOCK;
+constexpr int ENTRIES = HEAD == 128 ? 2 : 4, PAIR = 2 * BYTES_BLOCK;
 
 KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
     const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
@@ -15,15 +15,13 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
     int group, int padded, float scale, int causal) {
     extern __shared__ char memory[];
     u32 of_q = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u, of_d = of_q + BYTES_TILE, of_o = of_d + BYTES_TILE;
-    u32 stage = of_o + BYTES_TILE, ring = stage + BYTES_TILE, full = ring + RING * PAIR;
-    u32 empty = full + 8 * RING, q_full = empty + 8 * RING, q_empty = q_full + 8;
+    u32 stage = of_o + BYTES_TILE, pairs = stage + BYTES_TILE;
+    Ring<ENTRIES, 8> ring(pairs + ENTRIES * PAIR);
+    u32 q_full = ring.empty + 8 * ENTRIES, q_empty = q_full + 8;
     int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
     int role = __shfl_sync(FULL, threadIdx.x >> 7, 0);
     if (threadIdx.x == 0) {
-        for (int s = 0; s < RING; s++) {
-            barrier_init(full + 8 * s, 1);
-            barrier_init(empty + 8 * s, 8);
-        }
+        ring.make();
         barrier_init(q_full, 1);
         barrier_init(q_empty, 8);
         barriers_made();
@@ -31,10 +29,6 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
     __syncthreads();
     int begin = plan[blockIdx.x], end = plan[blockIdx.x + 1];
     u32 at = 0, turn = 0;
-    auto blocks_of = [&](int4 tile) {
-        int seen = causal ? min(tile.x - tile.y + TILE, tile.z - tile.y) : tile.z - tile.y;
-        return (seen + BLOCK - 1) / BLOCK;
-    };
 
     if (role == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(40));
@@ -47,10 +41,8 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
                 load_tokens(of_q, &q, q_full, tile.x, head);
                 load_tokens(of_d, &dout, q_full, tile.x, head);
                 load_tokens(of_o, &o, q_full, tile.x, head);
-                for (int j = 0, blocks = blocks_of(tile); j < blocks; j++, at++) {
-                    u32 s = at % RING, bar = full + 8 * s, to = ring + s * PAIR;
-                    barrier_wait(empty + 8 * s, at / RING & 1 ^ 1);
-                    barrier_expect(bar, PAIR);
+                for (int j = 0, blocks = blocks_of<TILE>(tile, causal); j < blocks; j++, at++) {
+                    u32 bar = ring.fill(at, PAIR), to = pairs + at % ENTRIES * PAIR;
                     load_tokens(to, &k, bar, tile.y + j * BLOCK, head / group);
                     load_tokens(to + BYTES_BLOCK, &v, bar, tile.y + j * BLOCK, head / group);
                 }
@@ -62,15 +54,13 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
     int me = role - 1;
     u32 mine = stage + me * BYTES_BLOCK;
     float in_powers = scale * 1.44269504f;
-    auto arrived = [&](u32 n) { barrier_wait(full + 8 * (n % RING), n / RING & 1); };
-    auto release = [&](u32 n) { if (lane == 0) barrier_arrive(empty + 8 * (n % RING)); };
     int item = begin < end ? plan[begin] : 0;
     int4 tile = tiles[item / heads];
     for (int i = begin; i < end; i++, turn ^= 1) {
         // Of the next one, on their way meanwhile.
         int coming = plan[min(i + 1, end - 1)];
         int4 next = tiles[coming / heads];
-        int head = item % heads, blocks = blocks_of(tile), first = tile.x + BLOCK * me;
+        int head = item % heads, blocks = blocks_of<TILE>(tile, causal), first = tile.x + BLOCK * me;
         int seen = first >= tile.z ? 0 : causal ? (first - tile.y) / BLOCK + 1 : blocks;
         i64 place = (i64)head * padded + tile.w + (first - tile.y) + 16 * warp + lane / 4;
         float of_row[2] = {0.f, 0.f}, logs[2];
@@ -104,19 +94,19 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
         #pragma unroll
         for (int c = 0; c < HEAD / 2; c++) sum[c] = 0.f;
         auto of_pair = [&](u32 n) {
-            arrived(n);
+            ring.arrived(n);
             pin(s);
             pin(dp);
             multiply_fence();
-            all_scores(s, queries, ring + n % RING * PAIR);
+            all_scores(s, queries, pairs + n % ENTRIES * PAIR);
             multiply_commit();
-            all_scores(dp, douts, ring + n % RING * PAIR + BYTES_BLOCK);
+            all_scores(dp, douts, pairs + n % ENTRIES * PAIR + BYTES_BLOCK);
             multiply_commit();
         };
         auto of_keys = [&](u32 n) {
             pin(sum);
             multiply_fence();
-            weigh_all(sum, ds, ring + n % RING * PAIR);
+            weigh_all(sum, ds, pairs + n % ENTRIES * PAIR);
             multiply_commit();
         };
         auto mask = [&] {
@@ -157,18 +147,18 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
                 slopes();
                 multiply_wait<0>();
                 pin(sum);
-                release(at + j - 1);
+                ring.release(at + j - 1);
                 pack_scores(ds, s);
             }
             of_keys(at + seen - 1);
             multiply_wait<0>();
             pin(sum);
-            release(at + seen - 1);
+            ring.release(at + seen - 1);
         }
         // What the other group alone sees.
         for (int n = seen; n < blocks; n++) {
-            arrived(at + n);
-            release(at + n);
+            ring.arrived(at + n);
+            ring.release(at + n);
         }
         at += blocks;
         turn_back(sum, table, entries, at_positions);
