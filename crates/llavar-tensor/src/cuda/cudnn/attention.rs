@@ -182,7 +182,7 @@ fn shape(cuda: &Cuda, problem: &Problem, tensors: &[&Tensor]) -> Option<(Shape, 
     if !fits || longest < 2 {
         return None;
     }
-    let causal = problem.segments.iter().any(|s| s.is_causal());
+    let causal = problem.is_causal();
     let (batch, longest, ragged) = plan_size(&lengths, causal);
     let shape = Shape {
         batch: batch as i64,

@@ -8,4 +8,4 @@ mod attention;
 mod graph;
 mod sdpa;
 
-pub(crate) use attention::{Statistics, backward, fit, forward, heads_of_rows};
+pub(crate) use attention::{Fit, Statistics, backward, fit, forward, heads_of_rows};

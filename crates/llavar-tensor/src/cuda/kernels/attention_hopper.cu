@@ -16,13 +16,12 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
     u32 of_q = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u;
     u32 stage = of_q + BYTES_ROWS, entries = stage + BYTES_ROWS;
     Ring<ENTRIES, 4 * GROUPS> ring(entries + ENTRIES * BYTES_BLOCK);
-    u32 q_full = ring.empty + 8 * ENTRIES, q_empty = q_full + 8;
+    Ring<1, 4 * GROUPS> tile_ring(ring.empty + 8 * ENTRIES);
     int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
     int role = __shfl_sync(FULL, threadIdx.x >> 7, 0);
     if (threadIdx.x == 0) {
         ring.make();
-        barrier_init(q_full, 1);
-        barrier_init(q_empty, 4 * GROUPS);
+        tile_ring.make();
         barriers_made();
     }
     __syncthreads();
@@ -33,12 +32,10 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
     if (role == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(32));
         if (threadIdx.x == 0) {
-            for (int i = begin; i < end; i++, turn ^= 1) {
+            for (int i = begin; i < end; i++, turn++) {
                 int item = plan[i], head = item % heads;
                 int4 tile = tiles[item / heads];
-                barrier_wait(q_empty, turn ^ 1);
-                barrier_expect(q_full, BYTES_ROWS);
-                load_tokens(of_q, &q, q_full, tile.x, head);
+                load_tokens(of_q, &q, tile_ring.fill(turn, BYTES_ROWS), tile.x, head);
                 for (int j = 0, blocks = blocks_of<ROWS>(tile, causal); j < 2 * blocks; j++, at++) {
                     u32 bar = ring.fill(at, BYTES_BLOCK), to = entries + at % ENTRIES * BYTES_BLOCK;
                     load_tokens(to, j & 1 ? &v : &k, bar, tile.y + j / 2 * BLOCK, head / group);
@@ -52,18 +49,19 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
     u32 mine = stage + me * BYTES_BLOCK;
     int item = begin < end ? plan[begin] : 0;
     int4 tile = tiles[item / heads];
-    for (int i = begin; i < end; i++, turn ^= 1) {
+    for (int i = begin; i < end; i++, turn++) {
         // Of the next one, on their way meanwhile.
         int coming = plan[min(i + 1, end - 1)];
         int4 next = tiles[coming / heads];
         int head = item % heads, blocks = blocks_of<ROWS>(tile, causal), first = tile.x + BLOCK * me;
         // Keys that the last of these queries sees end with its own block; none where no query is left.
         int seen = first >= tile.z ? 0 : causal ? (first - tile.y) / BLOCK + 1 : blocks;
-        barrier_wait(q_full, turn);
+        tile_ring.arrived(turn);
 #if HEAD < 128
         u32 queries[STEPS][4];
         rows_of_tile<ROWS>(queries, of_q, BLOCK * me + 16 * warp);
-        if (lane == 0) barrier_arrive(q_empty);
+        __syncwarp();
+        tile_ring.release(turn);
 #else
         u64 queries = describe(of_q + BLOCK * LINE * me, 16);
 #endif
@@ -86,19 +84,8 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
             weigh_all(out, p, entries + n % ENTRIES * BYTES_BLOCK);
             multiply_commit();
         };
-        // The last block has the mask: keys behind a query, or behind the sample. Row r of it is query r.
-        auto mask = [&] {
-            #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int last = causal ? 16 * warp + lane / 4 + 8 * h : tile.z - tile.y - (seen - 1) * BLOCK - 1;
-                last -= 2 * (lane & 3);
-                #pragma unroll
-                for (int c = 2 * h; c < 32; c += 4) {
-                    if (2 * c - 4 * h > last) s[c] = -INFINITY;
-                    if (2 * c - 4 * h + 1 > last) s[c + 1] = -INFINITY;
-                }
-            }
-        };
+        // The last block has the mask.
+        auto mask = [&] { mask_block(s, causal, tile.z - tile.y - (seen - 1) * BLOCK); };
         auto softmax = [&] {
             #pragma unroll
             for (int h = 0; h < 2; h++) {
@@ -149,7 +136,7 @@ KERNEL __launch_bounds__(128 * (GROUPS + 1), 1) attention_hopper(
             ring.release(at + 2 * seen - 1);
         }
 #if HEAD == 128
-        if (lane == 0) barrier_arrive(q_empty);
+        tile_ring.release(turn);
 #endif
         // What other groups alone see.
         for (int n = 2 * seen; n < 2 * blocks; n++) {

@@ -1,5 +1,5 @@
-// What attention on Hopper is made of, for heads of HEAD = 64, 96 or 128 elements in bf16: tiles of 64 or 128 tokens of
-// one head, fetched by the copy unit, and products of four warps.
+// What attention on Hopper is made of, for heads of HEAD = 64, 96 or 128 elements in bf16: tiles and blocks of tokens of
+// one head, fetched by the copy unit, and products of four warps with 64 tokens of a tile each.
 //
 // A token's heads lie in its row, W elements (a line) of one head behind the other: a tile in shared memory is HEAD / W
 // boxes, each with a line for every token, swizzled over the length of a line.
@@ -7,13 +7,15 @@
 // Blocks stay. `plan` lists the items (a tile of a head) of each block: entries plan[b] to plan[b + 1] of itself. A tile
 // is int4 {first token, first and end of its sample, place of the sample in statistics}; statistics of rows have room for
 // whole blocks of 64 tokens of every sample, [heads, padded].
+//
+// The last block of a sample may hold tokens of the next one. They have no weight, which finite values leave it at.
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Elements and bytes of a line, lines of a token, steps of 16 elements.
 constexpr int W = HEAD % 64 == 0 ? 64 : 32, LINE = 2 * W, LINES = HEAD / W, STEPS = HEAD / 16;
-// Tokens of a tile and of a block that it meets; bytes of both.
-constexpr int TILE = 128, BLOCK = 64, BYTES_TILE = TILE * HEAD * 2, BYTES_BLOCK = BLOCK * HEAD * 2;
+// Tokens of a tile of the backward pass and of a block that a tile meets; bytes of a block.
+constexpr int TILE = 128, BLOCK = 64, BYTES_BLOCK = BLOCK * HEAD * 2;
 
 // Place of the sixteen bytes `unit` of a token in boxes of `TOKENS` tokens.
 template <int TOKENS> DEVICE u32 spot(int token, int unit) {
@@ -133,6 +135,21 @@ template <int ENTRIES, int WARPS> struct Ring {
         if ((threadIdx.x & 31) == 0) barrier_arrive(empty + 8 * (n % ENTRIES));
     }
 };
+
+// Takes out of a block of scores the keys behind a query (where `causal`: query r has the place of key r), or those from
+// `left` on.
+DEVICE void mask_block(float (&s)[32], int causal, int left) {
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & 3;
+    #pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int last = (causal ? 16 * warp + lane / 4 + 8 * h : left - 1) - 2 * (lane & 3);
+        #pragma unroll
+        for (int c = 2 * h; c < 32; c += 4) {
+            if (2 * c - 4 * h > last) s[c] = -INFINITY;
+            if (2 * c - 4 * h + 1 > last) s[c + 1] = -INFINITY;
+        }
+    }
+}
 
 // Blocks of keys that the queries of a tile of `TOKENS` see.
 template <int TOKENS> DEVICE int blocks_of(int4 tile, int causal) {

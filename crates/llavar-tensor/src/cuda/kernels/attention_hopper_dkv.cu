@@ -6,8 +6,9 @@
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// Of queries, output gradients, logarithms and deltas of a block.
+// Entries of queries, output gradients, logarithms and deltas of a block; each begins at a multiple of 1,024.
 constexpr int ENTRIES = HEAD == 128 ? 2 : 4, ROWS = 4 * BLOCK, ENTRY = 2 * BYTES_BLOCK + 2 * ROWS + 512;
+constexpr int BYTES_TILE = TILE * HEAD * 2;
 
 DEVICE void load_bytes(u32 to, const float* from, u32 at, u32 bytes) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"

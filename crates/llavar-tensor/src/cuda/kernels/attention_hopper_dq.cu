@@ -1,12 +1,14 @@
 // Gradient of queries for Hopper: with p = exp(scale q k^T - lse) and delta = sum of o dO of a row,
 // ds = p (dO v^T - delta), dq = scale ds k; and delta for the kernel of dk and dv behind it.
 //
-// As `attention_hopper.cu`: 128 queries a tile, whose queries and output gradients stay in registers.
+// As `attention_hopper.cu`, with two groups of warps and 128 queries a tile; queries and output gradients stay in registers.
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Pairs of a block of keys and one of values.
-constexpr int ENTRIES = HEAD == 128 ? 2 : 4, PAIR = 2 * BYTES_BLOCK;
+constexpr int ENTRIES = HEAD == 128 ? 2 : 4, PAIR = 2 * BYTES_BLOCK, BYTES_TILE = TILE * HEAD * 2;
+// Registers of a thread that copies, and of one that multiplies: heads of 128 need all there are.
+constexpr int FEW = HEAD == 128 ? 24 : 40, MANY = HEAD == 128 ? 240 : 232;
 
 KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
     const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v,
@@ -17,13 +19,12 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
     u32 of_q = ((u32)__cvta_generic_to_shared(memory) + 1023) & ~1023u, of_d = of_q + BYTES_TILE, of_o = of_d + BYTES_TILE;
     u32 stage = of_o + BYTES_TILE, pairs = stage + BYTES_TILE;
     Ring<ENTRIES, 8> ring(pairs + ENTRIES * PAIR);
-    u32 q_full = ring.empty + 8 * ENTRIES, q_empty = q_full + 8;
+    Ring<1, 8> tile_ring(ring.empty + 8 * ENTRIES);
     int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5) & 3;
     int role = __shfl_sync(FULL, threadIdx.x >> 7, 0);
     if (threadIdx.x == 0) {
         ring.make();
-        barrier_init(q_full, 1);
-        barrier_init(q_empty, 8);
+        tile_ring.make();
         barriers_made();
     }
     __syncthreads();
@@ -31,16 +32,15 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
     u32 at = 0, turn = 0;
 
     if (role == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(40));
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(FEW));
         if (threadIdx.x == 0) {
-            for (int i = begin; i < end; i++, turn ^= 1) {
+            for (int i = begin; i < end; i++, turn++) {
                 int item = plan[i], head = item % heads;
                 int4 tile = tiles[item / heads];
-                barrier_wait(q_empty, turn ^ 1);
-                barrier_expect(q_full, 3 * BYTES_TILE);
-                load_tokens(of_q, &q, q_full, tile.x, head);
-                load_tokens(of_d, &dout, q_full, tile.x, head);
-                load_tokens(of_o, &o, q_full, tile.x, head);
+                u32 bar = tile_ring.fill(turn, 3 * BYTES_TILE);
+                load_tokens(of_q, &q, bar, tile.x, head);
+                load_tokens(of_d, &dout, bar, tile.x, head);
+                load_tokens(of_o, &o, bar, tile.x, head);
                 for (int j = 0, blocks = blocks_of<TILE>(tile, causal); j < blocks; j++, at++) {
                     u32 bar = ring.fill(at, PAIR), to = pairs + at % ENTRIES * PAIR;
                     load_tokens(to, &k, bar, tile.y + j * BLOCK, head / group);
@@ -50,13 +50,13 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
         }
         return;
     }
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(232));
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(MANY));
     int me = role - 1;
     u32 mine = stage + me * BYTES_BLOCK;
     float in_powers = scale * 1.44269504f;
     int item = begin < end ? plan[begin] : 0;
     int4 tile = tiles[item / heads];
-    for (int i = begin; i < end; i++, turn ^= 1) {
+    for (int i = begin; i < end; i++, turn++) {
         // Of the next one, on their way meanwhile.
         int coming = plan[min(i + 1, end - 1)];
         int4 next = tiles[coming / heads];
@@ -68,7 +68,7 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
         for (int h = 0; h < 2; h++) logs[h] = seen ? -lse[place + 8 * h] : 0.f;
         int at_positions[2];
         positions_of(at_positions, table, positions, first, tile.z);
-        barrier_wait(q_full, turn);
+        tile_ring.arrived(turn);
         #pragma unroll
         for (int s = 0; s < STEPS; s++) {
             u32 x[4], y[4], at = spot<TILE>(BLOCK * me + 16 * warp + (lane & 15), 2 * s + (lane >> 4));
@@ -82,7 +82,7 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
         rows_of_tile(queries, of_q, BLOCK * me + 16 * warp);
         rows_of_tile(douts, of_d, BLOCK * me + 16 * warp);
         __syncwarp();
-        if (lane == 0) barrier_arrive(q_empty);
+        tile_ring.release(turn);
         #pragma unroll
         for (int h = 0; h < 2; h++) {
             of_row[h] += __shfl_xor_sync(FULL, of_row[h], 1);
@@ -109,14 +109,7 @@ KERNEL __launch_bounds__(384, 1) attention_hopper_dq(
             weigh_all(sum, ds, pairs + n % ENTRIES * PAIR);
             multiply_commit();
         };
-        auto mask = [&] {
-            int left = tile.z - tile.y - (seen - 1) * BLOCK;
-            #pragma unroll
-            for (int c = 0; c < 32; c++) {
-                int key = 8 * (c / 4) + 2 * (lane & 3) + c % 2, row = 16 * warp + lane / 4 + 8 * (c / 2 % 2);
-                if (causal ? key > row : key >= left) s[c] = -INFINITY;
-            }
-        };
+        auto mask = [&] { mask_block(s, causal, tile.z - tile.y - (seen - 1) * BLOCK); };
         auto powers = [&] {
             #pragma unroll
             for (int c = 0; c < 32; c++) s[c] = fast_exp2(fmaf(s[c], in_powers, logs[c / 2 % 2]));

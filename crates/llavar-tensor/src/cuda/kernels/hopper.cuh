@@ -1,8 +1,8 @@
 // What products of our own on Hopper are made of: barriers in shared memory, the copy unit (TMA), products of four
 // warps together (wgmma).
 //
-// Rows of a tile in shared memory are lines of 128 bytes (64 elements) in the 128 B swizzle: sixteen-byte unit u of
-// row r lies at u ^ (r % 8).
+// Rows of a product's tile in shared memory are lines of 128 bytes (64 elements) in the 128 B swizzle: sixteen-byte unit
+// u of row r lies at u ^ (r % 8).
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 

@@ -42,8 +42,8 @@ impl PartialEq for DeviceTables {
 }
 
 impl DeviceTables {
-    /// The values on this device, four bytes each. They are kept as a constant, outside of any arena, because
-    /// they outlive a captured graph.
+    /// The values on this device, four bytes each. They are kept as a constant, because they outlive a
+    /// captured graph.
     fn get(&self, cuda: &Arc<Cuda>, values: impl Iterator<Item = f32>) -> Result<Tensor> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let here = |t: &&Tensor| t.cuda().is_some_and(|other| Arc::ptr_eq(other, cuda));
@@ -110,20 +110,12 @@ impl Angles {
         });
         let (in_runs, parts_a_head, threads) = self.threads(aligned, heads + 2 * kv);
         let kernel = if in_runs { runs } else { singles };
-        let numbers = args![
-            &self.table,
-            &self.positions,
-            self.entries as i64,
-            heads as i32,
-            kv as i32,
-            half as i32,
-            parts_a_head as i32
-        ];
+        let numbers = args![heads as i32, kv as i32, half as i32, parts_a_head as i32];
         cuda.launch(
             kernel,
             whole.dtype(),
             Grid::new(self.positions.numel(), threads),
-            &[&parts[..], numbers].concat(),
+            &[&parts[..], &self.arguments(), numbers].concat(),
         )
     }
 }
@@ -158,22 +150,19 @@ impl Angles {
         }
         let aligned = rows.cuda_address_mut()?.is_multiple_of(16);
         let (in_runs, parts_a_head, threads) = self.threads(aligned, turned);
+        let numbers = args![
+            turned as i32,
+            all as i32,
+            self.half as i32,
+            parts_a_head as i32,
+            sign
+        ];
         let dtype = rows.dtype();
         cuda.launch(
             &TURN[usize::from(!in_runs)],
             dtype,
             Grid::new(self.positions.numel(), threads),
-            args![
-                rows,
-                &self.table,
-                &self.positions,
-                self.entries as i64,
-                turned as i32,
-                all as i32,
-                self.half as i32,
-                parts_a_head as i32,
-                sign
-            ],
+            &[args![rows], &self.arguments()[..], numbers].concat(),
         )
     }
 }

@@ -128,6 +128,11 @@ impl Problem {
         self.heads / self.kv_heads
     }
 
+    /// Whether queries see no later key.
+    pub(crate) fn is_causal(&self) -> bool {
+        self.segments.iter().any(Segment::is_causal)
+    }
+
     /// Tokens of the query stream.
     pub(crate) fn queries(&self) -> usize {
         self.segments.last().map_or(0, |s| s.q.end)

@@ -9,9 +9,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{backward, forward, heads_of};
+use super::{heads_of, heads_to, plain};
 use crate::{
-    AttentionSpec, DType, Result, Segments, Tensor,
+    AttentionSpec, DType, Error, Result, Segments, Tensor,
     cuda::{Cuda, attention_hopper as hopper},
     ops::attention::Problem,
 };
@@ -31,12 +31,17 @@ pub(super) fn trusted(cuda: &Arc<Cuda>, dim: usize) -> Result<bool> {
         return Ok(*known);
     }
     let agrees = [true, false].into_iter().try_fold(true, |all, causal| {
-        Ok::<_, crate::Error>(all && agrees(cuda, dim, causal)?)
+        Ok::<_, Error>(all && agrees(cuda, dim, causal)?)
     });
     if std::env::var_os("LLAVAR_CUDA_LOG").is_some() && !matches!(agrees, Ok(true)) {
         eprintln!("attention without our kernels for Hopper, heads of {dim}: {agrees:?}");
     }
-    let agrees = agrees.unwrap_or(false);
+    let agrees = match agrees {
+        // That says nothing about the kernels.
+        Err(Error::OutOfMemory { .. }) => return agrees,
+        // They cannot be compiled or launched here.
+        other => other.unwrap_or(false),
+    };
     all.insert(dim, agrees);
     Ok(agrees)
 }
@@ -59,25 +64,18 @@ fn agrees(cuda: &Arc<Cuda>, dim: usize, causal: bool) -> Result<bool> {
             .cast(DType::BF16)
     };
     let (q, k, v, dout) = (random(2)?, random(1)?, random(1)?, random(2)?);
-    let (out, lse) = forward(cuda, &problem, &q, &k, &v)?;
-    let [dq, dk, dv] = backward(cuda, &problem, &lse, [&q, &k, &v, &out, &dout])?;
-    let inputs = heads_of([&q, &k, &v])?;
-    let (ours, statistics) = hopper::forward(cuda, &problem, inputs)?;
-    let mut grads = [&q, &k, &v].map(|t| cuda.zeros(t.shape(), DType::BF16));
-    let [Ok(to_q), Ok(to_k), Ok(to_v)] = &mut grads else {
-        return Ok(false);
-    };
-    let to = heads_of([to_q, to_k, to_v])?;
-    hopper::backward(
-        cuda,
-        &problem,
-        &statistics,
-        inputs,
-        [&ours, &dout],
-        to,
-        None,
-    )?;
-    for (ours, plain) in [(&ours, &out), (&*to_q, &dq), (&*to_k, &dk), (&*to_v, &dv)] {
+    let inputs = [&q, &k, &v];
+    let (out, lse) = plain::forward(cuda, &problem, inputs)?;
+    let [dq, dk, dv] = plain::backward(cuda, &problem, &lse, [&q, &k, &v, &out, &dout])?;
+    let heads = heads_of(inputs)?;
+    let (ours, statistics) = hopper::forward(cuda, &problem, heads)?;
+    let [to_q, to_k, to_v] = inputs.map(|t| cuda.zeros(t.shape(), DType::BF16));
+    let mut grads = [to_q?, to_k?, to_v?];
+    let to = heads_to(&mut grads)?;
+    let outputs = [&ours, &dout];
+    hopper::backward(cuda, &problem, &statistics, heads, outputs, to, None)?;
+    let [to_q, to_k, to_v] = &grads;
+    for (ours, plain) in [(&ours, &out), (to_q, &dq), (to_k, &dk), (to_v, &dv)] {
         let (ours, plain) = (ours.to_f32_vec()?, plain.to_f32_vec()?);
         let square = |x: f32| f64::from(x) * f64::from(x);
         let apart: f64 = ours.iter().zip(&plain).map(|(a, b)| square(a - b)).sum();
