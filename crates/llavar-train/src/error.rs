@@ -103,6 +103,14 @@ pub enum TrainError {
         /// The differing keys.
         keys: Vec<String>,
     },
+    /// What a checkpoint's model or its counters have and a recipe cannot change.
+    #[error("a run cannot change {}, which checkpoint {} was made with; start a run of its own from its model: --set model_name_or_path={} and another --out", keys.join(", "), path.display(), path.join("model").display())]
+    RecipeFixed {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The differing keys.
+        keys: Vec<String>,
+    },
     /// The data are not those of the checkpoint.
     #[error("the data differ from those of checkpoint {}: it was made with {expected} samples, now there are {got}", path.display())]
     DataChanged {
@@ -135,6 +143,14 @@ pub enum TrainError {
     #[error("{source}; remove it, or set data.on_bad_sample=\"skip\"")]
     BadSample {
         /// Which one and why.
+        source: Box<SampleFault>,
+    },
+    /// No sample that could stand in a place can be used.
+    #[error("none of {count} samples can be used; the last: {source}")]
+    NoUsableSample {
+        /// How many were tried.
+        count: usize,
+        /// The last of them and why.
         source: Box<SampleFault>,
     },
     /// More samples were bad than the recipe allows.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 pub(crate) use llavar_model::glob;
 use llavar_model::lora::is_adapter;
-use llavar_tensor::Param;
+use llavar_tensor::{DType, Param};
 
 use crate::{
     TrainError,
@@ -38,7 +38,8 @@ pub(crate) fn is_trained(train: &TrainSection, adapters: bool, name: &str) -> bo
 /// train, and of the other weights those of stage 1; a weight with an adapter on it stays frozen.
 ///
 /// # Errors
-/// [`TrainError::Setting`] when a pattern fits no weight, or none that can train, or nothing is left to train.
+/// [`TrainError::Setting`] when a pattern fits no weight, or none that can train, a weight in 4 bits would train, or
+/// nothing is left to train.
 pub fn select_trainable(params: &[Param], train: &TrainSection) -> Result<(), TrainError> {
     let under_adapters: HashSet<&str> = params
         .iter()
@@ -79,6 +80,15 @@ pub fn select_trainable(params: &[Param], train: &TrainSection) -> Result<(), Tr
     for param in params {
         let name = param.name();
         let on = is_trained(train, adapters, name) && !carries(name);
+        if on && param.dtype() == DType::Nf4 {
+            return Err(TrainError::Setting {
+                key: "train.trainable",
+                reason: format!(
+                    "`{name}` is kept in 4 bits and cannot train whole; give it an adapter (lora.lora_target_modules), \
+                     or keep all bits (lora.bits=16)"
+                ),
+            });
+        }
         param.set_requires_grad(on);
         count += usize::from(on);
     }

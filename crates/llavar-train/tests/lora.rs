@@ -16,7 +16,7 @@ use llavar_model::{
     lora::{Adapter, merge_folder},
     weights::WeightFiles,
 };
-use llavar_train::{Observer, Outcome, Resume, RunInfo, StepReport, Trainer};
+use llavar_train::{Observer, Outcome, Resume, RunInfo, StepReport, TrainError, Trainer};
 
 /// Keeps losses; sets the stop flag once `stop_at` steps are done.
 struct Watch<'a> {
@@ -282,6 +282,31 @@ fn misuse_is_named() {
     let error = open(&[&moved], "b", Resume::Auto).unwrap_err().to_string();
     assert!(
         error.contains("not those that the checkpoint's adapters were trained on"),
+        "{error}"
+    );
+    // What the checkpoint's adapters have is not changed by asking for something else.
+    for set in [
+        "lora_r=2",
+        "lora_alpha=3",
+        "use_dora=true",
+        "lora_dropout=0.3",
+    ] {
+        let error = open(&[set, "allow_recipe_change=true"], "b", Resume::Auto).unwrap_err();
+        let key = format!("lora.{}", set.split_once('=').unwrap().0);
+        assert!(
+            matches!(&error, TrainError::RecipeFixed { keys, .. } if *keys == [key]),
+            "{set}: {error}"
+        );
+    }
+    // A weight in 4 bits that no adapter stands on.
+    let coded = [
+        "bits=4",
+        "lora_target_modules=[\"q_proj\"]",
+        "trainable=[\"*up_proj.weight\"]",
+    ];
+    let error = open(&coded, "d", Resume::No).unwrap_err().to_string();
+    assert!(
+        error.contains("train.trainable") && error.contains("4 bits"),
         "{error}"
     );
     // An adapter is no base.

@@ -126,6 +126,32 @@ fn resume_in_another_folder_with_other_workers_and_after_the_end() {
 }
 
 #[test]
+fn a_resumed_run_may_freeze_more_and_cannot_count_its_data_anew() {
+    let world = World::new(8);
+    let sets = ["num_train_epochs=2", "save_steps=2", "save_total_limit=0"];
+    finish(&world, "a", &sets, Resume::No);
+    let from = || Resume::From(world.path("a/checkpoints/step-00000002"));
+    let told = |set: &'static str| [&sets[..], &["allow_recipe_change=true", set]].concat();
+    let frozen = told("freeze=[\"*norm*\"]");
+    let error = Trainer::new(
+        world.recipe(&[&sets[..], &["freeze=[\"*norm*\"]"]].concat()),
+        &world.path("b"),
+        from(),
+    );
+    assert!(matches!(
+        error.unwrap_err(),
+        TrainError::RecipeChanged { .. }
+    ));
+    finish(&world, "b", &frozen, from());
+    let more = told("gradient_accumulation_steps=3");
+    let error = Trainer::new(world.recipe(&more), &world.path("c"), from()).unwrap_err();
+    assert!(
+        matches!(&error, TrainError::RecipeFixed { keys, .. } if keys[0].contains("accumulation")),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_step_that_is_not_there_is_an_error_and_the_best_checkpoint_stays() {
     let world = World::new(8);
     let sets = [

@@ -194,7 +194,8 @@ impl From<llavar_train::TrainError> for Failure {
             | E::UnknownRecipe { .. }
             | E::RunFolderBusy { .. }
             | E::CheckpointExists { .. }
-            | E::RecipeChanged { .. } => Class::Usage,
+            | E::RecipeChanged { .. }
+            | E::RecipeFixed { .. } => Class::Usage,
             E::RunFolderUsed { .. } => {
                 hint = Some("`--resume auto` goes on with it; another `--out` starts anew");
                 Class::Usage

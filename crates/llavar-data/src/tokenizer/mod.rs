@@ -4,6 +4,7 @@
 //! BOS, EOS, PAD; whether a BOS stands in front; byte offsets of each token; and the `<image>`
 //! convention.
 
+mod bytes;
 mod stream;
 mod train;
 

@@ -289,12 +289,12 @@ impl Drop for Answer<'_> {
 
 /// An entry of `logprobs`.
 fn logprob(assistant: &Assistant, id: u32, log_probability: f32) -> Value {
-    let text = assistant.tokenizer().decode(&[id], false);
-    let text = text.unwrap_or_default();
+    // Joined, the bytes are the text also where a character is spread over tokens.
+    let bytes = assistant.tokenizer().token_bytes(id);
     json!({
-        "token": text,
+        "token": String::from_utf8_lossy(&bytes),
         "logprob": log_probability,
-        "bytes": text.as_bytes(),
+        "bytes": bytes,
         "top_logprobs": [],
     })
 }

@@ -238,12 +238,17 @@ impl Shared {
             };
             let source = Box::new(fault);
             return Err(match self.most_in_a_row {
-                limit if limit > 0 && in_a_row > limit => TrainError::BadSamplesInARow {
+                // Nothing may be skipped.
+                0 => TrainError::BadSample { source },
+                limit if in_a_row > limit => TrainError::BadSamplesInARow {
                     count: in_a_row,
                     limit,
                     source,
                 },
-                _ => TrainError::BadSample { source },
+                _ => TrainError::NoUsableSample {
+                    count: in_a_row,
+                    source,
+                },
             });
         }
         if samples.is_empty() {

@@ -6,6 +6,7 @@
 //! pieces, each writes its own files, and the parts of a tensor follow each other in the order of their names.
 
 use std::{
+    collections::HashSet,
     fs,
     ops::Range,
     path::{Path, PathBuf},
@@ -102,18 +103,26 @@ impl Optimizer {
     }
 
     /// Reads what any number of ranks wrote with [`Optimizer::save`], into main memory. Moments of another
-    /// precision are converted.
-    pub(crate) fn load(&mut self, checkpoint: &Path) -> Result<(), TrainError> {
+    /// precision are converted. Those of weights that do not train now are an error, or passed over where they may be
+    /// `left` behind; gives the number of such weights.
+    pub(crate) fn load(&mut self, checkpoint: &Path, left: bool) -> Result<usize, TrainError> {
         let paths = state_files(checkpoint)?;
         let maps = paths
             .iter()
             .map(|path| MappedFile::open(path).map_err(TrainError::io(path)));
         let maps: Vec<MappedFile> = maps.collect::<Result<_, _>>()?;
         let mut files = Vec::with_capacity(maps.len());
+        let mut passed_over = HashSet::new();
         for (path, map) in paths.iter().zip(&maps) {
             let file = SafeTensors::deserialize(map).map_err(|e| bad(path, e.to_string()))?;
             for name in file.names() {
-                if !weight_of(name).is_some_and(|weight| self.trained.contains(weight)) {
+                let weight = weight_of(name);
+                if weight.is_some_and(|weight| self.trained.contains(weight)) {
+                    continue;
+                }
+                if let (true, Some(weight)) = (left, weight) {
+                    passed_over.insert(weight.to_owned());
+                } else {
                     let reason = format!("its tensor `{name}` belongs to no weight that trains");
                     return Err(bad(path, reason));
                 }
@@ -152,7 +161,7 @@ impl Optimizer {
                 }
             };
         }
-        Ok(())
+        Ok(passed_over.len())
     }
 }
 

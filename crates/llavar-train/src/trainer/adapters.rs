@@ -89,7 +89,9 @@ pub(super) fn check_base(
             state.base
         );
         match recipe.train.allow_recipe_change {
-            true => warnings.push(format!("model.model_name_or_path: {reason}")),
+            true => warnings.push(format!(
+                "model.model_name_or_path: {reason}, unless train.trainable, train.freeze or train.stage say why"
+            )),
             false => {
                 return Err(TrainError::Setting {
                     key: "model.model_name_or_path",

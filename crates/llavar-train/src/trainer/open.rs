@@ -85,6 +85,7 @@ impl Trainer {
         let precision_before = before
             .as_ref()
             .map(|r| r.train.precision.unwrap_or(PrecisionName::F32));
+        let accumulation_before = before.as_ref().map(|r| r.train.gradient_accumulation_steps);
         let place = Place::choose(&recipe, precision_before)?;
         recipe.train.precision = Some(place.precision.into());
         if let (Some(checkpoint), Some(mut before)) = (&checkpoint, before) {
@@ -212,6 +213,14 @@ impl Trainer {
                 source: Box::new(fault),
             });
         }
+        if unusable.len() == source.len()
+            && let Some(fault) = unusable.last().and_then(|&i| source.text(i).err())
+        {
+            return Err(TrainError::NoUsableSample {
+                count: unusable.len(),
+                source: Box::new(fault),
+            });
+        }
         let saved = checkpoint.as_deref().map(TrainState::read).transpose()?;
         let base = adapters::check_base(&model, saved.as_ref(), &recipe, &mut warnings)?;
         let own = recipe.train.gradient_accumulation_steps;
@@ -220,6 +229,16 @@ impl Trainer {
             Some(0) => own,
             Some(all) => all,
         };
+        if let Some(checkpoint) = &checkpoint
+            && micro_batches != own * group.size()
+            && accumulation_before.is_some_and(|before| before != own)
+        {
+            // How far the run is in its data is counted in steps of so many.
+            return Err(TrainError::RecipeFixed {
+                path: checkpoint.clone(),
+                keys: vec!["train.gradient_accumulation_steps".into()],
+            });
+        }
         if group.is_first() && micro_batches != own * group.size() {
             warnings.push(format!(
                 "the run began with {micro_batches} micro-batches in a step, which are shared out to {} rank(s)",
@@ -232,7 +251,13 @@ impl Trainer {
 
         let state = match (&checkpoint, saved) {
             (Some(path), Some(state)) => {
-                optimizer.load(path)?;
+                let left = optimizer.load(path, recipe.train.allow_recipe_change)?;
+                if left > 0 && group.is_first() {
+                    warnings.push(format!(
+                        "{left} weights that trained before do not now (train.stage, train.freeze, train.trainable); \
+                         what the optimizer knew of them is left behind"
+                    ));
+                }
                 check_data(&state, &source, path, &recipe, &mut warnings)?;
                 state
             }
@@ -492,6 +517,15 @@ fn check_recipe(
         return Ok(());
     }
     if recipe.train.allow_recipe_change {
+        // Adapters and the size of pictures are the checkpoint's model's.
+        let fixed = |key: &&String| key.starts_with("lora.") || *key == "model.input_image_size";
+        let fixed: Vec<String> = keys.iter().filter(fixed).cloned().collect();
+        if !fixed.is_empty() {
+            return Err(TrainError::RecipeFixed {
+                path: checkpoint.to_owned(),
+                keys: fixed,
+            });
+        }
         warnings.push(format!(
             "resumed with another {} than the checkpoint's: this is not the run that an unbroken one \
              would have been",
