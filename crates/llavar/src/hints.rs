@@ -67,7 +67,16 @@ fn of_model(error: &ModelError) -> Option<&'static str> {
 /// The configuration of a model.
 fn of_config(error: &ConfigError) -> Option<&'static str> {
     match error {
-        ConfigError::Read { source, .. } => of_io(source),
+        ConfigError::Read { path, source } => {
+            // A run and a checkpoint have their model in a folder of this name.
+            let below = path.with_file_name("model").join("config.json");
+            match below.is_file() {
+                true => Some(
+                    "this is the folder of a run or a checkpoint: give the folder `model` in it",
+                ),
+                false => of_io(source),
+            }
+        }
         ConfigError::UnknownPreset { .. } => None,
         _ => Some("correct the file, or take it again from where the model comes from"),
     }

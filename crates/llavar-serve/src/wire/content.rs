@@ -50,13 +50,11 @@ impl PictureUrl {
         if !kind.to_ascii_lowercase().ends_with(";base64") {
             return bad("the data URL is not in base64 (data:image/png;base64,...)");
         }
-        // Line breaks come from tools that wrap base64.
-        let decoded = match data.bytes().any(|byte| byte.is_ascii_whitespace()) {
-            true => {
-                let kept = data.bytes().filter(|byte| !byte.is_ascii_whitespace());
-                BASE64.decode(kept.collect::<Vec<u8>>())
-            }
-            false => BASE64.decode(data),
+        // Line breaks come from tools that wrap base64, `%2B` from those that know that this is an address.
+        let plain = |byte: u8| byte != b'%' && !byte.is_ascii_whitespace();
+        let decoded = match data.bytes().all(plain) {
+            true => BASE64.decode(data),
+            false => BASE64.decode(unescaped(data)),
         };
         match decoded {
             Ok(bytes) if bytes.is_empty() => bad("the data URL holds no data"),
@@ -64,6 +62,24 @@ impl PictureUrl {
             Err(error) => bad(&format!("the data URL is no base64: {error}")),
         }
     }
+}
+
+/// Without white space, and with the bytes that `%2B` and the like stand for.
+fn unescaped(data: &str) -> Vec<u8> {
+    let mut bytes = data.bytes().filter(|byte| !byte.is_ascii_whitespace());
+    let mut all = Vec::with_capacity(data.len());
+    while let Some(byte) = bytes.next() {
+        let mut rest = bytes.clone();
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        match (byte, digit(rest.next()), digit(rest.next())) {
+            (b'%', Some(high), Some(low)) => {
+                all.push((16 * high + low) as u8);
+                bytes = rest;
+            }
+            _ => all.push(byte),
+        }
+    }
+    all
 }
 
 /// Text and pictures of a message; texts are joined by line breaks.
@@ -134,11 +150,15 @@ mod tests {
             "data:image/png;base64,cG5nIQ==",
             "DATA:image/png;BASE64,cG5nIQ",
             "data:;base64,cG5n\r\nIQ==\n",
+            "data:;base64,cG5nIQ%3d%3D",
+            "data:;base64,%63G5%6eIQ",
             "data:image/png;charset=x;base64,cG5nIQ==",
         ] {
             assert_eq!(file(url).unwrap(), b"png!", "{url}");
         }
         for (url, said) in [
+            ("data:;base64,cG5nIQ%3", "no base64"),
+            ("data:;base64,cG5nIQ%zz", "no base64"),
             ("https://example.org/a.png", "data URL"),
             ("http://169.254.169.254/latest", "not fetched"),
             ("file:///etc/passwd", "data URL"),
