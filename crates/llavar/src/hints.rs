@@ -69,7 +69,11 @@ fn of_config(error: &ConfigError) -> Option<&'static str> {
     match error {
         ConfigError::Read { path, source } => {
             // A run and a checkpoint have their model in a folder of this name.
-            let below = path.with_file_name("model").join("config.json");
+            let folder = match path.ends_with("config.json") {
+                true => path.parent().unwrap_or(path),
+                false => path,
+            };
+            let below = folder.join("model").join("config.json");
             match below.is_file() {
                 true => Some(
                     "this is the folder of a run or a checkpoint: give the folder `model` in it",

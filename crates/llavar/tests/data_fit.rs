@@ -48,6 +48,92 @@ fn places_are_told_and_what_is_seen_is_written() {
 }
 
 #[test]
+fn what_is_seen_is_never_written_over_pictures() {
+    let world = World::empty("data_fit_over");
+    let picture = encode_png(&sheet()).unwrap();
+    fs::create_dir(world.path("fd")).unwrap();
+    let other = encode_png(&RgbImage::filled(40, 30, [9; 3])).unwrap();
+    fs::write(world.path("fd/a.png"), &picture).unwrap();
+    fs::write(world.path("fd/a.png.png"), &other).unwrap();
+    let fit = |images: &[&str], more: &[&str]| {
+        let args = [&["data", "fit", "--size", "64"][..], images].concat();
+        world.run(&args, more)
+    };
+    let files = |folder: &str| -> Vec<(String, Vec<u8>)> {
+        let entries = fs::read_dir(world.path(folder)).unwrap();
+        let mut files: Vec<_> = entries
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.path().is_file())
+            .map(|entry| {
+                let name = entry.file_name().into_string().unwrap();
+                (name, fs::read(entry.path()).unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files("fd");
+    for force in [&[][..], &["--force"]] {
+        let out = |out| [&["--out", out][..], force].concat();
+        fit(&["fd"], &out("./fd")).fails(2, &["./fd", "pictures that are read"]);
+        fit(&["fd/a.png", "fd/a.png.png"], &out("fd"))
+            .fails(2, &["--out would write over", "the picture fd/a.png.png"]);
+        // Nothing of it is written before it is refused.
+        fs::create_dir_all(world.path("up/fd")).unwrap();
+        fs::write(world.path("up/b.png"), &picture).unwrap();
+        fs::write(world.path("up/fd/b.png.png"), &picture).unwrap();
+        fit(&["fd/a.png", "up", "up/fd/b.png.png"], &out("up/fd"))
+            .fails(2, &["the picture up/fd/b.png.png"]);
+        assert_eq!(files("up/fd").len(), 1);
+    }
+    assert_eq!(files("fd"), before);
+
+    fit(&["fd/a.png"], &["--out", "fd"]).fails(2, &["fd/a.png.png exists", "--force"]);
+    assert_eq!(files("fd"), before);
+    // In a folder of the pictures: a repeat neither reads its own results nor writes more of them.
+    fit(&["fd"], &["--out", "fd/seen"]).ok();
+    let seen = files("fd/seen");
+    let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a.png.png", "a.png.png.png"]);
+    fit(&["fd"], &["--out", "fd/seen"]).fails(2, &["exists already", "--force"]);
+    let run = fit(&["fd"], &["--out", "fd/seen", "--force"]);
+    assert!(run.err.contains("2 pictures in fd/seen"), "{run:?}");
+    assert_eq!(run.ok().lines().count(), 2);
+    assert_eq!((files("fd"), files("fd/seen")), (before, seen));
+    // A folder above that of the pictures leaves out none; those that are named are read.
+    let out = fit(&["fd/seen"], &["--out", "."]).ok();
+    assert_eq!(out.lines().count(), 2);
+    assert!(world.path("a.png.png.png").is_file());
+    let named = fit(
+        &["fd", "fd/seen/a.png.png.png"],
+        &["--out", "fd/seen/", "--force"],
+    );
+    named.fails(2, &["the picture fd/seen/a.png.png.png"]);
+}
+
+#[test]
+fn a_broken_picture_does_not_end_the_run() {
+    let world = World::empty("data_fit_broken");
+    fs::create_dir(world.path("scans")).unwrap();
+    let picture = encode_png(&sheet()).unwrap();
+    fs::write(world.path("scans/a.png"), &picture[..60]).unwrap();
+    fs::write(world.path("scans/c.png"), &picture).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("nowhere.png", world.path("scans/b.png")).unwrap();
+    #[cfg(not(unix))]
+    fs::write(world.path("scans/b.png"), b"").unwrap();
+    let run = world.run(&["data", "fit", "scans"], &["--json", "--out", "seen"]);
+    assert_eq!(run.code, Some(3), "{run:?}");
+    for word in ["scans/a.png", "scans/b.png", "2 of 3 pictures"] {
+        assert!(run.err.contains(word), "{word}: {run:?}");
+    }
+    let place: Value = serde_json::from_str(run.out.trim()).unwrap();
+    assert_eq!(place["image"], "scans/c.png");
+    assert!(world.path("seen/c.png.png").is_file());
+    assert_eq!(fs::read_dir(world.path("seen")).unwrap().count(), 1);
+}
+
+#[test]
 fn cells_lie_over_the_fitted_picture() {
     let world = World::new("data_fit_cells");
     let synth = |out: &str, more: &[&str]| {

@@ -279,4 +279,37 @@ fn receipts_in_every_form() {
         "data", "import", "sroie", "set", "--out", "x.json", "--form",
     ];
     world.run(&args, &["poem"]).fails(2, &["poem", "mixed"]);
+
+    // What is read is never written over, also by force; what was written before may be.
+    let over = |out: &str, more: &[&str]| {
+        let args = ["data", "import", "sroie", "set", "--force", "--out", out];
+        world.run(&args, more)
+    };
+    fs::write(world.path("set/rows.json"), r#"[{"query": "?"}]"#).unwrap();
+    fs::create_dir(world.path("other")).unwrap();
+    fs::write(world.path("other/b.jpg"), b"jpeg").unwrap();
+    let files = [
+        "set/train/entities/a.txt",
+        "set/train/box/a.txt",
+        "set/train/img/a.jpg",
+        "set/rows.json",
+        "other/b.jpg",
+    ];
+    let all = || files.map(|name| fs::read(world.path(name)).unwrap());
+    let before = all();
+    for file in files {
+        let run = over(file, &["--not-in", "other"]);
+        run.fails(2, &["--out would write over", file, "hint:"]);
+    }
+    let round = "other/../set/train/box/a.txt";
+    over(round, &[]).fails(2, &["--out would write over", round]);
+    assert!(all() == before);
+    for _ in 0..2 {
+        over("set/train.json", &[]).ok();
+    }
+    over("set/train.json", &["--form", "read"]).ok();
+    assert_eq!(samples(&world, "set/train.json"), read);
+    // Outside of the set the user's word is enough.
+    fs::write(world.path("notes.txt"), b"notes").unwrap();
+    over("notes.txt", &[]).ok();
 }

@@ -117,6 +117,17 @@ fn broken_and_foreign_folders_are_named() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
+    // A run where a model is needed: its model lies one folder deeper.
+    write("finished/model/config.json", "{}");
+    for (folder, said) in [
+        ("finished", "the folder `model` in it"),
+        ("nowhere", "does not exist"),
+    ] {
+        let ask = [
+            "--device", "cpu", "--ocr", "none", "--model", folder, "x.png", "what?",
+        ];
+        world.run(&["ask"], &ask).fails(3, &[said]);
+    }
     for command in [["runs", "report"], ["runs", "plot"]] {
         world
             .run(&command, &["nowhere"])

@@ -6,6 +6,7 @@ use rand::Rng;
 use rand::SeedableRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
+use std::collections::HashSet;
 
 /// Which turns are made of a page. The answers of all forms but [`Form::Duo`] are the bare labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,7 +25,8 @@ pub enum Form {
     Talk,
     /// All text of a picture in reading order.
     Read,
-    /// [`Form::Ask`], [`Form::Talk`], [`Form::Duo`] and [`Form::Read`] together.
+    /// [`Form::Ask`], [`Form::Talk`] where it asks more than one question, [`Form::Duo`] and [`Form::Read`]
+    /// together; of samples with the same turns the first.
     Mixed,
 }
 
@@ -81,8 +83,11 @@ pub(super) fn samples(page: &Page, form: Form, at: usize, seed: u64) -> Vec<Samp
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(at as u64);
     let mut made = Vec::new();
+    let mut written = HashSet::new();
     let mut push = |id: String, turns: Vec<String>| {
-        if !turns.is_empty() {
+        // The forms of Mixed meet where a page has little to ask; training would weigh that twice.
+        let again = form == Form::Mixed && !written.insert(turns.clone());
+        if !turns.is_empty() && !again {
             made.push(sample(id, &page.image, turns));
         }
     };
@@ -104,7 +109,10 @@ pub(super) fn samples(page: &Page, form: Form, at: usize, seed: u64) -> Vec<Samp
     }
     if matches!(form, Form::Talk | Form::Mixed) {
         for (nth, turns) in talks(page, &mut rng).into_iter().enumerate() {
-            push(format!("{name}/talk/{nth}"), turns);
+            // One question alone is what Ask asks.
+            if form == Form::Talk || turns.len() > 2 {
+                push(format!("{name}/talk/{nth}"), turns);
+            }
         }
     }
     if matches!(form, Form::Duo | Form::Mixed) {
@@ -274,6 +282,38 @@ mod tests {
         assert_eq!(ids.len(), mixed.len());
         assert_eq!(turns(Form::Talk, 5), turns(Form::Talk, 5));
         assert!((0..9).any(|seed| turns(Form::Talk, seed) != turns(Form::Talk, 9)));
+    }
+
+    #[test]
+    fn mixed_writes_nothing_twice() {
+        let mut page = page();
+        page.lines.clear();
+        page.facts.truncate(1);
+        page.facts[0].wordings.clear();
+        let ids = |page: &Page, form| -> Vec<String> {
+            let made = samples(page, form, 0, 0);
+            made.iter().map(|s| s.id.to_string()).collect()
+        };
+        assert_eq!(ids(&page, Form::Mixed), ["p/ask/0"]);
+        assert_eq!(ids(&page, Form::Talk), ["p/talk/0"]);
+        // A label that is listed twice, and a wording that is the published question.
+        page.facts = vec![page.facts[0].clone(); 2];
+        page.facts[0].wordings = vec![page.facts[0].question.clone()];
+        assert_eq!(ids(&page, Form::Mixed), ["p/ask/0", "p/talk/0"]);
+        assert_eq!(ids(&page, Form::Ask), ["p/ask/0", "p/ask/0b", "p/ask/1"]);
+        // One conversation of five facts and one of the sixth.
+        let fact = |n: usize| Fact {
+            question: format!("{n}?"),
+            ..page.facts[1].clone()
+        };
+        page.facts = (0..6).map(fact).collect();
+        let mixed = samples(&page, Form::Mixed, 0, 0);
+        let turns = |s: &Sample| -> Vec<String> {
+            let values = s.conversations.iter().map(|t| t.value.clone());
+            values.collect()
+        };
+        let different: HashSet<_> = mixed.iter().map(turns).collect();
+        assert_eq!((mixed.len(), different.len()), (7, 7));
     }
 
     #[test]

@@ -6,10 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use llavar_data::import::{Form, Imported, TextLine, chart_qa, funsd, sroie};
+use llavar_data::{
+    Cache, Dataset,
+    import::{Form, Imported, TextLine, chart_qa, funsd, sroie},
+};
 use llavar_ocr::{ContentHash, EngineChoice, Page, Reader};
 
-use super::{data, print};
+use super::{data, no_pipe, print};
 use crate::{
     failure::{Class, Failure, Outcome},
     progress::note,
@@ -55,7 +58,7 @@ pub(crate) struct Args {
     /// sets have some in both parts.
     #[arg(long, value_name = "FOLDER")]
     not_in: Option<PathBuf>,
-    /// Write over a file that is there already.
+    /// Write over a file that is there already; never over a file of the set.
     #[arg(long)]
     force: bool,
 }
@@ -78,6 +81,7 @@ pub(crate) fn run(args: Args) -> Outcome {
             .hint(format!("known: {LAYOUTS}")));
     }
     data::not_there(&args.out, args.force)?;
+    not_of_set(&args)?;
     let mut samples = match args.layout.as_str() {
         "sroie" => receipts(sroie::import(root, split, form, seed)?),
         "funsd" => labelled(funsd::import(root, split, form, seed)?),
@@ -113,6 +117,47 @@ pub(crate) fn run(args: Args) -> Outcome {
         args.out.display(),
         root.display()
     ))
+}
+
+/// Refuses to write over a file that is read, which `--force` cannot mean. What is read is known only after all
+/// of it was, and a broken label file would not be in that list; but sets as published hold no LLaVA JSON, so
+/// such a file is what this command wrote there before, and any other file in these folders is theirs.
+fn not_of_set(args: &Args) -> Outcome {
+    let text = match &args.ocr {
+        EngineChoice::Sidecar(Some(path)) => Some(path),
+        _ => None,
+    };
+    let mut read = [Some(&args.root), text, args.not_in.as_ref()]
+        .into_iter()
+        .flatten();
+    let Some(folder) = read.find(|folder| lies_in(&args.out, folder)) else {
+        return Ok(());
+    };
+    no_pipe(&args.out)?;
+    let first = Dataset::open_with(&args.out, None, &Cache::none())
+        .ok()
+        .filter(|set| !set.is_container())
+        .map(|set| set.get(0));
+    match first {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(Failure::usage(format!(
+            "--out would write over {}, which lies in {} and is no LLaVA JSON",
+            args.out.display(),
+            folder.display()
+        ))
+        .hint("give another --out: this file may belong to the set")),
+    }
+}
+
+/// Whether a file that exists lies in a folder, by its name or behind links.
+fn lies_in(file: &Path, folder: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    let named = |path: &Path| std::path::absolute(path).ok();
+    let within = |file: Option<PathBuf>, folder: Option<PathBuf>| {
+        file.zip(folder)
+            .is_some_and(|(file, folder)| file.starts_with(folder))
+    };
+    file.exists() && (within(real(file), real(folder)) || within(named(file), named(folder)))
 }
 
 /// What reads the text of a picture below `root`; a picture that cannot be read has none, which is told.

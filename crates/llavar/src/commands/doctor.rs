@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use llavar_data::Tokenizer;
+use llavar_data::{Dataset, Tokenizer};
 use llavar_model::config::ModelConfig;
 use llavar_train::{
     Recipe, TrainError,
@@ -55,7 +55,8 @@ pub(crate) struct Args {
     /// Exit code 3 also for copies, cut samples and stray turns.
     #[arg(long)]
     strict: bool,
-    /// Write the usable samples, each once, to this file, and the others to FILE.quarantine.jsonl.
+    /// Write the usable samples, each once, to this file (LLaVA JSON where it ends in .json, else JSONL), and
+    /// the others to FILE.quarantine.jsonl.
     #[arg(long, value_name = "FILE")]
     fix: Option<PathBuf>,
     /// Write over a copy that is there already.
@@ -73,6 +74,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Outcome {
     no_pipe(args.data.as_ref())?;
     args.model.as_deref().map_or(Ok(()), no_pipe_in_model)?;
+    args.fix.as_deref().map_or(Ok(()), is_text)?;
     let written: Vec<PathBuf> = args
         .fix
         .iter()
@@ -165,7 +167,28 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     let hint = match args.fix {
         Some(_) => "the clean copy has the others",
-        None => "--fix FILE writes a copy without them",
+        None if is_fixable(&doctor) => "--fix FILE writes a copy without them",
+        None => "write the files anew without them",
     };
     Err(Failure::new(Class::Data, remark).hint(hint))
+}
+
+/// Refuses names that promise another form than that of a clean copy.
+fn is_text(fix: &Path) -> Outcome {
+    const OTHERS: [&str; 8] = ["parquet", "tar", "tgz", "gz", "zst", "bz2", "xz", "zip"];
+    let ending = fix.extension().unwrap_or_default().to_ascii_lowercase();
+    match OTHERS.iter().find(|other| ending == **other) {
+        Some(other) => Err(Failure::usage(format!(
+            "--fix {}: a clean copy is LLaVA JSON or JSONL, not .{other}",
+            fix.display()
+        ))
+        .hint("give a name that ends in .json or .jsonl")),
+        None => Ok(()),
+    }
+}
+
+/// Whether `--fix` could copy the samples: pictures in Parquet or tar files cannot be named by a copy.
+fn is_fixable(doctor: &Doctor) -> bool {
+    let mut sets = doctor.paths().map(|path| Dataset::open(path, None));
+    sets.all(|set| set.is_ok_and(|set| !set.is_container()))
 }
