@@ -104,7 +104,7 @@ pub enum TrainError {
         keys: Vec<String>,
     },
     /// What a checkpoint's model or its counters have and a recipe cannot change.
-    #[error("a run cannot change {}, which checkpoint {} was made with; start a run of its own from its model: --set model_name_or_path={} and another --out", keys.join(", "), path.display(), path.join("model").display())]
+    #[error("a run cannot change {}, which checkpoint {} was made with; start a run of its own from its model ({}; adapters are merged first with `llavar model merge`)", keys.join(", "), path.display(), path.join("model").display())]
     RecipeFixed {
         /// The checkpoint.
         path: PathBuf,
@@ -146,7 +146,9 @@ pub enum TrainError {
         source: Box<SampleFault>,
     },
     /// No sample that could stand in a place can be used.
-    #[error("none of {count} samples can be used; the last: {source}")]
+    #[error(
+        "none of the {count} samples that could stand in a place can be used; the last: {source}"
+    )]
     NoUsableSample {
         /// How many were tried.
         count: usize,

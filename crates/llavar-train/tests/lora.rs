@@ -298,6 +298,16 @@ fn misuse_is_named() {
             "{set}: {error}"
         );
     }
+    // Beside adapters what trained once is saved only as long as it trains.
+    let norms = ["trainable=[\"*norm.weight\"]"];
+    run(&world, "n", &[&LORA[..], &norms].concat(), Resume::No, 1);
+    let error = open(&["allow_recipe_change=true"], "n", Resume::Auto).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("belongs to no weight that trains"),
+        "{error}"
+    );
     // A weight in 4 bits that no adapter stands on.
     let coded = [
         "bits=4",

@@ -143,6 +143,16 @@ fn a_resumed_run_may_freeze_more_and_cannot_count_its_data_anew() {
         TrainError::RecipeChanged { .. }
     ));
     finish(&world, "b", &frozen, from());
+    // Said or unsaid, the size that the model has is no change.
+    finish(&world, "d", &told("input_image_size=64"), from());
+    let larger = told("input_image_size=128");
+    let Err(error) = Trainer::new(world.recipe(&larger), &world.path("e"), from()) else {
+        panic!("another size was taken");
+    };
+    assert!(
+        matches!(&error, TrainError::RecipeFixed { keys, .. } if keys[0].contains("image_size")),
+        "{error}"
+    );
     let more = told("gradient_accumulation_steps=3");
     let error = Trainer::new(world.recipe(&more), &world.path("c"), from()).unwrap_err();
     assert!(

@@ -64,9 +64,9 @@ impl PictureUrl {
     }
 }
 
-/// Without white space, and with the bytes that `%2B` and the like stand for.
+/// With the bytes that `%2B` and the like stand for, and without white space, which may be written so too.
 fn unescaped(data: &str) -> Vec<u8> {
-    let mut bytes = data.bytes().filter(|byte| !byte.is_ascii_whitespace());
+    let mut bytes = data.bytes();
     let mut all = Vec::with_capacity(data.len());
     while let Some(byte) = bytes.next() {
         let mut rest = bytes.clone();
@@ -79,6 +79,7 @@ fn unescaped(data: &str) -> Vec<u8> {
             _ => all.push(byte),
         }
     }
+    all.retain(|byte| !byte.is_ascii_whitespace());
     all
 }
 
@@ -152,6 +153,7 @@ mod tests {
             "data:;base64,cG5n\r\nIQ==\n",
             "data:;base64,cG5nIQ%3d%3D",
             "data:;base64,%63G5%6eIQ",
+            "data:;base64,cG5n%0D%0AIQ==%20",
             "data:image/png;charset=x;base64,cG5nIQ==",
         ] {
             assert_eq!(file(url).unwrap(), b"png!", "{url}");

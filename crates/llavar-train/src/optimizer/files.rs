@@ -123,7 +123,10 @@ impl Optimizer {
                 if let (true, Some(weight)) = (left, weight) {
                     passed_over.insert(weight.to_owned());
                 } else {
-                    let reason = format!("its tensor `{name}` belongs to no weight that trains");
+                    let reason = format!(
+                        "its tensor `{name}` belongs to no weight that trains (train.stage, train.freeze and \
+                         train.trainable say which do)"
+                    );
                     return Err(bad(path, reason));
                 }
             }

@@ -88,9 +88,10 @@ impl Trainer {
         let accumulation_before = before.as_ref().map(|r| r.train.gradient_accumulation_steps);
         let place = Place::choose(&recipe, precision_before)?;
         recipe.train.precision = Some(place.precision.into());
+        let mut changed = Vec::new();
         if let (Some(checkpoint), Some(mut before)) = (&checkpoint, before) {
             before.train.precision = precision_before;
-            check_recipe(&recipe, &before, checkpoint, &mut warnings)?;
+            changed = check_recipe(&recipe, &before, checkpoint, &mut warnings)?;
         }
 
         let (model, tokenizer_folder) = match (&checkpoint, given) {
@@ -122,6 +123,18 @@ impl Trainer {
             }
         };
         let model = model::with_run_settings(model, &recipe)?;
+        if let (Some(checkpoint), Some(size)) = (&checkpoint, recipe.model.input_image_size)
+            && changed.iter().any(|key| key == "model.input_image_size")
+            && model.image_size().is_some_and(|own| own != size)
+        {
+            return Err(TrainError::RecipeFixed {
+                path: checkpoint.clone(),
+                keys: changed
+                    .into_iter()
+                    .filter(|key| key == "model.input_image_size")
+                    .collect(),
+            });
+        }
         if recipe.lora.lora_enable {
             adapters::base_folder(&recipe)?;
         }
@@ -226,14 +239,15 @@ impl Trainer {
         let own = recipe.train.gradient_accumulation_steps;
         let micro_batches = match saved.as_ref().map(|state| state.micro_batches) {
             None => own * group.size(),
-            Some(0) => own,
+            // Of a run before ranks were counted.
+            Some(0) => accumulation_before.unwrap_or(own),
             Some(all) => all,
         };
         if let Some(checkpoint) = &checkpoint
             && micro_batches != own * group.size()
             && accumulation_before.is_some_and(|before| before != own)
         {
-            // How far the run is in its data is counted in steps of so many.
+            // The checkpoint's number is what counts: its samples are counted in steps of so many.
             return Err(TrainError::RecipeFixed {
                 path: checkpoint.clone(),
                 keys: vec!["train.gradient_accumulation_steps".into()],
@@ -251,7 +265,9 @@ impl Trainer {
 
         let state = match (&checkpoint, saved) {
             (Some(path), Some(state)) => {
-                let left = optimizer.load(path, recipe.train.allow_recipe_change)?;
+                // Beside adapters only what trains is saved: a weight that was trained would be lost.
+                let may_leave = recipe.train.allow_recipe_change && !model.has_lora();
+                let left = optimizer.load(path, may_leave)?;
                 if left > 0 && group.is_first() {
                     warnings.push(format!(
                         "{left} weights that trained before do not now (train.stage, train.freeze, train.trainable); \
@@ -511,14 +527,17 @@ fn check_recipe(
     then: &Recipe,
     checkpoint: &Path,
     warnings: &mut Vec<String>,
-) -> Result<(), TrainError> {
+) -> Result<Vec<String>, TrainError> {
     let keys = recipe.changed_keys(then);
     if keys.is_empty() {
-        return Ok(());
+        return Ok(keys);
     }
     if recipe.train.allow_recipe_change {
-        // Adapters and the size of pictures are the checkpoint's model's.
-        let fixed = |key: &&String| key.starts_with("lora.") || *key == "model.input_image_size";
+        // Adapters are those of the checkpoint's model.
+        let with_adapters = recipe.lora.lora_enable || then.lora.lora_enable;
+        let coded = recipe.lora.bits == 4 || then.lora.bits == 4;
+        let unused = |key: &str| !coded && ["lora.quant_type", "lora.double_quant"].contains(&key);
+        let fixed = |key: &&String| with_adapters && key.starts_with("lora.") && !unused(key);
         let fixed: Vec<String> = keys.iter().filter(fixed).cloned().collect();
         if !fixed.is_empty() {
             return Err(TrainError::RecipeFixed {
@@ -531,7 +550,7 @@ fn check_recipe(
              would have been",
             keys.join(", ")
         ));
-        return Ok(());
+        return Ok(keys);
     }
     Err(TrainError::RecipeChanged {
         path: checkpoint.to_owned(),

@@ -67,7 +67,11 @@ pub(crate) fn run(args: Args) -> Outcome {
                 // One bad picture must not end the work on thousands.
                 Err(error) => {
                     bad += 1;
-                    progress.line(&format!("not read: {error}"));
+                    let (picture, error) = (job.image.display().to_string(), error.to_string());
+                    progress.line(&match error.contains(&picture) {
+                        true => format!("not read: {error}"),
+                        false => format!("not read: {picture}: {error}"),
+                    });
                 }
             }
         }
@@ -76,9 +80,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     progress.finish(&format!("{} pictures, {bad} bad", jobs.len()));
     if bad > 0 {
         let what = format!("{bad} of {} pictures could not be read", jobs.len());
-        return Err(
-            Failure::new(Class::Data, what).hint("the others were read; see the lines above")
-        );
+        return Err(Failure::new(Class::Data, what).hint("the lines above say why"));
     }
     Ok(())
 }
