@@ -25,8 +25,8 @@ pub enum Form {
     Talk,
     /// All text of a picture in reading order.
     Read,
-    /// [`Form::Ask`], [`Form::Talk`] where it asks more than one question, [`Form::Duo`] and [`Form::Read`]
-    /// together; of samples with the same turns the first.
+    /// [`Form::Ask`], [`Form::Talk`], [`Form::Duo`] and [`Form::Read`] together; of samples with the same turns the
+    /// first.
     Mixed,
 }
 
@@ -109,10 +109,7 @@ pub(super) fn samples(page: &Page, form: Form, at: usize, seed: u64) -> Vec<Samp
     }
     if matches!(form, Form::Talk | Form::Mixed) {
         for (nth, turns) in talks(page, &mut rng).into_iter().enumerate() {
-            // One question alone is what Ask asks.
-            if form == Form::Talk || turns.len() > 2 {
-                push(format!("{name}/talk/{nth}"), turns);
-            }
+            push(format!("{name}/talk/{nth}"), turns);
         }
     }
     if matches!(form, Form::Duo | Form::Mixed) {

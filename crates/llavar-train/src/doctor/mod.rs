@@ -74,6 +74,11 @@ impl Doctor {
         self.source.paths()
     }
 
+    /// Whether a copy of the records can name the pictures: it cannot where they lie inside Parquet or tar files.
+    pub fn can_copy(&self) -> bool {
+        !self.source.has_container()
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.source.len()
@@ -113,7 +118,7 @@ impl Doctor {
         fix: Option<&Path>,
         progress: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<Report>, TrainError> {
-        if fix.is_some() && self.source.has_container() {
+        if fix.is_some() && !self.can_copy() {
             return Err(TrainError::Setting {
                 key: "--fix",
                 reason: "the pictures lie inside Parquet or tar files, which a copy of the records cannot \

@@ -7,6 +7,7 @@ mod open;
 #[cfg(test)]
 mod parity;
 mod ranks;
+mod resumed;
 mod rollback;
 mod save;
 mod step;

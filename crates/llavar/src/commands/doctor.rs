@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use llavar_data::{Dataset, Tokenizer};
+use llavar_data::Tokenizer;
 use llavar_model::config::ModelConfig;
 use llavar_train::{
     Recipe, TrainError,
@@ -167,7 +167,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     let hint = match args.fix {
         Some(_) => "the clean copy has the others",
-        None if is_fixable(&doctor) => "--fix FILE writes a copy without them",
+        None if doctor.can_copy() => "--fix FILE writes a copy without them",
         None => "write the files anew without them",
     };
     Err(Failure::new(Class::Data, remark).hint(hint))
@@ -185,10 +185,4 @@ fn is_text(fix: &Path) -> Outcome {
         .hint("give a name that ends in .json or .jsonl")),
         None => Ok(()),
     }
-}
-
-/// Whether `--fix` could copy the samples: pictures in Parquet or tar files cannot be named by a copy.
-fn is_fixable(doctor: &Doctor) -> bool {
-    let mut sets = doctor.paths().map(|path| Dataset::open(path, None));
-    sets.all(|set| set.is_ok_and(|set| !set.is_container()))
 }

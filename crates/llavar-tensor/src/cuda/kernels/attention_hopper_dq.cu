@@ -1,7 +1,8 @@
 // Gradient of queries for Hopper: with p = exp(scale q k^T - lse) and delta = sum of o dO of a row,
 // ds = p (dO v^T - delta), dq = scale ds k; and delta for the kernel of dk and dv behind it.
 //
-// As `attention_hopper.cu`, with two groups of warps and 128 queries a tile; queries and output gradients stay in registers.
+// As `attention_hopper.cu`, with two groups of warps and 128 queries a tile; queries and output gradients stay in
+// registers.
 
 #if T_IS_BF16 && defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
