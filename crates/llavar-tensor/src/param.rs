@@ -1,11 +1,15 @@
 //! `Param`: a named weight with a gradient that accumulates in place.
 
 use std::sync::{
-    Arc, Mutex, PoisonError, RwLock,
+    Arc, Mutex, MutexGuard, PoisonError, RwLock,
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use crate::{DType, Device, Error, Result, Tensor, cuda::ops::Fp8Copies, error::ensure_shape};
+use crate::{
+    DType, Device, Error, Result, Tensor,
+    cuda::{Cuda, ops::Fp8Copies},
+    error::ensure_shape,
+};
 
 /// Stands before weights whose values are not always there: told before one is read or receives a gradient.
 /// It answers by [`Param::set_value`]; a value that it does not give is missing, which operations report.
@@ -46,6 +50,56 @@ struct Inner {
 struct Grad {
     buffer: Option<Tensor>,
     filled: bool,
+    /// Room for sums of squares of a gradient on a GPU, and whether they are those of the present one.
+    squares: Option<Tensor>,
+    measured: bool,
+}
+
+impl Grad {
+    /// The gradient is about to change, or gone.
+    fn changes(&mut self, filled: bool) {
+        self.filled = filled;
+        self.measured = false;
+    }
+}
+
+/// A gradient that is being written. Dropped half way it is gone.
+pub(crate) struct Accumulation<'a> {
+    slot: MutexGuard<'a, Grad>,
+    /// With the weight's shape, where the weight is.
+    pub(crate) grad: Tensor,
+    /// 0 when the old content is to be overwritten, 1 when it is to be added to.
+    pub(crate) beta: f32,
+}
+
+impl Accumulation<'_> {
+    /// Room for so many sums of squares of the gradient on its GPU, each an f64 in two words.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn squares(&mut self, cuda: &Arc<Cuda>, sums: usize) -> Result<Tensor> {
+        let room = self.slot.squares.take();
+        match room.filter(|room| room.numel() == 2 * sums) {
+            Some(room) => Ok(room),
+            None => cuda.empty(&[sums, 2], DType::I32),
+        }
+    }
+
+    /// The gradient is written, and with it sums of its squares where they are given.
+    pub(crate) fn finish(mut self, squares: Option<Tensor>) {
+        self.slot.changes(true);
+        self.slot.buffer = Some(self.grad);
+        if squares.is_some() {
+            self.slot.squares = squares;
+            self.slot.measured = true;
+        }
+    }
+
+    /// Nothing was written.
+    pub(crate) fn leave(mut self) {
+        self.slot.filled = self.beta != 0.0;
+        self.slot.buffer = Some(self.grad);
+    }
 }
 
 impl Param {
@@ -63,6 +117,11 @@ impl Param {
             fp8: AtomicBool::new(false),
             fp8_copies: Mutex::default(),
         }))
+    }
+
+    /// Whether both are one weight.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Name in the published state dict.
@@ -195,6 +254,11 @@ impl Param {
         self.0.requires_grad.load(Relaxed)
     }
 
+    /// Element type of a gradient that accumulates on a GPU.
+    pub(crate) fn grad_dtype(&self) -> DType {
+        *lock(&self.0.grad_dtype)
+    }
+
     /// Switches gradient accumulation on or off; off also frees the buffer.
     pub fn set_requires_grad(&self, on: bool) {
         self.0.requires_grad.store(on, Relaxed);
@@ -209,15 +273,24 @@ impl Param {
         slot.buffer.as_ref().filter(|_| slot.filled).cloned()
     }
 
+    /// The gradient as [`Param::grad`] gives it, and sums of its squares where whoever wrote it left them.
+    pub(crate) fn measured_grad(&self) -> Option<(Tensor, Option<Tensor>)> {
+        let slot = self.grad_slot();
+        let grad = slot.buffer.as_ref().filter(|_| slot.filled)?;
+        let squares = slot.squares.as_ref().filter(|_| slot.measured);
+        Some((grad.clone(), squares.cloned()))
+    }
+
     /// Forgets the gradient, keeps its memory.
     pub fn zero_grad(&self) {
-        self.grad_slot().filled = false;
+        self.grad_slot().changes(false);
     }
 
     /// Gives the gradient away, with its memory.
     pub fn take_grad(&self) -> Option<Tensor> {
         let mut slot = self.grad_slot();
-        let filled = std::mem::take(&mut slot.filled);
+        let filled = slot.filled;
+        slot.changes(false);
         slot.buffer.take().filter(|_| filled)
     }
 
@@ -234,6 +307,7 @@ impl Param {
         )?;
         let mut slot = self.grad_slot();
         let filled = slot.filled;
+        slot.measured = false;
         match slot.buffer.as_mut().filter(|_| filled) {
             Some(sum) => sum.add_assign(&grad)?,
             None => slot.buffer = Some(grad),
@@ -264,7 +338,7 @@ impl Param {
     /// the old content is to be overwritten, 1 when it is to be added to, as a matrix product takes it.
     ///
     /// # Errors
-    /// What `f` returns.
+    /// What `f` returns; the gradient is gone then.
     pub fn accumulate(&self, f: impl FnOnce(&mut [f32], f32) -> Result<()>) -> Result<()> {
         self.accumulate_tensor(|grad, beta| f(grad.data_mut::<f32>()?, beta))
     }
@@ -294,24 +368,31 @@ impl Param {
         &self,
         f: impl FnOnce(&mut Tensor, f32) -> Result<()>,
     ) -> Result<()> {
+        let mut open = self.accumulation()?;
+        f(&mut open.grad, open.beta)?;
+        open.finish(None);
+        Ok(())
+    }
+
+    /// Opens the gradient for writing. Nobody else sees it before [`Accumulation::finish`].
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub(crate) fn accumulation(&self) -> Result<Accumulation<'_>> {
         if let Some((gate, bucket)) = self.gate() {
             gate.accumulate(bucket)?;
         }
         let mut slot = self.grad_slot();
         let beta = if slot.filled { 1.0 } else { 0.0 };
-        let buffer = match &mut slot.buffer {
+        let grad = match slot.buffer.take() {
             Some(buffer) => buffer,
-            none => {
-                let new = match self.device().as_cuda() {
-                    None => Tensor::zeros(&self.0.shape),
-                    Some(cuda) => cuda.zeros(&self.0.shape, *lock(&self.0.grad_dtype))?,
-                };
-                none.insert(new)
-            }
+            None => match self.device().as_cuda() {
+                None => Tensor::zeros(&self.0.shape),
+                Some(cuda) => cuda.zeros(&self.0.shape, self.grad_dtype())?,
+            },
         };
-        f(buffer, beta)?;
-        slot.filled = true;
-        Ok(())
+        slot.changes(false);
+        Ok(Accumulation { slot, grad, beta })
     }
 
     /// Lets `f` change the value in place, given the gradient if there is one.
@@ -338,17 +419,18 @@ impl Param {
     ) -> Result<()> {
         let mut slot = self.grad_slot();
         let filled = slot.filled;
+        slot.measured = false;
         let grad = slot.buffer.as_mut().filter(|_| filled);
         let mut value = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
         self.forget_fp8();
         f(&mut value, grad)
     }
 
-    fn grad_slot(&self) -> std::sync::MutexGuard<'_, Grad> {
+    fn grad_slot(&self) -> MutexGuard<'_, Grad> {
         lock(&self.0.grad)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -142,8 +142,8 @@ impl Stem {
 impl Downsample {
     fn forward(&self, tape: &Tape, x: &Var) -> TensorResult<Var> {
         let x = self.norm.forward(tape, x)?;
-        self.conv
-            .forward(tape, &tape.patchify(&x, DOWNSAMPLE_STRIDE)?)
+        let patches = tape.patchify(&x, DOWNSAMPLE_STRIDE)?;
+        tape.closing(|tape| self.conv.forward(tape, &patches))
     }
 }
 

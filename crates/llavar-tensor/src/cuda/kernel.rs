@@ -474,6 +474,7 @@ mod tests {
             &super::super::product_slope::SOURCE,
             &super::super::product_slope::SWIGLU_SOURCE,
             &super::super::product_swiglu::SOURCE,
+            &super::super::product_weight::SOURCE,
         ];
         for source in sources
             .chain(super::super::decode::sources())

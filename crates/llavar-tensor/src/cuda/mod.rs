@@ -9,7 +9,8 @@
 //! - `memory`: stream-ordered buffers, copies through pinned memory, constants that are uploaded once.
 //! - `kernel`: our kernels (`kernels/*.cu`), compiled by NVRTC for f32 and bf16, kept on disk.
 //! - `gemm`: cuBLASLt products, plans cached by shape.
-//! - `product`: products of our own for Hopper, with the activation inside.
+//! - `product`: products of our own for Hopper, with the activation inside (`product_slope`, `product_swiglu` and
+//!   `product_weight`: with what else belongs to them).
 //! - `tensor_map`: what Hopper's copy unit is told of a tensor.
 //! - `attention_hopper`: attention for Hopper; `cudnn`: cuDNN's flash attention.
 //! - `nccl`: collective operations between GPUs.
@@ -32,6 +33,7 @@ pub(crate) mod ops;
 mod product;
 mod product_slope;
 mod product_swiglu;
+mod product_weight;
 mod tensor_map;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -45,3 +47,4 @@ pub(crate) use memory::DeviceBuffer;
 pub use memory::{DeviceMemory, Readback};
 pub(crate) use nccl::NcclCollective;
 pub(crate) use product::{Product, TILE};
+pub(crate) use product_weight::WeightGradient;

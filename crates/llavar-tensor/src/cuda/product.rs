@@ -39,7 +39,7 @@ pub(super) const LINE_BYTES: usize = 128;
 const SHARED: usize = (STEPS * 2 * TILE + 2 * BUFFERS * TILE) * LINE_BYTES + 16 * STEPS + 16 + 1024;
 
 /// Rows from which on the tiles keep the card busy.
-const MIN_ROWS: usize = 512;
+pub(super) const MIN_ROWS: usize = 512;
 
 /// `a [m, k]` times weights `[n, k]`, turned, plus their biases `[n]`.
 pub(crate) struct Product<'a> {

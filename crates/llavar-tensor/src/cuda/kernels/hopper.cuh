@@ -121,8 +121,8 @@ template <int COUNT> DEVICE void pin(float (&d)[COUNT]) {
     "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 
 // d [64, n] += a [64, 16] b, by the four warps of a group together: `multiply` has b [n, 16] as a layer's weight lies,
-// `multiply_columns` b [16, n] with its columns side by side; n is 128 or 256. The last number of the instruction says
-// which.
+// `multiply_columns` b [16, n] with its columns side by side, `multiply_of_columns` a [16, 64] too; n is 128 or 256. The
+// last numbers of the instruction say which.
 #define MULTIPLY_128(name, turned) \
 DEVICE void name(float (&d)[64], u64 a, u64 b) { \
     asm volatile( \
@@ -131,7 +131,7 @@ DEVICE void name(float (&d)[64], u64 a, u64 b) { \
         "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, " \
         "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, " \
         "%56, %57, %58, %59, %60, %61, %62, %63}, " \
-        "%64, %65, 1, 1, 1, 0, " turned ";" \
+        "%64, %65, 1, 1, 1, " turned ";" \
         : R8(d, 0), R8(d, 8), R8(d, 16), R8(d, 24), R8(d, 32), R8(d, 40), R8(d, 48), R8(d, 56) \
         : "l"(a), "l"(b)); \
 }
@@ -147,15 +147,24 @@ DEVICE void name(float (&d)[128], u64 a, u64 b) { \
         "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
         "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
         "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, " \
-        "%128, %129, 1, 1, 1, 0, " turned ";" \
+        "%128, %129, 1, 1, 1, " turned ";" \
         : R8(d, 0), R8(d, 8), R8(d, 16), R8(d, 24), R8(d, 32), R8(d, 40), R8(d, 48), R8(d, 56), R8(d, 64), \
           R8(d, 72), R8(d, 80), R8(d, 88), R8(d, 96), R8(d, 104), R8(d, 112), R8(d, 120) \
         : "l"(a), "l"(b)); \
 }
-MULTIPLY_128(multiply, "0")
-MULTIPLY_128(multiply_columns, "1")
-MULTIPLY_256(multiply, "0")
-MULTIPLY_256(multiply_columns, "1")
+MULTIPLY_128(multiply, "0, 0")
+MULTIPLY_128(multiply_columns, "0, 1")
+MULTIPLY_256(multiply, "0, 0")
+MULTIPLY_256(multiply_columns, "0, 1")
+MULTIPLY_256(multiply_of_columns, "1, 1")
+
+// One of several, by value.
+template <typename P, int COUNT> DEVICE P pick(P const (&all)[COUNT], int which) {
+    P p = all[0];
+    #pragma unroll
+    for (int i = 1; i < COUNT; i++) p = which == i ? all[i] : p;
+    return p;
+}
 
 // Place of tile t. Groups of GROUP rows of tiles; within a group down the rows first, so that blocks that run at one
 // time share tiles of a and of b in L2.

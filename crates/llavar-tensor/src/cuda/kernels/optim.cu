@@ -24,7 +24,7 @@ DEVICE double block_sum_f64(double v) {
     return v;
 }
 
-// A gradient in the list of norm_parts.
+// A gradient in the list of norm_parts, or sums of squares in that of sum_squares.
 struct Listed { u64 address, n, slot; };
 
 // part[i] = sum of squares of the i-th run of `each` elements (a multiple of 8) of all listed gradients, whose
@@ -54,6 +54,16 @@ KERNEL norm_parts(const Listed* list, int count, double* part, i64 each) {
     }
     s = block_sum_f64(s);
     if (threadIdx.x == 0) part[blockIdx.x] = s;
+}
+
+// part[slot] = sum of the n listed sums. One block an entry.
+KERNEL sum_squares(const Listed* list, double* part) {
+    const double* sums = (const double*)list[blockIdx.x].address;
+    double s = 0;
+    #pragma unroll 4
+    for (i64 i = threadIdx.x; i < (i64)list[blockIdx.x].n; i += blockDim.x) s += sums[i];
+    s = block_sum_f64(s);
+    if (threadIdx.x == 0) part[list[blockIdx.x].slot] = s;
 }
 
 // Norm from its parts, and what follows from it. One block. The loss of the step is the sum of the products of

@@ -19,13 +19,6 @@ struct Same {
     static DEVICE float value(float x) { return x; }
 };
 
-template <typename P, int COUNT> DEVICE P pick(P const (&all)[COUNT], int which) {
-    P p = all[0];
-    #pragma unroll
-    for (int i = 1; i < COUNT; i++) p = which == i ? all[i] : p;
-    return p;
-}
-
 // COUNT products: their columns lie side by side. KEEP: the sums themselves go to `kept`, for the way back. A bias
 // may be null.
 template <typename F, bool KEEP, int COUNT>

@@ -8,7 +8,7 @@ use super::{add_assign, column_sums, widened};
 use crate::{
     Grads, Param, Result, Tape, Tensor, Var,
     cpu::Layout,
-    cuda::{Cuda, Epilogue},
+    cuda::{Cuda, Epilogue, WeightGradient},
 };
 
 /// As [`Tape::linear_residual`], with checked shapes: `x [rows, k]`, `weight [n, k]` -> `shape`.
@@ -129,7 +129,12 @@ pub(super) fn parameter_gradients(
     let sizes = [n, k, dy.rows()];
     let bias = bias.filter(|b| b.requires_grad());
     let Some(bias) = bias else {
-        if weight.requires_grad() {
+        let layer = WeightGradient {
+            dy,
+            weight,
+            bias: None,
+        };
+        if weight.requires_grad() && !cuda.weight_gradients(x, [layer])? {
             weight.accumulate_tensor(|dw, beta| cuda.gemm(Layout::TN, sizes, dy, x, dw, beta))?;
         }
         return Ok(());
@@ -160,7 +165,81 @@ pub(super) fn parameter_gradients(
 
 #[cfg(test)]
 mod tests {
-    use crate::{cuda::testing::compare, ops::testing::Rng};
+    use crate::{
+        DType, Param, Tape, Tensor,
+        cuda::testing::{compare, gpu},
+        memory,
+        ops::testing::Rng,
+        optim::global_grad_norm,
+    };
+
+    /// Rows, columns and inner axis of weights whose gradients fill a card of 132 multiprocessors, the last tiles not
+    /// whole, and one that leaves half of a round idle.
+    const FULL: [[usize; 3]; 3] = [[520, 1528, 2808], [700, 128, 33_536], [513, 1024, 2560]];
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn gradients_of_large_weights_agree_with_the_cpu() {
+        let mut rng = Rng::new(502);
+        for [rows, n, k] in FULL {
+            let (x, w) = (rng.tensor(&[rows, k]), rng.tensor(&[n, k]));
+            let what = format!("gradient of a weight {rows} x {n} x {k}");
+            compare(&what, std::slice::from_ref(&x), &[w], |tape, x, p| {
+                // Twice, so that the second is added to the first.
+                let y = tape.linear(&x[0], &p[0], None)?;
+                Ok(vec![tape.linear(&x[0], &p[0], None)?, y])
+            });
+        }
+    }
+
+    /// Squares that products leave, those of gradients read again, and both beside a sum on the host; they do not
+    /// outlive a change of the gradient.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn squares_of_gradients_are_those_of_what_is_written() {
+        memory::set_poison(true);
+        let (device, mut rng) = (gpu(), Rng::new(503));
+        let place = |t: &Tensor| t.cast(DType::BF16).unwrap().to_device(&device).unwrap();
+        let info = device.as_cuda().unwrap().info();
+        let fills = info.is_hopper() && info.multiprocessors == 132;
+        for [rows, n, k] in FULL {
+            let param = Param::new("w", rng.tensor(&[n, k]));
+            param.to_device(&device, DType::BF16, DType::BF16).unwrap();
+            param.set_requires_grad(true);
+            let (x, dy) = (rng.tensor(&[rows, k]), rng.tensor(&[rows, n]));
+            let pass = || {
+                let tape = Tape::training();
+                let y = tape.linear(&tape.leaf(place(&x)), &param, None).unwrap();
+                tape.backward_from(vec![(y, place(&dy))], &[]).unwrap();
+            };
+            let on_host = |param: &Param| {
+                let grad = param.grad().unwrap().to_f32_vec().unwrap();
+                grad.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>()
+            };
+            let check = |squares: f64, what: &str| {
+                let norm = f64::from(global_grad_norm([&param]).unwrap());
+                let off = norm / squares.sqrt() - 1.0;
+                assert!(
+                    off.abs() < 2e-7,
+                    "{rows} x {n} x {k}, {what}: off by {off:e}"
+                );
+            };
+            for what in ["first", "added"] {
+                pass();
+                let measured = param.measured_grad().unwrap().1.is_some();
+                assert_eq!(measured, fills && n != 1024, "{n} x {k}");
+                check(on_host(&param), what);
+            }
+            let more = Tensor::from_vec(vec![0.5; n * k], &[n, k]).unwrap();
+            param.add_grad(place(&more)).unwrap();
+            assert!(param.measured_grad().unwrap().1.is_none());
+            check(on_host(&param), "changed");
+            param.zero_grad();
+            assert_eq!(global_grad_norm([&param]).unwrap(), 0.0);
+            pass();
+            check(on_host(&param), "after zero");
+        }
+    }
 
     #[test]
     #[ignore = "needs a GPU"]

@@ -13,6 +13,7 @@ pub(in crate::cuda) static SOURCE: Source = Source {
     code: include_str!("../kernels/optim.cu"),
 };
 const NORM_PARTS: Kernel = SOURCE.kernel("norm_parts");
+const SUM_SQUARES: Kernel = SOURCE.kernel("sum_squares");
 const BEGIN_STEP: Kernel = SOURCE.kernel("begin_step");
 const ADAMW_F32: Kernel = SOURCE.kernel("adamw_f32");
 const ADAMW_PURE: Kernel = SOURCE.kernel("adamw_pure");
@@ -22,6 +23,32 @@ const MOVING_AVERAGE: Kernel = SOURCE.kernel("moving_average");
 const NORM_CHUNK: usize = 32 << 10;
 
 const THREADS: usize = 256;
+
+/// `struct Listed` of the kernels, as 32-bit words. Gradients stay where they are from step to step, so that a list is
+/// the same and goes to the device once.
+#[derive(Default)]
+struct Listed(Vec<i32>);
+
+impl Listed {
+    fn count(&self) -> usize {
+        self.0.len() / 6
+    }
+
+    /// Adds `n` elements of a tensor, whose parts begin at `slot`.
+    fn push(&mut self, cuda: &Arc<Cuda>, tensor: &Tensor, n: usize, slot: usize) -> Result<()> {
+        if !tensor.cuda().is_some_and(|c| Arc::ptr_eq(c, cuda)) {
+            return Err(Error::DeviceMismatch {
+                op: "gradient norm",
+                expected: format!("cuda:{}", cuda.ordinal()),
+                got: tensor.device().to_string(),
+            });
+        }
+        for word in [tensor.cuda_address()?, n as u64, slot as u64] {
+            self.0.extend([word as i32, (word >> 32) as i32]);
+        }
+        Ok(())
+    }
+}
 
 /// The scalars of a step on a GPU: `struct Step` of `kernels/optim.cu`, as eight 32-bit words.
 #[derive(Debug)]
@@ -55,36 +82,38 @@ impl DeviceStep {
         limits: Option<StepLimits<'_>>,
     ) -> Result<()> {
         let cuda = &self.cuda;
-        let grads: Vec<Tensor> = params.into_iter().filter_map(Param::grad).collect();
+        let grads = params.into_iter().filter_map(Param::measured_grad);
+        let (measured, grads): (Vec<_>, Vec<_>) =
+            grads.partition(|(grad, squares)| squares.is_some() && grad.numel() > 0);
         let blocks = |grad: &Tensor| grad.numel().div_ceil(NORM_CHUNK);
-        let parts: usize = grads.iter().map(blocks).sum();
+        let parts: usize = grads.iter().map(|(grad, _)| blocks(grad)).sum();
+        let parts = parts + measured.len();
         // One f64 in two words: there is no such element type.
         let mut slots = cuda.empty(&[parts, 2], DType::I32)?;
         let mut at = slots.cuda_address_mut()?;
         for dtype in [DType::F32, DType::BF16] {
-            // `struct Listed` of the kernel, as 32-bit words. Gradients stay where they are from step to
-            // step, so that the list is the same and goes to the device once.
-            let (mut list, mut own) = (Vec::with_capacity(6 * grads.len()), 0);
-            for grad in grads.iter().filter(|g| g.numel() > 0 && g.dtype() == dtype) {
-                if !grad.cuda().is_some_and(|c| Arc::ptr_eq(c, cuda)) {
-                    return Err(Error::DeviceMismatch {
-                        op: "gradient norm",
-                        expected: format!("cuda:{}", cuda.ordinal()),
-                        got: grad.device().to_string(),
-                    });
+            let (mut list, mut own) = (Listed::default(), 0);
+            for (grad, _) in grads.iter().filter(|(g, _)| g.dtype() == dtype) {
+                if grad.numel() > 0 {
+                    list.push(cuda, grad, grad.numel(), own)?;
+                    own += blocks(grad);
                 }
-                for word in [grad.cuda_address()?, grad.numel() as u64, own as u64] {
-                    list.extend([word as i32, (word >> 32) as i32]);
-                }
-                own += blocks(grad);
             }
             if own > 0 {
-                let count = (list.len() / 6) as i32;
-                let list = cuda.constant(&list)?;
-                let arguments = args![&list, count, Arg::Address(at), NORM_CHUNK as i64];
+                let (list, count) = (cuda.constant(&list.0)?, list.count());
+                let arguments = args![&list, count as i32, Arg::Address(at), NORM_CHUNK as i64];
                 cuda.launch(&NORM_PARTS, dtype, Grid::new(own, THREADS), arguments)?;
             }
             at += 8 * own as u64;
+        }
+        let mut list = Listed::default();
+        for squares in measured.iter().filter_map(|(_, squares)| squares.as_ref()) {
+            list.push(cuda, squares, squares.numel() / 2, list.count())?;
+        }
+        if list.count() > 0 {
+            let grid = Grid::new(list.count(), THREADS);
+            let arguments = args![&cuda.constant(&list.0)?, Arg::Address(at)];
+            cuda.launch(&SUM_SQUARES, DType::F32, grid, arguments)?;
         }
         let AdamW { beta1, beta2, .. } = self.adamw;
         let scalars = &mut self.scalars;
