@@ -25,6 +25,8 @@ pub struct Exchange<'c> {
     /// Whether the connection ends with this answer.
     closes: bool,
     has_answered: bool,
+    /// Whether the client was found to have gone.
+    is_gone: bool,
 }
 
 impl<'c> Exchange<'c> {
@@ -46,6 +48,7 @@ impl<'c> Exchange<'c> {
             budget,
             extra: Vec::new(),
             has_answered: false,
+            is_gone: false,
         }
     }
 
@@ -56,6 +59,12 @@ impl<'c> Exchange<'c> {
 
     /// Reads the body.
     pub fn body(&mut self) -> Result<Body, ReadFault> {
+        let body = self.read_body();
+        self.is_gone |= matches!(body, Err(ReadFault::Gone));
+        body
+    }
+
+    fn read_body(&mut self) -> Result<Body, ReadFault> {
         let fits = match self.head.framing {
             Framing::Length(length) => length <= self.limits.body_bytes as u64,
             Framing::None | Framing::Chunked => true,
@@ -102,9 +111,16 @@ impl<'c> Exchange<'c> {
         Ok(stream)
     }
 
-    /// Whether the client is known to have gone.
+    /// Whether the client is known to have gone. One that says that it will send no more cannot be told from one
+    /// that has gone, and counts as such. After that a request may be left without an answer.
     pub fn client_is_gone(&mut self) -> bool {
-        self.connection.wire.is_gone()
+        self.is_gone |= self.connection.wire.is_gone();
+        self.is_gone
+    }
+
+    /// Whether the client was found to have gone.
+    pub(crate) fn was_gone(&self) -> bool {
+        self.is_gone
     }
 
     /// Whether another request may follow.

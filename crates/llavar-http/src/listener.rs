@@ -23,7 +23,8 @@ const LINGERING: usize = 64;
 
 /// What answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers a request. One that it does not answer is answered with 500.
+    /// Answers a request. One that it does not answer is answered with 500, unless the client was found to have
+    /// gone.
     fn handle(&self, exchange: &mut Exchange<'_>);
 
     /// The answer to what could not be read as a request, or failed.
@@ -222,7 +223,8 @@ impl OpenConnection {
             let handled = catch_unwind(AssertUnwindSafe(|| {
                 shared.handler.handle(&mut exchange);
             }));
-            if !exchange.has_answered() {
+            // A client that counts as gone may still read, and the server has not failed.
+            if !exchange.has_answered() && !exchange.was_gone() {
                 let failed = shared.handler.refusal(500, "the server failed");
                 let _ = exchange.respond(&failed);
             }

@@ -2,9 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, TcpStream},
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use proptest::prelude::*;
@@ -165,6 +166,41 @@ fn a_client_that_waits_is_told_to_go_on_unless_its_body_is_too_long() {
     assert_eq!(written, "HTTP/1.1 100 Continue\r\n\r\n");
     let (_, status, written) = read(head(400).as_bytes(), &[]);
     assert_eq!((status, written.as_str()), (Some(413), ""));
+}
+
+/// Answers nothing, at `/slow` not before the client has gone.
+struct Silent;
+
+impl Handler for Silent {
+    fn handle(&self, exchange: &mut Exchange<'_>) {
+        while exchange.head.path == "/slow" && !exchange.client_is_gone() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn refusal(&self, status: u16, message: &str) -> Response {
+        Response::text(status, message)
+    }
+}
+
+#[test]
+fn a_client_that_has_gone_is_told_of_no_failure() {
+    let socket = Socket::bind("127.0.0.1", 0).unwrap();
+    let listener = socket.listen(Arc::new(Silent), HttpLimits::default());
+    let listener = listener.unwrap();
+    let failed = Some("HTTP/1.1 500 Internal Server Error");
+    for (path, told) in [("/", failed), ("/slow", None)] {
+        let mut stream = TcpStream::connect(listener.address()).unwrap();
+        let patience = Duration::from_secs(60);
+        stream.set_read_timeout(Some(patience)).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\n{HOST}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        // It reads on, which nobody can see.
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.lines().next(), told, "{path}");
+    }
 }
 
 /// Requests one behind the other, as bytes and as what they are.

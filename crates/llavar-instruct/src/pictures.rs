@@ -112,7 +112,12 @@ impl Picture {
         reader: &Reader,
     ) -> Result<Self, String> {
         let path = folder.join(name);
-        let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let said = |error: std::io::Error| format!("{}: {error}", path.display());
+        // A pipe would keep the run waiting for ever.
+        if !std::fs::metadata(&path).map_err(said)?.is_file() {
+            return Err(format!("{} is not a regular file", path.display()));
+        }
+        let bytes = std::fs::read(&path).map_err(said)?;
         let info = probe_bytes(&bytes, &path).map_err(|error| error.to_string())?;
         let page = Page::from_bytes(&path, bytes.clone());
         // One that is cut off must not get into a data set, whoever reads its text.

@@ -71,6 +71,12 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
+    /// A run was to go on that has ended and left no checkpoint.
+    #[error("run folder {} holds the model of an earlier run and no checkpoint to go on from (nothing was changed)", path.display())]
+    NoCheckpoint {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A checkpoint of this step is there already, of another run or state.
     #[error("checkpoint {} is there already and is never written over; give the run a folder of its own", path.display())]
     CheckpointExists {
@@ -112,11 +118,11 @@ pub enum TrainError {
         keys: Vec<String>,
     },
     /// The data are not those of the checkpoint.
-    #[error("the data differ from those of checkpoint {}: it was made with {expected} samples, now there are {got}", path.display())]
+    #[error("the data differ from those of checkpoint {}: it was made with {expected}, now there are {got}", path.display())]
     DataChanged {
         /// The checkpoint.
         path: PathBuf,
-        /// Samples then (with a fingerprint of their lengths).
+        /// What they were.
         expected: String,
         /// Samples now.
         got: String,

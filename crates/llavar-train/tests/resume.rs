@@ -253,11 +253,33 @@ fn damage_and_misuse_are_named_and_nothing_is_lost() {
     assert!(run.join("checkpoints/damaged-step-00000006").is_dir());
     assert!(finish(&world, "run", &sets, Resume::Auto) == unbroken);
 
-    // Other data under the same name.
+    // Other data under the same name, of another size and of the same.
     let text = fs::read_to_string(world.path("data.json")).unwrap();
+    fs::write(world.path("data.json"), text.replace("seven", "eight")).unwrap();
+    let error = open(&sets, Resume::Auto).unwrap_err();
+    assert!(matches!(error, TrainError::DataChanged { .. }), "{error}");
     fs::write(world.path("data.json"), text.replace("seven", "seventeen")).unwrap();
     let error = open(&sets, Resume::Auto).unwrap_err();
     assert!(matches!(error, TrainError::DataChanged { .. }), "{error}");
+
+    // Where no checkpoint is sound none is moved, and nobody begins again over what was done.
+    let log = fs::read(run.join("train.jsonl")).unwrap();
+    for info in list(&run).unwrap() {
+        fs::write(info.path.join("optimizer.safetensors"), "cut").unwrap();
+    }
+    for _ in 0..2 {
+        let error = open(&sets, Resume::Auto).unwrap_err();
+        assert!(
+            matches!(error, TrainError::NoValidCheckpoint { .. }),
+            "{error}"
+        );
+        let error = open(&sets, Resume::No).unwrap_err();
+        assert!(matches!(error, TrainError::RunFolderUsed { .. }), "{error}");
+    }
+    fs::remove_dir_all(run.join("checkpoints")).unwrap();
+    let error = open(&sets, Resume::Auto).unwrap_err();
+    assert!(matches!(error, TrainError::NoCheckpoint { .. }), "{error}");
+    assert_eq!(fs::read(run.join("train.jsonl")).unwrap(), log);
 }
 
 const CHILD: &str = "LLAVAR_TRAIN_TEST_CHILD";

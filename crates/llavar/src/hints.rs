@@ -245,8 +245,14 @@ impl From<llavar_train::TrainError> for Failure {
                 );
                 Class::Failure
             }
-            E::Checkpoint { .. } | E::NoValidCheckpoint { .. } => {
+            E::Checkpoint { .. } => {
                 hint = Some("give `--resume auto`, a checkpoint folder, or another `--out`");
+                Class::Data
+            }
+            E::NoValidCheckpoint { .. } | E::NoCheckpoint { .. } => {
+                hint = Some(
+                    "give `--resume` the checkpoint of another run, or another `--out` to begin again",
+                );
                 Class::Data
             }
             E::DataChanged { .. } => {

@@ -25,7 +25,7 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failure, 2 wrong command line or recipe, 3 wrong data or \
-model files, 4 out of disk or memory, 130 interrupted after saving.\n\
+model files, 4 out of disk or memory or a file that cannot be written, 130 interrupted after saving.\n\
 Start with `llavar quickstart`: it needs nothing but this program.";
 
 #[derive(Debug, Subcommand)]

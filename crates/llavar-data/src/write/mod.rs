@@ -6,7 +6,7 @@ mod atomic;
 mod parquet;
 mod webdataset;
 
-pub use atomic::write_whole;
+pub use atomic::{replaceable, write_whole};
 pub use parquet::write_parquet;
 pub use webdataset::write_webdataset;
 
@@ -35,6 +35,7 @@ pub fn write_llava_json<'a>(
         path: path.to_path_buf(),
         source,
     };
+    let path = &replaceable(path).map_err(io)?;
     let aside = aside(path);
     let mut written = 0;
     let body = || -> std::io::Result<()> {

@@ -15,7 +15,7 @@ use ::parquet::{
 };
 use serde_json::json;
 
-use super::aside;
+use super::{aside, replaceable};
 use crate::{Error, Sample};
 
 /// Bytes of pictures in a row group: what a reader holds at once.
@@ -38,6 +38,7 @@ pub fn write_parquet(
         path: path.to_path_buf(),
         source,
     };
+    let path = &replaceable(path).map_err(io)?;
     let aside = aside(path);
     let written = write(path, &aside, samples);
     match written {
@@ -58,14 +59,23 @@ fn write(
     aside: &Path,
     samples: impl IntoIterator<Item = Result<(Sample, Vec<u8>), Error>>,
 ) -> Result<usize, Error> {
-    let fail = |error: ParquetError| Error::Container {
-        path: path.to_path_buf(),
-        form: "Parquet file",
-        reason: error.to_string(),
-    };
     let io = |source| Error::Io {
         path: path.to_path_buf(),
         source,
+    };
+    let fail = |error: ParquetError| {
+        let reason = error.to_string();
+        // A full disk is no fault of the file.
+        if let ParquetError::External(cause) = error
+            && let Ok(source) = cause.downcast::<std::io::Error>()
+        {
+            return io(*source);
+        }
+        Error::Container {
+            path: path.to_path_buf(),
+            form: "Parquet file",
+            reason,
+        }
     };
     let file = File::create(aside).map_err(io)?;
     let mut writer = open(file).map_err(fail)?;

@@ -25,9 +25,19 @@ pub(super) fn records(
     };
     let (image, caption) = (column(image_keys)?, column(text_keys)?);
     let cell = |row: &[String], i: usize| row.get(i).cloned().unwrap_or_default();
-    Ok(rows
-        .map(|row| (cell(&row, image), cell(&row, caption)))
-        .collect())
+    rows.map(|row| {
+        // A separator in a text without quotes would cut it short.
+        if row.len() > head.len() && row[head.len()..].iter().any(|c| !c.trim().is_empty()) {
+            return Err(format!(
+                "the row of {} has {} cells, the first row has {}: put texts with a `{separator}` in quotes",
+                cell(&row, image),
+                row.len(),
+                head.len()
+            ));
+        }
+        Ok((cell(&row, image), cell(&row, caption)))
+    })
+    .collect()
 }
 
 fn rows(text: &str, separator: char) -> Result<Vec<Vec<String>>, String> {

@@ -46,7 +46,7 @@ pub(crate) fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// Draws an id: temperature, then the `top_k` most likely, then the nucleus of mass `top_p`.
+/// Draws an id: temperature (which divides what is below the largest, so that a tiny one is no overflow), then the `top_k` most likely, then the nucleus of mass `top_p`.
 ///
 /// An id stays in the nucleus while the mass of all more likely ones is below `top_p`.
 pub(crate) fn sample(logits: &[f32], options: &GenerationOptions, rng: &mut impl Rng) -> u32 {
@@ -54,7 +54,7 @@ pub(crate) fn sample(logits: &[f32], options: &GenerationOptions, rng: &mut impl
         .iter()
         .enumerate()
         .filter(|(_, z)| z.is_finite())
-        .map(|(i, z)| (i as u32, z / options.temperature))
+        .map(|(i, z)| (i as u32, *z))
         .collect();
     // Ties in the order of the ids, so that a seed means one answer.
     let more_likely = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
@@ -70,7 +70,7 @@ pub(crate) fn sample(logits: &[f32], options: &GenerationOptions, rng: &mut impl
     let max = candidates[0].1;
     let mut weights: Vec<f64> = candidates
         .iter()
-        .map(|(_, z)| f64::from(z - max).exp())
+        .map(|(_, z)| (f64::from(z - max) / f64::from(options.temperature)).exp())
         .collect();
     let total: f64 = weights.iter().sum();
     let mut before = 0.0;

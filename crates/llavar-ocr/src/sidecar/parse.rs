@@ -40,7 +40,8 @@ pub(super) fn parse_many(text: &str) -> Result<HashMap<String, Vec<Line>>, Strin
                 .into_par_iter()
                 .map(|(at, row)| {
                     serde_json::from_str(row)
-                        .map_err(|e| e.to_string())
+                        // Each row is a text of its own, whose only line is this one.
+                        .map_err(|e| e.to_string().replace(" at line 1 column", " at column"))
                         .and_then(|value| record(&value))
                         .map_err(|e| format!("line {}: {e}", at + 1))
                 })

@@ -14,7 +14,10 @@ use llavar_assistant::{Assistant, PictureCache, stack};
 use llavar_model::generation::{Generation, Job, Room, Source};
 use llavar_tensor::Device;
 
-use super::{Event, Fault, queue::Pending, queue::Queue};
+use super::{
+    Event, Fault,
+    queue::{Pending, Queue, Slot},
+};
 use crate::metrics::Metrics;
 
 /// Pictures that go through the tower in one pass.
@@ -42,10 +45,12 @@ pub(super) struct Running {
     arrived: Instant,
     first_token: std::cell::Cell<Option<Instant>>,
     metrics: Arc<Metrics>,
+    /// Given back with this.
+    _slot: Slot,
 }
 
 impl Running {
-    fn new(pending: &Pending, metrics: &Arc<Metrics>) -> Self {
+    fn new(pending: &Pending, slot: Slot, metrics: &Arc<Metrics>) -> Self {
         metrics.running.fetch_add(1, Relaxed);
         metrics.queue_time.add(pending.submitted.elapsed());
         Self {
@@ -53,6 +58,7 @@ impl Running {
             arrived: pending.arrived,
             first_token: std::cell::Cell::new(None),
             metrics: metrics.clone(),
+            _slot: slot,
         }
     }
 }
@@ -92,13 +98,13 @@ impl Source for Feed<'_> {
             let _ = ready.send(());
         }
         loop {
-            let pending = self.queue.take(idle)?;
+            let (pending, slot) = self.queue.take(idle)?;
             self.taken += 1;
             if self.abort.load(Relaxed) {
                 // Its channel closes.
                 continue;
             }
-            let running = Running::new(&pending, &self.metrics);
+            let running = Running::new(&pending, slot, &self.metrics);
             match self.job(&pending) {
                 Ok(job) => {
                     let tokens = job.prompt_tokens();

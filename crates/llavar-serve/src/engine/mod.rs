@@ -59,6 +59,7 @@ impl Engine {
         metrics: Arc<Metrics>,
         log: Log,
     ) -> Result<Self, ServeError> {
+        queue.set_slots(room.slots);
         let assistant = Arc::new(assistant);
         let abort = Arc::new(AtomicBool::new(false));
         let (ready, is_ready) = mpsc::channel();

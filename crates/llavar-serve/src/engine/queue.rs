@@ -25,7 +25,8 @@ pub(crate) struct Pending {
     pub(crate) submitted: Instant,
 }
 
-/// The waiting line, with a place for each request that is being read or waits.
+/// The waiting line, with a place for each request that is being read or waits. What finds a free slot of the
+/// engine does not wait.
 pub(crate) struct Queue {
     line: Mutex<Line>,
     arrived: Condvar,
@@ -37,6 +38,10 @@ struct Line {
     waiting: VecDeque<Pending>,
     /// Places of requests whose pictures are being read.
     reserved: usize,
+    /// Slots of the engine.
+    slots: usize,
+    /// Requests that are in them.
+    running: usize,
     closed: bool,
 }
 
@@ -50,7 +55,7 @@ pub(crate) enum NoPlace {
 }
 
 impl Queue {
-    /// A line of at most `most` requests.
+    /// A line in which at most `most` requests wait while all slots are taken.
     pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
             line: Mutex::default(),
@@ -64,6 +69,11 @@ impl Queue {
         self.most
     }
 
+    /// Says how many requests the engine answers side by side.
+    pub(super) fn set_slots(&self, slots: usize) {
+        self.line().slots = slots;
+    }
+
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,21 +84,26 @@ impl Queue {
         if line.closed {
             return Err(NoPlace::Closed);
         }
-        if line.waiting.len() + line.reserved >= self.most {
+        // Free slots take the first in line at once: only those behind them wait.
+        let all = line.waiting.len() + line.reserved + line.running;
+        if all >= self.most.saturating_add(line.slots) {
             return Err(NoPlace::Full);
         }
         line.reserved += 1;
         Ok(Place(self.clone()))
     }
 
-    /// The first in line; with `wait` once there is one, or `None` when no more can come.
-    pub(super) fn take(&self, wait: bool) -> Option<Pending> {
+    /// The first in line and the slot that it takes; with `wait` once there is one, or `None` when no more can come.
+    pub(super) fn take(self: &Arc<Self>, wait: bool) -> Option<(Pending, Slot)> {
         let mut line = self.line();
         loop {
-            let first = line.waiting.pop_front();
+            if let Some(first) = line.waiting.pop_front() {
+                line.running += 1;
+                return Some((first, Slot(self.clone())));
+            }
             let may_come = !line.closed || line.reserved > 0;
-            if first.is_some() || !wait || !may_come {
-                return first;
+            if !wait || !may_come {
+                return None;
             }
             line = self
                 .arrived
@@ -139,5 +154,61 @@ impl Drop for Place {
         self.0.line().reserved -= 1;
         // The engine may wait for this place alone.
         self.0.arrived.notify_all();
+    }
+}
+
+/// A slot of the engine that is taken, free again when this is dropped.
+pub(super) struct Slot(Arc<Queue>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.line().running -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn pending() -> Pending {
+        Pending {
+            number: 0,
+            prompt: Vec::new(),
+            pictures: Vec::new(),
+            options: Arc::default(),
+            // Nobody listens.
+            events: mpsc::channel().0,
+            arrived: Instant::now(),
+            submitted: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn the_line_is_full_when_as_many_wait_as_may_behind_the_slots() {
+        let queue = Queue::new(1);
+        queue.set_slots(2);
+        let enter =
+            |count: usize| -> Vec<Place> { (0..count).map(|_| queue.enter().unwrap()).collect() };
+        let is_full = || queue.enter().err() == Some(NoPlace::Full);
+        // Two for the slots and one that waits, however far they are.
+        let places = enter(3);
+        assert!(is_full());
+        for place in places {
+            place.submit(pending());
+        }
+        assert!(is_full());
+        let running = [queue.take(false), queue.take(false)];
+        assert!(running.iter().all(Option::is_some));
+        assert_eq!(queue.len(), 1);
+        assert!(is_full());
+        // The one that waits has a slot now; there is room for another, and for one behind them.
+        drop(running);
+        let places = enter(2);
+        assert!(is_full());
+        drop(places);
+        assert_eq!(queue.len(), 1);
+        assert!(!is_full());
     }
 }

@@ -9,23 +9,37 @@ let pictures = [];   // of the next question: {url, name}
 let running = null;  // the AbortController of the answer under way
 let model = null;
 
+// With any other character in a header every fetch would fail, before the server is asked.
+const canBeSent = (key) => /^[\x20-\x7e]*$/.test(key);
+
 const headers = () => {
   const key = sessionStorage.getItem("key");
-  return key ? { Authorization: `Bearer ${key}` } : {};
+  return key && canBeSent(key) ? { Authorization: `Bearer ${key}` } : {};
 };
+
+/** Asks for a key that can be sent; `why` says what is wrong with the one so far. */
+async function askForKey(why) {
+  for (;;) {
+    $("refused").textContent = why;
+    $("refused").hidden = !why;
+    $("key").value = "";
+    await new Promise((done) => {
+      $("locked").addEventListener("close", done, { once: true });
+      $("locked").showModal();
+    });
+    const key = $("key").value.trim();
+    if (canBeSent(key)) return sessionStorage.setItem("key", key);
+    sessionStorage.removeItem("key");
+    why = "This key has characters that cannot be sent.";
+  }
+}
 
 /** Fetches, and asks for the key as long as there is none that fits. */
 async function call(path, init = {}) {
   for (;;) {
     const response = await fetch(path, { ...init, headers: { ...init.headers, ...headers() } });
     if (response.status !== 401) return response;
-    $("refused").hidden = !sessionStorage.getItem("key");
-    $("key").value = "";
-    await new Promise((done) => {
-      $("locked").addEventListener("close", done, { once: true });
-      $("locked").showModal();
-    });
-    sessionStorage.setItem("key", $("key").value.trim());
+    await askForKey(sessionStorage.getItem("key") ? "The key so far was not the server's." : "");
   }
 }
 

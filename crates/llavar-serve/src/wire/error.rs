@@ -70,6 +70,8 @@ impl ApiError {
             403 => "permission_error",
             404 => "not_found_error",
             429 => "rate_limit_error",
+            // Of HTTP's transfer codings and versions the client chose one that is not spoken here.
+            501 | 505 => "invalid_request_error",
             503 => "overloaded_error",
             500..600 => "server_error",
             _ => "invalid_request_error",
@@ -95,6 +97,26 @@ impl ApiError {
         match self.status {
             401 => response.with("WWW-Authenticate", "Bearer"),
             _ => response,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_say_whose_fault_it_is() {
+        for (status, kind) in [
+            (400, "invalid_request_error"),
+            (431, "invalid_request_error"),
+            (500, "server_error"),
+            (501, "invalid_request_error"),
+            (503, "overloaded_error"),
+            (505, "invalid_request_error"),
+        ] {
+            let error = ApiError::new(status, "").to_json();
+            assert_eq!(error["error"]["type"], kind, "{status}");
         }
     }
 }

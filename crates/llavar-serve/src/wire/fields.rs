@@ -33,13 +33,17 @@ impl Fields {
         };
         let fits = |x: &f64| *x >= least && *x <= most && !(beyond && *x == least);
         // What has to be above 0 may be 0 as an f32, and what has no limit infinite.
-        let number = value.as_f64().filter(fits).map(|x| x as f32);
+        let given = value.as_f64().filter(fits);
+        let number = given.map(|x| x as f32);
         let number = number.filter(|x| x.is_finite() && fits(&f64::from(*x)));
-        let range = match (beyond, most.is_finite()) {
+        let mut range = match (beyond, most.is_finite()) {
             (true, true) => format!("a number above {least}, at most {most}"),
             (true, false) => format!("a number above {least}"),
             (false, _) => format!("a number from {least} to {most}"),
         };
+        if given.is_some() {
+            range += " that an f32 holds";
+        }
         let number = number.ok_or_else(|| wrong(name, &range, &value))?;
         Ok(Some(number))
     }

@@ -22,6 +22,13 @@ pub(crate) struct Turn {
     pub(crate) pictures: Vec<PictureUrl>,
 }
 
+impl Turn {
+    /// Whether there is neither text nor picture.
+    fn is_empty(&self) -> bool {
+        self.text.trim().is_empty() && self.pictures.is_empty()
+    }
+}
+
 /// A request. What is left out is `None`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ChatRequest {
@@ -263,12 +270,14 @@ fn conversation(messages: Option<Value>) -> Result<(Option<String>, Vec<Turn>), 
             }
         }
     }
-    match turns.last() {
-        Some(turn) if turn.is_user => {}
-        _ => {
-            let message = "the last of `messages` has to be the user's";
-            return Err(ApiError::field("messages", message).code("invalid_value"));
-        }
+    let wanted = match turns.last() {
+        Some(turn) if turn.is_user && !turn.is_empty() => None,
+        Some(turn) if turn.is_user => Some("to have a text or a picture"),
+        _ => Some("to be the user's"),
+    };
+    if let Some(wanted) = wanted {
+        let message = format!("the last of `messages` has {wanted}");
+        return Err(ApiError::field("messages", message).code("invalid_value"));
     }
     let system = system.join("\n");
     let system = (!system.trim().is_empty()).then_some(system);
@@ -278,6 +287,32 @@ fn conversation(messages: Option<Value>) -> Result<(Option<String>, Vec<Turn>), 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_turn_says_or_shows_something() {
+        let parse = |turns: &[&str]| {
+            let turn = |content: &&str| format!(r#"{{"role": "user", "content": {content}}}"#);
+            let turns: Vec<String> = turns.iter().map(turn).collect();
+            // Between two turns of the user stands one of the model.
+            let between = r#", {"role": "assistant", "content": "y"}, "#;
+            let body = format!(r#"{{"messages": [{}]}}"#, turns.join(between));
+            ChatRequest::parse(body.as_bytes())
+        };
+        let picture =
+            r#"[{"type": "image_url", "image_url": "data:"}, {"type": "text", "text": ""}]"#;
+        for last in [
+            r#""""#,
+            r#"" \n""#,
+            "[]",
+            r#"[{"type": "text", "text": ""}]"#,
+        ] {
+            let error = parse(&[picture, last]).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some("messages"), "{last}");
+            assert!(error.message.contains("a text or a picture"), "{error:?}");
+            assert!(parse(&[last, picture]).is_ok(), "{last}");
+            assert!(parse(&[last, r#""x""#]).is_ok(), "{last}");
+        }
+    }
 
     #[test]
     fn values_are_counted_outside_of_texts() {

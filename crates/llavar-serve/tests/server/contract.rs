@@ -259,6 +259,16 @@ fn requests_that_cannot_be_are_told_what_and_where() {
         (messages(json!("x")), Some("messages"), "a list"),
         (messages(json!([])), Some("messages"), "the user's"),
         (
+            messages(user(json!(""))),
+            Some("messages"),
+            "a text or a picture",
+        ),
+        (
+            messages(user(json!([]))),
+            Some("messages"),
+            "a text or a picture",
+        ),
+        (
             messages(json!([{"content": "x"}])),
             Some("messages[0]"),
             "role",
@@ -322,16 +332,25 @@ fn requests_that_cannot_be_are_told_what_and_where() {
         ),
         (with("top_p", json!(0)), Some("top_p"), "above 0"),
         // Within the range until it is an f32.
-        (with("top_p", json!(1e-300)), Some("top_p"), "above 0"),
+        (
+            with("top_p", json!(1e-300)),
+            Some("top_p"),
+            "above 0, at most 1 that an f32 holds",
+        ),
         (
             with("repetition_penalty", json!(1e-300)),
             Some("repetition_penalty"),
-            "above 0",
+            "above 0 that an f32 holds",
         ),
         (
-            with("repetition_penalty", json!(1e308)),
+            with("repetition_penalty", json!(1e300)),
             Some("repetition_penalty"),
-            "above 0",
+            "above 0 that an f32 holds",
+        ),
+        (
+            with("repetition_penalty", json!(0)),
+            Some("repetition_penalty"),
+            "above 0, not 0",
         ),
         (
             with("max_tokens", json!(0)),

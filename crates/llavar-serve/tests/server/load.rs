@@ -155,6 +155,21 @@ fn a_client_that_goes_frees_its_slot_at_once() {
     assert_eq!(ask(address, &body(CONVERSATIONS[2], json!({}))).status, 200);
 }
 
+#[test]
+fn a_client_that_says_no_more_is_told_of_no_failure() {
+    let (_server, address) = start(options(), endless(1));
+    let mut raw = Raw::to(address);
+    raw.post(&body(CONVERSATIONS[2], json!({"max_tokens": 60_000})));
+    raw.stream().shutdown(Shutdown::Write).unwrap();
+    // It counts as gone: the work is cancelled and the connection ends.
+    assert!(raw.try_read().is_none());
+    is_empty(address);
+    for (outcome, count) in [("cancelled", 1.0), ("failed", 0.0)] {
+        let name = format!("llavar_requests_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(metric(address, &name), count, "{outcome}");
+    }
+}
+
 /// Reads no picture before it may.
 struct Blocked(Arc<(Mutex<bool>, Condvar)>);
 
@@ -193,12 +208,13 @@ fn who_comes_when_the_queue_is_full_is_told_to_come_again() {
     };
     let (_server, address) = start(options, served);
     let request = body(CONVERSATIONS[0], json!({}));
-    let mut first: Vec<Raw> = (0..2).map(|_| Raw::to(address)).collect();
+    // One for the slot, which is free while pictures are read, and two that wait.
+    let mut first: Vec<Raw> = (0..3).map(|_| Raw::to(address)).collect();
     for raw in &mut first {
         raw.post(&request);
     }
-    eventually("both have a place", || {
-        metric(address, "llavar_num_requests_waiting") == 2.0
+    eventually("all three have a place", || {
+        metric(address, "llavar_num_requests_waiting") == 3.0
     });
     let got = ask(address, &request);
     assert_eq!(got.status, 429);

@@ -19,9 +19,9 @@ struct Manifest {
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Entry {
+pub(crate) struct Entry {
     bytes: u64,
-    crc32: String,
+    pub(crate) crc32: String,
 }
 
 /// Whether `DONE` is there.
@@ -44,32 +44,51 @@ pub(crate) fn seal(folder: &Path) -> io::Result<()> {
     write_synced(&folder.join(DONE), mark.as_bytes())
 }
 
+/// Why a checkpoint cannot be used, in one sentence that names the file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unsound {
+    /// A file is missing, short or changed.
+    #[error("{0}")]
+    Damaged(String),
+    /// The system does not let it be read now, so that nobody knows.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl Unsound {
+    fn of_io(name: &str, error: &io::Error) -> Self {
+        let said = format!("{name} cannot be read: {error}");
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Damaged(said),
+            _ => Self::Unreadable(said),
+        }
+    }
+}
+
 /// Checks every file of a checkpoint against its manifest.
 ///
 /// # Errors
-/// One sentence that names the first file that is missing, extra, short or changed.
-pub fn verify(checkpoint: &Path) -> Result<(), String> {
-    let read = |name: &str| {
-        fs::read(checkpoint.join(name)).map_err(|e| format!("{name} cannot be read: {e}"))
-    };
+/// What is wrong with the first file that is missing, short, changed or cannot be read.
+pub fn verify(checkpoint: &Path) -> Result<(), Unsound> {
+    let damaged = |reason: String| Err(Unsound::Damaged(reason));
+    let read = |name: &str| fs::read(checkpoint.join(name)).map_err(|e| Unsound::of_io(name, &e));
     let mark = read(DONE)?;
     let text = read(MANIFEST)?;
     if String::from_utf8_lossy(&mark).trim() != format!("{:08x}", crc32fast::hash(&text)) {
-        return Err(format!("{MANIFEST} is not the one that {DONE} stands for"));
+        return damaged(format!("{MANIFEST} is not the one that {DONE} stands for"));
     }
     let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|e| format!("{MANIFEST}: {e}"))?;
+        serde_json::from_slice(&text).map_err(|e| Unsound::Damaged(format!("{MANIFEST}: {e}")))?;
     for (name, want) in &manifest.files {
-        let got =
-            checksum(&checkpoint.join(name)).map_err(|e| format!("{name} cannot be read: {e}"))?;
+        let got = checksum(&checkpoint.join(name)).map_err(|e| Unsound::of_io(name, &e))?;
         if got.bytes != want.bytes {
-            return Err(format!(
+            return damaged(format!(
                 "{name} has {} bytes, expected {}",
                 got.bytes, want.bytes
             ));
         }
         if got != *want {
-            return Err(format!("{name} was changed: its checksum differs"));
+            return damaged(format!("{name} was changed: its checksum differs"));
         }
     }
     Ok(())
@@ -91,7 +110,8 @@ pub(crate) fn same_content(a: &Path, b: &Path) -> io::Result<bool> {
     Ok(all(a)? == all(b)?)
 }
 
-fn checksum(path: &Path) -> io::Result<Entry> {
+/// Length and checksum of a file.
+pub(crate) fn checksum(path: &Path) -> io::Result<Entry> {
     let mut file = File::open(path)?;
     let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; 1 << 20];

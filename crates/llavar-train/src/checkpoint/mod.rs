@@ -22,8 +22,8 @@ mod manifest;
 mod metrics;
 mod store;
 
-pub(crate) use manifest::is_published;
-pub use manifest::verify;
+pub use manifest::{Unsound, verify};
+pub(crate) use manifest::{checksum, is_published};
 pub(crate) use metrics::Best;
 pub use metrics::record as record_metrics;
 pub use store::{CheckpointInfo, PIN_FILE, list, pin};

@@ -354,9 +354,9 @@ mod tests {
         assert!(matches!(error, TrainError::CheckpointExists { .. }));
         assert_eq!(fs::read_to_string(path.join("model/w")).unwrap(), "one");
         fs::write(path.join("model/w"), "onf").unwrap();
-        assert!(verify(&path).unwrap_err().contains("model/w"));
+        assert!(verify(&path).unwrap_err().to_string().contains("model/w"));
         fs::write(path.join("model/w"), "on").unwrap();
-        assert!(verify(&path).unwrap_err().contains("bytes"));
+        assert!(verify(&path).unwrap_err().to_string().contains("bytes"));
         fs::remove_file(path.join("model/w")).unwrap();
         assert!(verify(&path).is_err());
     }

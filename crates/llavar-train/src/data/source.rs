@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     Recipe, TrainError,
+    checkpoint::checksum,
     error::{SampleFault, chain},
     features::{FeatureCache, Features, PictureKey, key_of},
 };
@@ -40,6 +41,12 @@ impl Picture {
         }
     }
 }
+
+/// Files up to this size are read for a checksum.
+const CHECKED_BYTES: u64 = 4 << 30;
+
+/// What stands in front of a checksum.
+const CHECKSUM: &str = " (crc32 ";
 
 /// A sample that only waits for its place in a batch.
 #[derive(Debug)]
@@ -230,14 +237,31 @@ impl SampleSource {
             .collect()
     }
 
-    /// What the data are, for a check when a run resumes: number of samples and bytes of the files.
+    /// What the data are, for a check when a run resumes: number of samples, bytes of the files, and a checksum of
+    /// those that hold text alone.
     pub(crate) fn fingerprint(&self) -> String {
-        let sizes: Vec<String> = self
-            .sets
-            .iter()
-            .map(|set| format!("{} samples in {} bytes", set.len(), set.stamp().bytes))
-            .collect();
-        sizes.join(" + ")
+        let of_set = |set: &Dataset| {
+            let bytes = set.stamp().bytes;
+            let size = format!("{} samples in {bytes} bytes", set.len());
+            let text = !set.is_container() && bytes <= CHECKED_BYTES;
+            let sum = text.then(|| checksum(set.path()).ok()).flatten();
+            match sum {
+                Some(sum) => format!("{size}{CHECKSUM}{})", sum.crc32),
+                None => size,
+            }
+        };
+        let sets: Vec<String> = self.sets.iter().map(of_set).collect();
+        sets.join(" + ")
+    }
+
+    /// Whether these are the data of a fingerprint; earlier versions took no checksum.
+    pub(crate) fn is_of(&self, fingerprint: &str) -> bool {
+        let now = self.fingerprint();
+        let sizes = || {
+            let sets = now.split(" + ").map(|set| set.split(CHECKSUM).next());
+            sets.flatten().collect::<Vec<_>>().join(" + ")
+        };
+        now == fingerprint || !fingerprint.contains(CHECKSUM) && sizes() == fingerprint
     }
 
     /// The tokenizer.

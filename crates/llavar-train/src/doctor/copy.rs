@@ -73,6 +73,8 @@ struct Aside {
 
 impl Aside {
     fn create(path: PathBuf) -> Result<Self, TrainError> {
+        let path =
+            llavar_data::write::replaceable(&path).map_err(|e| TrainError::save(&path, e))?;
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(".partial");
         let aside = path.with_file_name(name);

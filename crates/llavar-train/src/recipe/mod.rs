@@ -134,7 +134,7 @@ impl Recipe {
     /// hold, which the checkpoint checks itself.
     pub(crate) fn changed_keys(&self, other: &Self) -> Vec<String> {
         /// Keys that do not change what is computed.
-        const FREE: [&str; 25] = [
+        const FREE: [&str; 28] = [
             "model.model_name_or_path",
             "model.vision_tower",
             "model.vision_tower_slow",
@@ -145,6 +145,10 @@ impl Recipe {
             "data.prefetch_bytes",
             "data.image_cache_bytes",
             "data.vision_features_cache",
+            // What has been done until now met no other rule.
+            "data.on_bad_sample",
+            "data.max_bad_samples",
+            "data.max_consecutive_bad_samples",
             "train.device",
             "train.zero_stage",
             "train.save_steps",

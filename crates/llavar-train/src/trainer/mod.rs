@@ -47,8 +47,8 @@ use crate::{
 pub enum Resume {
     /// A new run; an error where the run folder holds checkpoints or a model.
     No,
-    /// The newest valid checkpoint of the run folder; a new run where there is none. Checkpoints that
-    /// are damaged are renamed and passed over.
+    /// The newest valid checkpoint of the run folder; a new run where there is no checkpoint and no model. Newer
+    /// ones that are damaged are renamed and passed over.
     Auto,
     /// This checkpoint (or the newest valid one of this run folder).
     From(PathBuf),
@@ -267,6 +267,7 @@ impl Trainer {
             }
         }
         self.tell_of_samples(observer);
+        self.tell_of_lost_steps(observer);
         let model = self.finish(observer)?;
         Ok(Outcome::Finished {
             step: self.state.step,

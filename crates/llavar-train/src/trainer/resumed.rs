@@ -8,7 +8,7 @@ use std::{
 use super::Resume;
 use crate::{
     Recipe, TrainError,
-    checkpoint::{self, CheckpointInfo, Store, TrainState, verify},
+    checkpoint::{self, CheckpointInfo, Store, TrainState, Unsound, verify},
     data::SampleSource,
 };
 
@@ -28,7 +28,16 @@ pub(super) fn find_checkpoint(
             }
             Ok(None)
         }
-        Resume::Auto => newest_valid(store, true, warnings),
+        Resume::Auto => {
+            let found = newest_valid(store, true, warnings)?;
+            // To begin again would move the model of a run away that has ended, and cut its log.
+            if found.is_none() && run_dir.join("model").exists() {
+                return Err(TrainError::NoCheckpoint {
+                    path: run_dir.to_owned(),
+                });
+            }
+            Ok(found)
+        }
         Resume::From(path) => {
             if path.join("checkpoints").is_dir() {
                 let other = Store::new(path);
@@ -45,9 +54,9 @@ pub(super) fn find_checkpoint(
                     reason: missing(path),
                 });
             }
-            verify(path).map_err(|reason| TrainError::Checkpoint {
+            verify(path).map_err(|why| TrainError::Checkpoint {
                 path: path.clone(),
-                reason,
+                reason: why.to_string(),
             })?;
             let step = TrainState::read(path)?.step;
             // Going on from the middle of a run would meet that run's own later checkpoints.
@@ -84,29 +93,40 @@ fn missing(path: &Path) -> String {
     }
 }
 
+/// The newest checkpoint that is sound. Damaged ones that are newer are moved out of the way, under a name that says
+/// so, once there is one to go on from; otherwise all stay where they are.
 fn newest_valid(
     store: &Store,
     own: bool,
     warnings: &mut Vec<String>,
 ) -> Result<Option<PathBuf>, TrainError> {
     let all = store.list()?;
-    let mut newest = None;
+    let mut damaged: Vec<(&Path, String)> = Vec::new();
     for info in all.iter().rev() {
         match verify(&info.path) {
-            Ok(()) => return Ok(Some(info.path.clone())),
-            Err(reason) => {
-                warnings.push(format!(
-                    "checkpoint {} is damaged and was passed over: {reason}",
-                    info.path.display()
-                ));
-                newest.get_or_insert((info, reason));
+            Ok(()) => {
+                for (path, reason) in &damaged {
+                    warnings.push(format!(
+                        "checkpoint {} is damaged and was passed over: {reason}",
+                        path.display()
+                    ));
+                    if own {
+                        store.set_aside(path)?;
+                    }
+                }
+                return Ok(Some(info.path.clone()));
+            }
+            Err(Unsound::Damaged(reason)) => damaged.push((&info.path, reason)),
+            // It may be sound: going on from an older one would not be what was asked for.
+            Err(Unsound::Unreadable(reason)) => {
+                return Err(TrainError::Checkpoint {
+                    path: info.path.clone(),
+                    reason,
+                });
             }
         }
-        if own {
-            store.set_aside(&info.path)?;
-        }
     }
-    match newest {
+    match damaged.into_iter().next() {
         None => Ok(None),
         Some((_, reason)) => Err(TrainError::NoValidCheckpoint {
             path: store.root().to_owned(),
@@ -183,10 +203,10 @@ pub(super) fn check_data(
     recipe: &Recipe,
     warnings: &mut Vec<String>,
 ) -> Result<(), TrainError> {
-    let now = source.fingerprint();
-    if state.data == now {
+    if source.is_of(&state.data) {
         return Ok(());
     }
+    let now = source.fingerprint();
     if recipe.train.allow_recipe_change {
         warnings.push(format!(
             "resumed with other data ({now}) than the checkpoint's ({})",

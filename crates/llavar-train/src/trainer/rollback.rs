@@ -37,6 +37,18 @@ impl Trainer {
         Ok(())
     }
 
+    /// Says that the run ends with weights that its last steps did not change.
+    pub(super) fn tell_of_lost_steps(&self, observer: &mut dyn Observer) {
+        let steps = self.state.not_finite_in_a_row;
+        if steps > 0 {
+            let step = self.state.step;
+            observer.on_warning(&format!(
+                "the last {steps} steps had no finite gradient: the model is that of step {}, whose weights have likely diverged; a lower learning_rate helps",
+                step - steps.min(step)
+            ));
+        }
+    }
+
     /// Tells of a spike at `step`, and remembers it where the run is to go back.
     pub(super) fn on_spike(&mut self, step: u64, what: &str, observer: &mut dyn Observer) {
         let guard = self.guard.map(|guard| guard.on_spike);

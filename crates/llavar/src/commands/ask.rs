@@ -9,11 +9,11 @@ use std::{
 use clap::builder::RangedU64ValueParser;
 use llavar_assistant::{Answer, Assistant, Conversation};
 use llavar_data::TemplateName;
-use llavar_image::DecodeLimits;
+use llavar_image::{DecodeLimits, exif_orientation};
 use llavar_model::generation::GenerationOptions;
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::{print, print_json, shell_word};
 use crate::{
     device::DeviceFlags,
     failure::{Class, Failure, Outcome},
@@ -182,6 +182,7 @@ struct Report {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Outcome {
     let (images, question) = pictures_and_question(args.words, args.image)?;
+    images.iter().for_each(|image| note_turned(image));
     let model = args.model.folder()?;
     if args.closer.closer && images.len() != 1 {
         return Err(Failure::usage(format!(
@@ -273,9 +274,14 @@ fn pictures_and_question(
 ) -> Outcome<(Vec<PathBuf>, String)> {
     // There is one: the command line is refused without.
     let question = words.pop().unwrap_or_default();
-    if flagged.is_empty() && words.is_empty() && Path::new(&question).is_file() {
-        return Err(Failure::usage("the question is missing")
-            .hint(format!("llavar ask {question} \"what is the total?\"")));
+    let last = Path::new(&question);
+    if last.is_file() {
+        let hint = format!("llavar ask {} \"what is the total?\"", shell_word(last));
+        return Err(Failure::usage("the question is missing").hint(hint));
+    }
+    if flagged.is_empty() && words.is_empty() && is_picture_name(last) {
+        return Err(Failure::usage(format!("there is no picture `{question}`"))
+            .hint("check the path, and ask something behind it"));
     }
     if question.trim().is_empty() {
         return Err(Failure::usage("the question is empty")
@@ -288,6 +294,29 @@ fn pictures_and_question(
     }
     let named = words.into_iter().map(PathBuf::from);
     Ok((flagged.into_iter().chain(named).collect(), question))
+}
+
+/// Says that a picture is read on its side where a camera has noted so: its pixels are read as they are stored, as in
+/// training.
+pub(crate) fn note_turned(picture: &Path) {
+    let bytes = llavar_image::read_file(picture, &DecodeLimits::default());
+    if let Some(turned) = bytes.ok().and_then(|bytes| exif_orientation(&bytes))
+        && turned != 1
+    {
+        note(format!(
+            "{}: the camera held it another way (EXIF orientation {turned}); it is read as it is stored: turn its pixels \
+             first if the answer is wrong",
+            picture.display()
+        ));
+    }
+}
+
+/// Whether a word is nothing but the name of a picture.
+fn is_picture_name(word: &Path) -> bool {
+    let ends = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
+    let ending = word.extension().and_then(|end| end.to_str());
+    let one_word = !word.to_string_lossy().contains(char::is_whitespace);
+    one_word && ending.is_some_and(|end| ends.contains(&end.to_ascii_lowercase().as_str()))
 }
 
 /// Linux keeps it with the process.

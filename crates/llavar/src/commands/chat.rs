@@ -9,7 +9,10 @@ use std::{
 use llavar_assistant::Conversation;
 use llavar_image::DecodeLimits;
 
-use super::{ask::Decoding, print};
+use super::{
+    ask::{Decoding, note_turned},
+    print,
+};
 use crate::{
     failure::{Class, Failure, Outcome},
     progress::note,
@@ -50,6 +53,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     // The last picture shown, where a closer look may be taken.
     let mut last = None;
     let see = |path: &Path| -> Outcome<_> {
+        note_turned(path);
         let text = super::ocr::prefix(reader.as_ref(), path)?;
         let image = llavar_image::decode_file(path, &DecodeLimits::default());
         let image = image.map_err(llavar_assistant::Error::from)?;

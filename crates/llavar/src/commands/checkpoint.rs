@@ -92,7 +92,9 @@ fn show(args: &ListArgs) -> Outcome {
     }
     let row = |info: CheckpointInfo| Row {
         bytes: size_of(&info.path),
-        damage: args.verify.then(|| verify(&info.path).err()),
+        damage: args
+            .verify
+            .then(|| verify(&info.path).err().map(|why| why.to_string())),
         step: info.step,
         path: info.path,
         pinned: info.pinned,

@@ -73,6 +73,16 @@ pub(crate) fn no_pipe_in_model(folder: &Path) -> Outcome {
     .try_for_each(|name| no_pipe(&folder.join(name)))
 }
 
+/// A path as a shell takes it for one word.
+fn shell_word(path: &Path) -> String {
+    let shown = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    match !shown.is_empty() && shown.chars().all(plain) {
+        true => shown,
+        false => format!("'{}'", shown.replace('\'', "'\\''")),
+    }
+}
+
 /// Whether two paths lead to one place.
 fn is_same(a: &Path, b: &Path) -> bool {
     match (a.canonicalize(), b.canonicalize()) {
@@ -87,6 +97,25 @@ fn not_over(option: &str, out: &Path, inputs: &[(&str, &Path)]) -> Outcome {
         Some((name, _)) => Err(Failure::usage(format!("{option} would write over {name}"))
             .hint(format!("give another {option}"))),
         None => Ok(()),
+    }
+}
+
+/// Refuses to write over a file that is no earlier output of the same command, as its first bytes or what lies beside
+/// it tell.
+fn not_over_other(option: &str, out: &Path, is_ours: impl FnOnce(&[u8]) -> bool) -> Outcome {
+    let mut head = Vec::new();
+    if let Ok(file) = std::fs::File::open(out)
+        && file.metadata().is_ok_and(|at| at.is_file())
+    {
+        let _ = std::io::Read::read_to_end(&mut std::io::Read::take(file, 64), &mut head);
+    }
+    match head.is_empty() || is_ours(&head) {
+        true => Ok(()),
+        false => Err(Failure::usage(format!(
+            "{} is there already, and no earlier output of this command",
+            out.display()
+        ))
+        .hint(format!("give another {option}, or move the file"))),
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use clap::builder::RangedU64ValueParser;
 use llavar_assistant::Assistant;
 use llavar_eval::{
     results::{
@@ -75,7 +76,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',')]
     metric: Vec<String>,
     /// Only the first N questions of every task.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     limit: Option<usize>,
     #[command(flatten)]
     prompt: PromptFlags,
@@ -127,7 +128,11 @@ pub(crate) struct AnswerFlags {
     #[arg(long, default_value_t = 512)]
     picture_cache: usize,
     /// Longest answer, tokens; the task's own by default.
-    #[arg(long, alias = "max_new_tokens")]
+    #[arg(
+        long,
+        alias = "max_new_tokens",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=1 << 24)
+    )]
     max_new_tokens: Option<usize>,
     #[command(flatten)]
     sampling: SamplingFlags,

@@ -1,9 +1,12 @@
 //! `llavar eval score`: score an answers file of any tool.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use llavar_eval::{
-    results::{RESULTS_FILE, SCORED_FILE, write_json, write_rows},
+    results::{RESULTS_FILE, SCORED_FILE, SETTINGS_FILE, write_json, write_rows},
     samples::read_answers,
     score::{ScoreOptions, score},
     tasks::{ImageCheck, Options, Task, task_info},
@@ -11,7 +14,7 @@ use llavar_eval::{
 
 use super::{announce, metrics, must_exist, show};
 use crate::{
-    commands::{no_pipe, not_over, print, print_json},
+    commands::{is_same, no_pipe, not_over, print, print_json},
     failure::{Class, Failure, Outcome},
     progress::note,
 };
@@ -74,6 +77,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         for name in [RESULTS_FILE, SCORED_FILE] {
             not_over("--out", &out.join(name), &inputs)?;
         }
+        not_another_run(out, &args.answers)?;
     }
     let task = match &args.data {
         Some(data) => {
@@ -107,4 +111,19 @@ pub(crate) fn run(args: Args) -> Outcome {
         return print_json(&result);
     }
     print(show::table(&[result]))
+}
+
+/// Results of `eval run` belong to its answers: those of others are not put in their place. A task's own answers may
+/// be scored again there.
+fn not_another_run(out: &Path, answers: &Path) -> Outcome {
+    let is_task = |folder: &Path| folder.join(SETTINGS_FILE).exists();
+    let own = answers
+        .file_name()
+        .is_some_and(|name| is_same(answers, &out.join(name)));
+    let mut below = fs::read_dir(out).into_iter().flatten().flatten();
+    if (is_task(out) && !own) || below.any(|entry| is_task(&entry.path())) {
+        let message = format!("--out {} holds what `llavar eval run` made", out.display());
+        return Err(Failure::usage(message).hint("give a folder of its own"));
+    }
+    Ok(())
 }

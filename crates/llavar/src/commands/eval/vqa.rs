@@ -1,6 +1,9 @@
 //! `llavar eval vqa`: the job of LLaVA's `model_vqa.py`.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use llavar_eval::{
@@ -82,6 +85,13 @@ pub(crate) fn run(args: Args) -> Outcome {
     must_exist("question file", &args.question_file)?;
     let questions = [("the question file", args.question_file.as_path())];
     not_over("--answers-file", &args.answers_file, &questions)?;
+    if args.answers_file.is_file() && !journal_of(&args.answers_file).exists() {
+        let shown = args.answers_file.display();
+        return Err(Failure::usage(format!(
+            "{shown} is there already, and not from this command"
+        ))
+        .hint("give another --answers-file, or move it"));
+    }
     let shard = Shard::new(args.num_chunks, args.chunk_idx);
     let shard = shard.map_err(|error| Failure::new(Class::Usage, error))?;
     let mode = args.ocr.mode()?;
@@ -101,7 +111,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     let mut model = LocalModel::new(&assistant, &args.model_path, args.how.local(&assistant))?;
 
     let format = PromptFormat::with_suffix(&task, None);
-    let folder = args.answers_file.with_extension("run");
+    let folder = journal_of(&args.answers_file);
     let prefix = |item: &_| match &ocr {
         Some(ocr) => ocr.before(item),
         None => Ok(String::new()),
@@ -143,6 +153,19 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     unless_stopped(&asked, &args.answers_file.display().to_string())?;
     report(&args, &column, &asked, lines.len())
+}
+
+/// Where answers are kept as they come: beside the answers file, in a folder of its name.
+fn journal_of(answers: &Path) -> PathBuf {
+    let ours = answers
+        .extension()
+        .is_some_and(|end| end == "jsonl" || end == "json");
+    if ours {
+        return answers.with_extension("run");
+    }
+    let mut name = answers.as_os_str().to_owned();
+    name.push(".run");
+    name.into()
 }
 
 /// A chunk of the questions. As in the reference it is one of samples: the questions of a sample stay

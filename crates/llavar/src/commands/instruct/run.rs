@@ -1,7 +1,7 @@
 //! `llavar instruct run`.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Instant,
@@ -275,11 +275,9 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     unusable(&generated);
     let is_cancelled = generated.stop == Some(Stop::Cancelled);
-    if template && is_cancelled && done_before(&args.out) > done(&generated.pictures) {
-        // Without a journal there is nothing that the rest could be made from.
-        return Err(Failure::interrupted(
-            "the set that is there has more pictures and is left as it was; the same command begins again",
-        ));
+    let lost = would_lose(&args.out, &generated.pictures);
+    if lost > 0 {
+        return Err(left_as_it_was(lost, &args.out, generated, template));
     }
     // What was done is written in any case.
     file.write(&args.out)?;
@@ -334,9 +332,45 @@ fn done(pictures: &[PictureResult]) -> usize {
     pictures.iter().filter(|p| p.state == State::Done).count()
 }
 
-/// The same of what is in a run folder.
-fn done_before(run: &Path) -> usize {
-    read_pictures(run).map_or(0, |pictures| done(&pictures))
+/// Pictures of the set in a run folder that are still there and would drop out of it.
+fn would_lose(run: &Path, pictures: &[PictureResult]) -> usize {
+    let (Ok(file), Ok(before)) = (RunFile::read(run), read_pictures(run)) else {
+        return 0;
+    };
+    let is_done = |p: &&PictureResult| p.state == State::Done;
+    let now: HashSet<&str> = pictures
+        .iter()
+        .filter(is_done)
+        .map(|p| p.name.as_str())
+        .collect();
+    let folder = file.folder(run);
+    before
+        .iter()
+        .filter(is_done)
+        .filter(|p| !now.contains(p.name.as_str()) && folder.join(&p.name).exists())
+        .count()
+}
+
+/// Why the set that is there was not written over.
+fn left_as_it_was(lost: usize, out: &Path, generated: Generated, template: bool) -> Failure {
+    let left = format!(
+        "the set in {} is left as it was: {lost} of its pictures would have dropped out",
+        out.display()
+    );
+    if generated.stop == Some(Stop::Cancelled) {
+        // Without a journal there is nothing that the rest could be made from.
+        let on = if template { "begins again" } else { "goes on" };
+        return Failure::interrupted(format!("{left}; the same command {on}"));
+    }
+    note(left.clone());
+    if let Some(error) = generated.error {
+        return error.into();
+    }
+    match failed(&generated) {
+        Err(failure) => failure,
+        Ok(()) => Failure::usage(left)
+            .hint("give another --out; the answers that were paid for are in the journal"),
+    }
 }
 
 /// Tells of the first pictures that cannot be used, and why.
@@ -495,8 +529,10 @@ impl Work<'_> {
                 model: sampling.model.clone(),
                 prompts: file.prompts.clone(),
             })?;
-            // A run that is killed goes on with the same engine.
-            file.write(&args.out)?;
+            // A run that is killed goes on with the same engine; of a set that is there it says how that was made.
+            if read_pictures(&args.out).is_err() {
+                file.write(&args.out)?;
+            }
         }
         let caller = Caller {
             client: client.as_ref(),

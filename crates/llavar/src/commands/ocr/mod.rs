@@ -52,6 +52,11 @@ impl OcrFlag {
 
     /// As [`OcrFlag::open`], without keeping results beyond the end of the program.
     pub(crate) fn open_in_memory(&self, model: &Path) -> Outcome<Option<Reader>> {
+        if let Some(EngineChoice::Sidecar(_)) = &self.engine {
+            let why =
+                "--ocr sidecar: pictures of requests have no names that a text could be found by";
+            return Err(Failure::usage(why).hint("give ppocr, ppocr-v4, tesseract or none"));
+        }
         let engine = self.open_engine(model)?;
         Ok(engine.map(|engine| Reader::new(engine, None)))
     }

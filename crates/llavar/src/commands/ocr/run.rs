@@ -106,9 +106,11 @@ pub(crate) fn run(args: Args) -> Outcome {
     }
     if bad > 0 {
         let what = format!("{bad} of {} pictures could not be read", jobs.len());
-        return Err(
-            Failure::new(Class::Data, what).hint("the others were read; see the errors above")
-        );
+        let hint = match bad < jobs.len() {
+            true => "the others were read; see the errors above",
+            false => "see the errors above",
+        };
+        return Err(Failure::new(Class::Data, what).hint(hint));
     }
     Ok(())
 }

@@ -102,6 +102,15 @@ pub(crate) fn run(args: Args) -> Outcome {
     if let Some(folder) = &args.image_folder {
         recipe.data.image_folder = Paths::One(folder.display().to_string());
     }
+    if args.samples == Some(0) {
+        return Err(Failure::usage("--samples 0 is nothing to plan for"));
+    }
+    if args
+        .price_per_gpu_hour
+        .is_some_and(|price| !(0.0..1e9).contains(&price))
+    {
+        return Err(Failure::usage("--price-per-gpu-hour is a number from 0 on"));
+    }
     if !(args.memory.is_finite() && args.memory > 0.0 && args.memory < 1e6) {
         return Err(Failure::usage("--memory is in GiB, above 0"));
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{Args, evaluate, prepare, report};
 use crate::{
-    commands::{ask::load, data::with_sets, ocr, print, print_json},
+    commands::{ask::load, data::with_sets, ocr, print, print_json, shell_word},
     device::DeviceFlags,
     failure::Outcome,
     progress::note,
@@ -76,16 +76,15 @@ pub(super) fn run(args: &Args, model: &Path) -> Outcome {
     note(format!("pictures and answers: {}", sheet.display()));
     let example = answers.first().map(|row| folder.join(&row.image));
     if let (Some(picture), Some(row)) = (example, answers.first()) {
+        let picture = shell_word(&picture);
         let pull = if ocr::wished_engine(model)?.is_some() {
             "\n  llavar ocr pull                     once: an engine whose text betters answers about scans"
         } else {
             ""
         };
         note(format!(
-            "\ntry next:{pull}\n  llavar ask {} \"{}\"\n  llavar chat {}",
-            picture.display(),
+            "\ntry next:{pull}\n  llavar ask {picture} \"{}\"\n  llavar chat {picture}",
             row.question,
-            picture.display()
         ));
     }
     note(

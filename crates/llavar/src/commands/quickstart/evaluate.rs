@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, atomic::Ordering},
 };
 
 use llavar_assistant::Assistant;
@@ -12,7 +12,11 @@ use llavar_metrics::contains_words;
 use llavar_model::generation::GenerationOptions;
 use rayon::prelude::*;
 
-use crate::{failure::Outcome, progress::Progress};
+use crate::{
+    failure::{Failure, Outcome},
+    interrupt::stop_flag,
+    progress::Progress,
+};
 
 /// A held-out question.
 #[derive(Debug, Clone)]
@@ -52,6 +56,7 @@ pub(super) fn ask_all(
         max_new_tokens,
         ..assistant.defaults()
     };
+    let stop = stop_flag()?;
     let progress = Mutex::new((
         0u64,
         Progress::new(name, "questions", questions.len() as u64),
@@ -59,6 +64,9 @@ pub(super) fn ask_all(
     let answered: Vec<Outcome<Vec<(usize, AnswerRow)>>> = groups
         .par_iter()
         .map(|(picture, members)| {
+            if stop.load(Ordering::SeqCst) {
+                return Err(Failure::interrupted("not all questions were asked"));
+            }
             // Seen once, asked several times.
             let features = if with_picture {
                 vec![assistant.see_file(picture)?]

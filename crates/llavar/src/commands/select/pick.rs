@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::score::image_folder;
 use crate::{
-    commands::{no_pipe, not_over, print, print_json, write_file},
+    commands::{no_pipe, not_over, not_over_other, print, print_json, write_file},
     failure::{Class, Failure, Outcome},
     progress::note,
 };
@@ -180,6 +180,9 @@ struct DroppedLine<'a> {
 pub(crate) fn run(args: Args) -> Outcome {
     no_pipe(&args.scores)?;
     no_pipe(&args.data)?;
+    not_over_other("--out", &args.out, |_| {
+        beside(&args.out, "card.json").exists()
+    })?;
     not_over(
         "--out",
         &args.out,

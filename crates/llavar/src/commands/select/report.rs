@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{pick::beside, score::image_folder};
 use crate::{
-    commands::{no_pipe, not_over, print, write_file},
+    commands::{no_pipe, not_over, not_over_other, print, write_file},
     failure::{Class, Failure, Outcome},
 };
 
@@ -60,6 +60,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         .out
         .unwrap_or_else(|| args.scores.with_extension("html"));
     not_over("--out", &out, &[("the score file", &args.scores)])?;
+    not_over_other("--out", &out, |head| {
+        head.to_ascii_lowercase().starts_with(b"<!doctype html")
+    })?;
     if let Some(picked) = &args.picked {
         let dropped = beside(picked, "dropped.jsonl");
         let inputs = [

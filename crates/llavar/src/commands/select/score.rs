@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::server::RemoteFlags;
 use crate::{
-    commands::{no_pipe, not_over, print, print_json, write_file},
+    commands::{no_pipe, not_over, not_over_other, print, print_json, write_file},
     device::DeviceFlags,
     failure::{Class, Failure, Outcome},
     interrupt,
@@ -178,6 +178,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     };
     let out = shard.file(&args.out);
     not_over("--out", &out, &[("the data", &args.data)])?;
+    not_over_other("--out", &out, |head| head.starts_with(b"PAR1"))?;
     let folder = image_folder(&args.data, args.image_folder.as_deref());
     let data = Dataset::open(&args.data, Some(&folder))?;
     let (assistant, remote);
@@ -299,6 +300,7 @@ pub(crate) fn merge(args: MergeArgs) -> Outcome {
         not_over("--out", &args.out, &[("one of the parts", part)])?;
     }
     let table = llavar_select::merge(&args.parts)?;
+    not_over_other("--out", &args.out, |head| head.starts_with(b"PAR1"))?;
     write_file(&args.out, &table.to_parquet(&args.out)?)?;
     print(format!(
         "{}: {} pairs\n",
