@@ -289,6 +289,12 @@ fn a_pick_repeats_and_says_why_the_rest_is_gone() {
             .fails(2, &[&format!("--out would write over {what}")]);
         assert!(fs::read(world.path(out)).unwrap() == before);
     }
+    // Nor is another file that happens to have the name.
+    fs::write(world.path("notes.json"), "[]").unwrap();
+    let other = "no earlier output of this command";
+    pick("notes.json", &open).fails(2, &[other]);
+    let args = ["select", "report", "scores.parquet", "--out", "notes.json"];
+    world.run(&args, &[]).fails(2, &[other]);
     let most = usize::MAX.to_string();
     let each = [&open[..], &["--number", "1", "--clusters", &most]].concat();
     pick("c.json", &each).ok();

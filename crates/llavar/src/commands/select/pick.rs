@@ -180,14 +180,14 @@ struct DroppedLine<'a> {
 pub(crate) fn run(args: Args) -> Outcome {
     no_pipe(&args.scores)?;
     no_pipe(&args.data)?;
-    not_over_other("--out", &args.out, |_| {
-        beside(&args.out, "card.json").exists()
-    })?;
     not_over(
         "--out",
         &args.out,
         &[("--data", &args.data), ("the score file", &args.scores)],
     )?;
+    not_over_other("--out", &args.out, |_| {
+        beside(&args.out, "card.json").exists()
+    })?;
     if args.clusters > 1 && args.fraction.is_none() && args.number.is_none() {
         return Err(
             Failure::usage("--clusters spreads what is taken, and all would be taken")

@@ -60,9 +60,6 @@ pub(crate) fn run(args: Args) -> Outcome {
         .out
         .unwrap_or_else(|| args.scores.with_extension("html"));
     not_over("--out", &out, &[("the score file", &args.scores)])?;
-    not_over_other("--out", &out, |head| {
-        head.to_ascii_lowercase().starts_with(b"<!doctype html")
-    })?;
     if let Some(picked) = &args.picked {
         let dropped = beside(picked, "dropped.jsonl");
         let inputs = [
@@ -71,6 +68,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         ];
         not_over("--out", &out, &inputs)?;
     }
+    not_over_other("--out", &out, |head| {
+        head.to_ascii_lowercase().starts_with(b"<!doctype html")
+    })?;
     let table = ScoreTable::read(&args.scores)?;
     let verdicts = match &args.picked {
         Some(picked) => Some(verdicts(&table, picked)?),
