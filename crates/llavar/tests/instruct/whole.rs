@@ -96,6 +96,37 @@ fn a_later_run_that_ends_early_keeps_the_set() {
     }
 }
 
+#[test]
+fn a_narrower_run_and_one_without_answers_leave_the_set_and_how_it_was_made() {
+    let world = world("instruct_narrower", 5);
+    let more = ["--formats", "json", "--ocr", "sidecar"];
+    world.run(&TEMPLATE, &more).ok();
+    let made = || (set(&world), fs::read(world.path("run/run.json")).unwrap());
+    let whole = made();
+    let narrower = [&more[..], &["--limit", "1"]].concat();
+    let left = "4 of its pictures would have dropped out";
+    world.run(&TEMPLATE, &narrower).fails(2, &[left, "--out"]);
+    assert!(made() == whole);
+    let server = StubServer::start(|_| Reply::error(401, "no such key")).unwrap();
+    let url = server.url();
+    world
+        .run(&RUN, &["--formats", "json", "--endpoint", &url])
+        .fails(1, &["5 of its pictures would have dropped out", "401"]);
+    assert!(made() == whole);
+    // A picture that is gone may drop out.
+    fs::remove_file(picture(&world)).unwrap();
+    world.run(&TEMPLATE, &more).ok();
+    assert!(made() != whole);
+}
+
+/// A picture of the set.
+fn picture(world: &World) -> std::path::PathBuf {
+    let mut all = fs::read_dir(world.path("images")).unwrap().flatten();
+    let is_picture = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "png");
+    all.find_map(|entry| Some(entry.path()).filter(is_picture))
+        .unwrap()
+}
+
 #[cfg(unix)]
 #[test]
 fn without_a_model_ctrl_c_leaves_the_larger_set() {

@@ -352,7 +352,7 @@ fn would_lose(run: &Path, pictures: &[PictureResult]) -> usize {
 }
 
 /// Why the set that is there was not written over.
-fn left_as_it_was(lost: usize, out: &Path, generated: Generated, template: bool) -> Failure {
+fn left_as_it_was(lost: usize, out: &Path, mut generated: Generated, template: bool) -> Failure {
     let left = format!(
         "the set in {} is left as it was: {lost} of its pictures would have dropped out",
         out.display()
@@ -362,14 +362,16 @@ fn left_as_it_was(lost: usize, out: &Path, generated: Generated, template: bool)
         let on = if template { "begins again" } else { "goes on" };
         return Failure::interrupted(format!("{left}; the same command {on}"));
     }
-    note(left.clone());
-    if let Some(error) = generated.error {
-        return error.into();
-    }
-    match failed(&generated) {
-        Err(failure) => failure,
-        Ok(()) => Failure::usage(left)
-            .hint("give another --out; the answers that were paid for are in the journal"),
+    let failure = match generated.error.take() {
+        Some(error) => Some(error.into()),
+        None => failed(&generated).err(),
+    };
+    match failure {
+        Some(failure) => {
+            note(left);
+            failure
+        }
+        None => Failure::usage(left).hint("give another --out"),
     }
 }
 
