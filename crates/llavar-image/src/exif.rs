@@ -1,5 +1,7 @@
 //! The orientation that a camera writes beside the pixels of a JPEG, PNG or WebP.
 
+use crate::ImageFormat;
+
 /// The EXIF orientation of an encoded JPEG, PNG or WebP, 1 to 8: 1 as stored, 3 upside down, 6 and 8 on a side, the
 /// others mirrored. Nothing where it does not say, or what it says cannot be read.
 ///
@@ -8,24 +10,10 @@
 /// # Source
 /// EXIF 2.3, tag 0x0112.
 pub fn exif_orientation(bytes: &[u8]) -> Option<u16> {
-    let block = match bytes {
-        [0xff, 0xd8, rest @ ..] => of_jpeg(rest),
-        [0x89, b'P', b'N', b'G', _, _, _, _, rest @ ..] => of_png(rest),
-        [
-            b'R',
-            b'I',
-            b'F',
-            b'F',
-            _,
-            _,
-            _,
-            _,
-            b'W',
-            b'E',
-            b'B',
-            b'P',
-            rest @ ..,
-        ] => of_webp(rest),
+    let block = match ImageFormat::from_content(bytes)? {
+        ImageFormat::Jpeg => of_jpeg(bytes.get(2..)?),
+        ImageFormat::Png => of_png(bytes.get(8..)?),
+        ImageFormat::WebP => of_webp(bytes.get(12..)?),
         _ => None,
     }?;
     orientation(block.strip_prefix(b"Exif\0\0").unwrap_or(block))
