@@ -54,7 +54,7 @@ pub use misread::Misreading;
 pub use page::{ContentHash, Page};
 pub use paragraph::{Paragraph, paragraphs};
 pub use ppocr::PpOcr;
-pub use prefix::{prefix, put_before};
+pub use prefix::{has_prefix, prefix, put_before};
 pub use sidecar::{Sidecar, parse_lines};
 pub use tesseract::Tesseract;
 pub use words::join_words;

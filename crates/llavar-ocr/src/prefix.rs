@@ -7,6 +7,10 @@ use crate::{Line, page_layout, paragraphs};
 /// So many lines are given as paragraphs, more as a page.
 const FEW_LINES: usize = 4;
 
+/// What stands before the text of few lines, and of more.
+const FEW: &str = "OCR: ";
+const MANY: &str = "Given OCR-based Page Parser Results: ";
+
 /// The OCR prefix of a question about one picture: nothing where no text was found, `OCR: ` and the
 /// paragraphs for up to four lines, else `Given OCR-based Page Parser Results: ` and [`page_layout`]. It
 /// ends with a line break and stands between the picture and the question.
@@ -18,13 +22,19 @@ pub fn prefix(lines: &[Line]) -> String {
         return String::new();
     }
     if lines.len() > FEW_LINES {
-        return format!(
-            "Given OCR-based Page Parser Results: {}\n",
-            page_layout(lines)
-        );
+        return format!("{MANY}{}\n", page_layout(lines));
     }
     let texts: Vec<String> = paragraphs(lines).into_iter().map(|p| p.text).collect();
-    format!("OCR: {}\n", texts.join(" "))
+    format!("{FEW}{}\n", texts.join(" "))
+}
+
+/// Whether the first turn of a sample has the text of its pictures already, as [`put_before`] leaves it.
+pub fn has_prefix(sample: &Sample) -> bool {
+    let first = sample.conversations.first();
+    let said = first.map_or(String::new(), |turn| turn.value.replace(IMAGE_TAG, ""));
+    [MANY, FEW]
+        .iter()
+        .any(|begin| said.trim_start().starts_with(begin))
 }
 
 /// Puts a prefix into the first turn of a sample as a model is asked: the pictures, the prefix, the question.
@@ -45,6 +55,30 @@ mod tests {
     use llavar_data::{Role, SampleId, Turn};
 
     use super::*;
+
+    #[test]
+    fn a_sample_that_has_its_text_is_known_by_it() {
+        for (asked, has) in [
+            ("<image>\nWhat?", false),
+            ("What is OCR: x?\n<image>", false),
+            ("<image>\nOCR: y\nWhat?", true),
+        ] {
+            let turn = Turn {
+                from: Role::Human,
+                value: asked.to_owned(),
+            };
+            let mut sample = Sample {
+                id: SampleId::Int(1),
+                images: Vec::new(),
+                conversations: vec![turn],
+                extra: serde_json::Map::new(),
+                dropped_turns: 0,
+            };
+            assert_eq!(has_prefix(&sample), has, "{asked}");
+            put_before(&mut sample, "OCR: x\n");
+            assert!(has_prefix(&sample), "{asked}");
+        }
+    }
 
     #[test]
     fn the_prefix_stands_between_picture_and_question() {

@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use llavar_data::{ImageSource, Sample};
+use llavar_data::{ImageSource, Role, Sample, Turn};
 use llavar_image::{DecodeLimits, decode_bytes, decode_file, probe_bytes, probe_file};
 
 use crate::{
@@ -111,6 +111,18 @@ impl<'a> Checker<'a> {
         let unknown = sample.extra.keys().filter(|key| *key != CELLS);
         found.unknown = unknown.cloned().collect();
         found.content = content(sample);
+        // With a tokenizer this is seen where labels are made.
+        let is_answer = |turn: &Turn| turn.from == Role::Gpt && !turn.value.trim().is_empty();
+        if !self.tokenizes && !sample.conversations.iter().any(is_answer) {
+            found.fault = Some(SampleFault {
+                index,
+                id: found.id.clone(),
+                path: Some(record.set.path().to_owned()),
+                phase: "encode",
+                reason: "there is no answer to learn from".into(),
+            });
+            return found;
+        }
         if let Some((encoded, cells, cut)) = encoded {
             found.tokens = encoded.expanded_len(self.source.image_tokens());
             found.supervised = encoded.supervised() + supervised_cells(&cells);

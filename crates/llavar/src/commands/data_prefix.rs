@@ -7,7 +7,7 @@ use std::{
 };
 
 use llavar_data::{Dataset, ImageFolder, ImagePathError, ImageSource, Sample};
-use llavar_ocr::{EngineChoice, Line, Misreading, Page, Reader, prefix, put_before};
+use llavar_ocr::{EngineChoice, Line, Misreading, Page, Reader, has_prefix, prefix, put_before};
 use rayon::prelude::*;
 
 use super::{data::write_samples, no_pipe, not_over, print};
@@ -61,6 +61,8 @@ pub(crate) struct Args {
 enum Made {
     /// It was not chosen, or has no picture.
     Plain,
+    /// It has the prefix already.
+    Had,
     /// Its picture has no text.
     NoText,
     /// Its text is longer than allowed.
@@ -99,6 +101,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         .collect::<Result<_, _>>()?;
     let made = all(&args, &pictures, &samples);
     let (mut out, mut with, mut characters, mut longest) = (Vec::new(), 0_usize, 0, 0);
+    let mut had = 0_usize;
     let (mut no_text, mut too_long, mut failed, mut first) = (0_usize, 0_usize, 0_usize, None);
     for (sample, made) in samples.into_iter().zip(made) {
         match made {
@@ -113,6 +116,7 @@ pub(crate) fn run(args: Args) -> Outcome {
                 continue;
             }
             Made::Plain => {}
+            Made::Had => had += 1,
             Made::NoText => no_text += 1,
             Made::TooLong => too_long += 1,
             Made::Failed(error) => {
@@ -123,6 +127,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         out.push(sample);
     }
     for (count, why) in [
+        (had, "they have the text of their pictures already"),
         (no_text, "no text was found in the picture"),
         (too_long, "the text is too long"),
     ] {
@@ -249,6 +254,9 @@ fn is_chosen(args: &Args, index: usize) -> bool {
 }
 
 fn one(args: &Args, pages: &[Arc<[Line]>], index: usize, sample: &Sample) -> Made {
+    if has_prefix(sample) {
+        return Made::Had;
+    }
     let draw = mixed(args.seed, index as u64);
     let mut text = String::new();
     for (at, lines) in pages.iter().enumerate() {
