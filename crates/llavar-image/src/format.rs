@@ -20,6 +20,15 @@ pub enum ImageFormat {
 }
 
 impl ImageFormat {
+    /// Endings of the names of such files, in lower case.
+    pub const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
+
+    /// Whether a name ends as those of pictures do.
+    pub fn is_named_so(name: &str) -> bool {
+        let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+        Self::ENDINGS.contains(&ending.to_ascii_lowercase().as_str())
+    }
+
     /// Bytes from the start of a file that [`ImageFormat::from_content`] looks at.
     pub const SNIFF_BYTES: usize = 16;
 

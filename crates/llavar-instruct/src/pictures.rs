@@ -42,7 +42,8 @@ impl Pictures {
                 // A linked folder may lead back here.
                 if kind.is_dir() {
                     folders.push((entry.path(), name + "/"));
-                } else if is_named_so(&name) || is_picture(&entry.path()) {
+                // What is named like a picture and is none is told, not passed over.
+                } else if ImageFormat::is_named_so(&name) || is_picture(&entry.path()) {
                     names.push(name);
                 }
             }
@@ -58,13 +59,6 @@ impl Pictures {
             names,
         })
     }
-}
-
-/// What is named like a picture and is none is told, not passed over.
-fn is_named_so(name: &str) -> bool {
-    let end = name.rsplit_once('.').map_or("", |(_, end)| end);
-    let end = end.to_ascii_lowercase();
-    ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"].contains(&end.as_str())
 }
 
 fn is_picture(path: &Path) -> bool {

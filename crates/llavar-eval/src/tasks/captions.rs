@@ -137,7 +137,7 @@ fn text_caps(path: &Path, rows: &[Value]) -> Draft {
     let mut questions: Vec<Question> = Vec::new();
     for (id, name, all, own) in rows {
         let place = *at.entry(id.clone()).or_insert_with(|| {
-            let file = if super::tree::is_image(&name) {
+            let file = if llavar_image::ImageFormat::is_named_so(&name) {
                 name
             } else {
                 format!("{name}.jpg")

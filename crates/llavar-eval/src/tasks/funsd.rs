@@ -10,7 +10,8 @@ use super::error::{BadRow, RowFault, TaskError};
 use super::missing::Official;
 use super::record::{self, Record};
 use super::task::{Draft, Question, Request};
-use super::tree::{Folder, is_image};
+use super::tree::Folder;
+use llavar_image::ImageFormat;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -43,7 +44,7 @@ pub(super) fn read(request: &Request) -> Result<Draft, TaskError> {
         }),
         ..Draft::default()
     };
-    let images = stems(&folder.join("images"), is_image).unwrap_or_default();
+    let images = stems(&folder.join("images"), ImageFormat::is_named_so).unwrap_or_default();
     let lone = images.iter().filter(|stem| !forms.contains(*stem));
     draft.absent_files = lone
         .map(|stem| format!("annotations/{stem}.json"))

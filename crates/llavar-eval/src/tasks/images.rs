@@ -1,8 +1,7 @@
 //! Finding the pictures of a benchmark and looking at their headers.
 
-use super::tree::IMAGE_EXTENSIONS;
 use llavar_data::{ImageFolder, ImagePathError};
-use llavar_image::{DecodeLimits, probe_file};
+use llavar_image::{DecodeLimits, ImageFormat, probe_file};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -96,7 +95,7 @@ impl Images {
         }
         for folder in &self.folders {
             for name in names {
-                for extension in IMAGE_EXTENSIONS {
+                for extension in ImageFormat::ENDINGS {
                     let other = Path::new(name).with_extension(extension);
                     if let Some(Ok(path)) = other.to_str().map(|other| folder.resolve(other)) {
                         return Ok(Some(path));

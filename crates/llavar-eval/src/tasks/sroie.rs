@@ -12,8 +12,9 @@ use super::funsd::{stems, unreadable};
 use super::missing::Official;
 use super::record::{Record, read_file};
 use super::task::{Draft, Question, Request};
-use super::tree::{Folder, Tree, is_image};
+use super::tree::{Folder, Tree};
 use llavar_data::import::sroie::QUESTIONS;
+use llavar_image::ImageFormat;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +37,7 @@ pub(super) fn read(request: &Request) -> Result<Draft, TaskError> {
     let entity_file = |name: &str| name.ends_with(".txt") || name.ends_with(".json");
     let mut receipts = stems(&place.entities, entity_file)?;
     receipts.retain(|receipt| !receipt.contains('('));
-    let images = stems(&place.images, is_image).unwrap_or_default();
+    let images = stems(&place.images, ImageFormat::is_named_so).unwrap_or_default();
     let lone = images
         .iter()
         .filter(|i| !receipts.contains(*i) && !i.contains('('));

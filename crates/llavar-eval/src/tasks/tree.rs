@@ -1,15 +1,12 @@
 //! Finding a benchmark's files below the folder that the user gave.
 
 use super::error::TaskError;
+use llavar_image::ImageFormat;
 use std::path::{Path, PathBuf};
 
 /// How deep a layout may lie below the given folder: people give the folder of one benchmark, of one
 /// split, or the folder that holds all benchmarks.
 const DEPTH: usize = 4;
-
-/// Extensions of pictures; their names are not kept, because folders hold many of them.
-pub(super) const IMAGE_EXTENSIONS: [&str; 8] =
-    ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
 /// One folder: names in alphabetical order.
 #[derive(Debug)]
@@ -50,7 +47,7 @@ impl Folder {
             let kind = entry.file_type()?;
             if kind.is_dir() || (kind.is_symlink() && entry.path().is_dir()) {
                 folder.folders.push(name);
-            } else if is_image(&name) {
+            } else if ImageFormat::is_named_so(&name) {
                 folder.images += 1;
             } else if kind.is_file() || entry.path().is_file() {
                 folder.files.push(name);
@@ -60,11 +57,6 @@ impl Folder {
         folder.folders.sort();
         Ok(folder)
     }
-}
-
-pub(super) fn is_image(name: &str) -> bool {
-    name.rsplit_once('.')
-        .is_some_and(|(_, ext)| IMAGE_EXTENSIONS.iter().any(|e| ext.eq_ignore_ascii_case(e)))
 }
 
 /// The folders below the given one, shallow ones first.

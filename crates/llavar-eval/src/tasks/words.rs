@@ -161,7 +161,7 @@ fn read_labels(path: &Path) -> Result<Draft, TaskError> {
 /// `picture word` or `picture, "word"`.
 fn label(line: &str) -> Option<(&str, String)> {
     if let Some((image, text)) = line.split_once(',')
-        && super::tree::is_image(image.trim())
+        && llavar_image::ImageFormat::is_named_so(image.trim())
     {
         let text = text.trim();
         let bare = text

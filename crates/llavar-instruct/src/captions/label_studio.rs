@@ -1,5 +1,6 @@
 //! Label Studio's exports.
 
+use llavar_image::ImageFormat;
 use serde_json::Value;
 
 use super::text_of;
@@ -14,7 +15,7 @@ pub(super) fn task(record: &Value) -> Option<(String, String)> {
         let values = data.as_object()?.values();
         values
             .into_iter()
-            .find(|value| value.as_str().is_some_and(looks_like_a_picture))
+            .find(|value| value.as_str().is_some_and(ImageFormat::is_named_so))
     })?;
     let mut texts: Vec<String> = Vec::new();
     for annotation in annotations.as_array()? {
@@ -31,12 +32,6 @@ pub(super) fn task(record: &Value) -> Option<(String, String)> {
         }
     }
     Some((image.as_str()?.to_owned(), texts.join("\n")))
-}
-
-fn looks_like_a_picture(text: &str) -> bool {
-    let end = text.rsplit('.').next().unwrap_or_default();
-    ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"]
-        .contains(&end.to_ascii_lowercase().as_str())
 }
 
 /// The file behind one of its addresses: `/data/local-files/?d=a/b%20c.png` is `a/b c.png`,

@@ -9,7 +9,7 @@ use std::{
 use clap::builder::RangedU64ValueParser;
 use llavar_assistant::{Answer, Assistant, Conversation};
 use llavar_data::TemplateName;
-use llavar_image::{DecodeLimits, exif_orientation};
+use llavar_image::{DecodeLimits, ImageFormat, exif_orientation};
 use llavar_model::generation::GenerationOptions;
 use serde::Serialize;
 
@@ -275,11 +275,12 @@ fn pictures_and_question(
     // There is one: the command line is refused without.
     let question = words.pop().unwrap_or_default();
     let last = Path::new(&question);
-    if last.is_file() {
+    let alone = flagged.is_empty() && words.is_empty();
+    if (alone || ImageFormat::is_named_so(&question)) && last.is_file() {
         let hint = format!("llavar ask {} \"what is the total?\"", shell_word(last));
         return Err(Failure::usage("the question is missing").hint(hint));
     }
-    if flagged.is_empty() && words.is_empty() && is_picture_name(last) {
+    if alone && ImageFormat::is_named_so(&question) {
         return Err(Failure::usage(format!("there is no picture `{question}`"))
             .hint("check the path, and ask something behind it"));
     }
@@ -309,14 +310,6 @@ pub(crate) fn note_turned(picture: &Path) {
             picture.display()
         ));
     }
-}
-
-/// Whether a word is nothing but the name of a picture.
-fn is_picture_name(word: &Path) -> bool {
-    let ends = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
-    let ending = word.extension().and_then(|end| end.to_str());
-    let one_word = !word.to_string_lossy().contains(char::is_whitespace);
-    one_word && ending.is_some_and(|end| ends.contains(&end.to_ascii_lowercase().as_str()))
 }
 
 /// Linux keeps it with the process.

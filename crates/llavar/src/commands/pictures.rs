@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use llavar_image::ImageFormat;
+
 use crate::{
     failure::{Class, Failure, Outcome},
     progress::note,
@@ -58,7 +60,6 @@ fn job(image: PathBuf, name: &Path, ending: &str) -> Job {
 
 /// Pictures below a folder, by the endings of the formats that are read.
 fn below(folder: &Path, within: &Path, ending: &str, jobs: &mut Vec<Job>) -> Outcome {
-    const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
     let reading = |error| {
         Failure::new(
             Class::Data,
@@ -73,11 +74,8 @@ fn below(folder: &Path, within: &Path, ending: &str, jobs: &mut Vec<Job>) -> Out
         // Links to folders may lead round in circles.
         if entry.file_type().map_err(reading)?.is_dir() {
             below(&path, &name, ending, jobs)?;
-        } else {
-            let format = path.extension().unwrap_or_default().to_ascii_lowercase();
-            if ENDINGS.iter().any(|e| format == *e) {
-                jobs.push(job(path, &name, ending));
-            }
+        } else if ImageFormat::is_named_so(&name.to_string_lossy()) {
+            jobs.push(job(path, &name, ending));
         }
     }
     Ok(())

@@ -85,7 +85,8 @@ pub(crate) fn run(args: Args) -> Outcome {
     must_exist("question file", &args.question_file)?;
     let questions = [("the question file", args.question_file.as_path())];
     not_over("--answers-file", &args.answers_file, &questions)?;
-    if args.answers_file.is_file() && !journal_of(&args.answers_file).exists() {
+    let folder = journal_of(&args.answers_file);
+    if args.answers_file.is_file() && !folder.exists() {
         let shown = args.answers_file.display();
         return Err(Failure::usage(format!(
             "{shown} is there already, and not from this command"
@@ -111,7 +112,6 @@ pub(crate) fn run(args: Args) -> Outcome {
     let mut model = LocalModel::new(&assistant, &args.model_path, args.how.local(&assistant))?;
 
     let format = PromptFormat::with_suffix(&task, None);
-    let folder = journal_of(&args.answers_file);
     let prefix = |item: &_| match &ocr {
         Some(ocr) => ocr.before(item),
         None => Ok(String::new()),
