@@ -1,7 +1,8 @@
 //! `Checkpointing`: which blocks compute their activations again in the backward pass.
 
 /// How many blocks keep their activations from the forward to the backward pass; all others keep the inputs of
-/// their parts alone (two for a layer of CLIP or of the language model, attention and MLP) and run again.
+/// their parts alone (two for a layer of CLIP or of the language model, attention and MLP) with the output and the
+/// statistics of attention, and run again but for attention's forward pass.
 ///
 /// Blocks are counted from the end of the forward pass: the layers of the language model, then those of
 /// CLIP with the adapters between them, then those of the ConvNeXt. The backward pass begins there, so what

@@ -47,7 +47,7 @@ impl LlavaModel {
         weights
     }
 
-    /// Lets go of the FP8 copies of all weights, whose memory was written to by others than their parameters.
+    /// Lets the FP8 copies of all weights be made anew, whose memory was written to by others than their parameters.
     pub fn forget_fp8(&self) {
         self.params().iter().for_each(Param::forget_fp8);
     }

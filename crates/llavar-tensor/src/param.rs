@@ -42,7 +42,15 @@ struct Inner {
     home: Mutex<Option<(Device, DType)>>,
     /// Whether products with it are FP8 where they can be, and the value's copies for them.
     fp8: AtomicBool,
-    fp8_copies: Mutex<Option<Fp8Copies>>,
+    fp8_copies: Mutex<Copies>,
+}
+
+/// Copies of the value. Stale ones are of an earlier value: their memory serves the next ones, since what is let go
+/// and asked for again in each step leaves a pool of memory in pieces.
+#[derive(Debug, Default)]
+struct Copies {
+    held: Option<Fp8Copies>,
+    stale: bool,
 }
 
 /// The buffer outlives the step, so that accumulation never allocates after the first backward pass.
@@ -168,9 +176,14 @@ impl Param {
                 got: value.shape().to_vec(),
             });
         }
-        *self.0.value.write().unwrap_or_else(PoisonError::into_inner) = value;
+        let mut present = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
+        if (present.device(), present.dtype()) == (value.device(), value.dtype()) {
+            self.forget_fp8();
+        } else {
+            self.release_fp8();
+        }
+        *present = value;
         *lock(&self.0.home) = None;
-        self.forget_fp8();
         Ok(())
     }
 
@@ -178,7 +191,7 @@ impl Param {
     /// GPU from Ada on, without a bias, both axes multiples of 16. Elsewhere nothing changes. Off at first.
     pub fn set_fp8(&self, on: bool) {
         self.0.fp8.store(on, Relaxed);
-        self.forget_fp8();
+        self.release_fp8();
     }
 
     /// Whether [`Param::set_fp8`] asked for FP8 products.
@@ -186,22 +199,34 @@ impl Param {
         self.0.fp8.load(Relaxed)
     }
 
-    /// Lets go of the value's FP8 copies, as every change of the value by this type does. For whoever changes the
-    /// memory of values from outside: buckets of several ranks.
+    /// The value's FP8 copies are no longer those of the value, as after every change of it by this type. Their
+    /// memory stays for the next ones. For whoever changes the memory of values from outside: buckets of several
+    /// ranks.
     pub fn forget_fp8(&self) {
-        *lock(&self.0.fp8_copies) = None;
+        lock(&self.0.fp8_copies).stale = true;
     }
 
-    /// The value's FP8 copies, made by `make` once after each change.
+    /// Lets go of the copies with their memory.
+    fn release_fp8(&self) {
+        *lock(&self.0.fp8_copies) = Copies::default();
+    }
+
+    /// The value's FP8 copies, made by `make` once after each change; it is given those before, if there are any,
+    /// to write in their memory.
     ///
     /// # Errors
     /// Those of `make`.
-    pub(crate) fn fp8_copies(&self, make: impl FnOnce() -> Result<Fp8Copies>) -> Result<Fp8Copies> {
+    pub(crate) fn fp8_copies(
+        &self,
+        make: impl FnOnce(Option<Fp8Copies>) -> Result<Fp8Copies>,
+    ) -> Result<Fp8Copies> {
         let mut copies = lock(&self.0.fp8_copies);
-        if let Some(copies) = &*copies {
-            return Ok(copies.clone());
+        if let (Some(held), false) = (&copies.held, copies.stale) {
+            return Ok(held.clone());
         }
-        Ok(copies.insert(make()?).clone())
+        let made = make(copies.held.take())?;
+        copies.stale = false;
+        Ok(copies.held.insert(made).clone())
     }
 
     /// Lets go of the value, whose memory is free once nobody else shares it. Until the next
@@ -212,7 +237,7 @@ impl Param {
         if home.is_none() {
             *home = Some((value.device(), value.dtype()));
             *value = Tensor::hollow(&self.0.shape);
-            self.forget_fp8();
+            self.release_fp8();
         }
     }
 

@@ -5,7 +5,11 @@
 //! and inference. Saved activations are owned by the node's closure and freed as the backward pass
 //! consumes it.
 
+mod checkpoint;
+
 use std::{cell::RefCell, sync::Arc};
+
+use checkpoint::Run;
 
 use crate::{
     Error, Param, Result, Tensor, cpu,
@@ -177,8 +181,8 @@ pub(crate) fn add_assign(into: &mut Tensor, from: &Tensor) -> Result<()> {
 pub struct Tape {
     nodes: Option<RefCell<Vec<Node>>>,
     next: std::cell::Cell<usize>,
-    /// Whether it runs a checkpointed segment again.
-    recomputes: bool,
+    /// Whether it runs a checkpointed segment, and which time.
+    run: Run,
     /// Whether nobody will read the output of the operation at hand.
     unread: std::cell::Cell<bool>,
     /// Seed of dropout; without one nothing is dropped.
@@ -285,27 +289,6 @@ impl Tape {
         vars
     }
 
-    /// The last operation of a segment that may be checkpointed. When the segment runs again for its
-    /// backward pass, nobody reads its outputs: a linear layer then leaves its own unwritten, which saves
-    /// its product.
-    ///
-    /// # Errors
-    /// Those of `f`.
-    pub fn closing(&self, f: impl FnOnce(&Self) -> Result<Var>) -> Result<Var> {
-        self.unread.set(self.recomputes);
-        let output = f(self);
-        self.unread.set(false);
-        output
-    }
-
-    /// Operations whose outputs are read by what follows, inside of [`Tape::closing`] too.
-    pub(crate) fn reading(&self, f: impl FnOnce(&Self) -> Result<Var>) -> Result<Var> {
-        let unread = self.unread.replace(false);
-        let output = f(self);
-        self.unread.set(unread);
-        output
-    }
-
     /// FP8 copies of the input of a product, made by `make` where they are not those of the product before:
     /// projections of one input share them.
     ///
@@ -328,67 +311,6 @@ impl Tape {
         let copies = make()?;
         self.fp8_input.replace(Some((x.clone(), copies.clone())));
         Ok(copies)
-    }
-
-    /// Whether somebody reads the output of the operation at hand.
-    pub(crate) fn output_is_read(&self) -> bool {
-        !self.unread.get()
-    }
-
-    /// Runs `segment` without keeping its activations; the backward pass runs it again.
-    ///
-    /// Memory falls from all activations of the segment to its inputs, for one more forward pass.
-    /// `segment` must be a pure function of its inputs and of weights.
-    ///
-    /// # Errors
-    /// Those of `segment`.
-    pub fn checkpoint(
-        &self,
-        inputs: &[&Var],
-        segment: impl Fn(&Tape, &[Var]) -> Result<Vec<Var>> + 'static,
-    ) -> Result<Vec<Var>> {
-        let detached: Vec<Var> = inputs.iter().map(|v| v.detach()).collect();
-        let dropout = self.dropout;
-        let first = Tape {
-            dropout,
-            ..Tape::inference()
-        };
-        let outputs = segment(&first, &detached)?;
-        if !self.is_recording() {
-            return Ok(outputs);
-        }
-        let inputs: Vec<Var> = inputs.iter().map(|v| (*v).clone()).collect();
-        let values = outputs.into_iter().map(|v| v.value).collect();
-        Ok(self.record_many(values, move |grads, sink| {
-            let tape = Tape {
-                recomputes: true,
-                dropout,
-                ..Tape::training()
-            };
-            let leaves: Vec<Var> = inputs
-                .iter()
-                .map(|v| {
-                    if v.requires_grad() {
-                        tape.leaf(v.value.clone())
-                    } else {
-                        v.detach()
-                    }
-                })
-                .collect();
-            let outputs = segment(&tape, &leaves)?;
-            let seeds: Vec<(Var, Tensor)> = outputs
-                .into_iter()
-                .zip(grads)
-                .filter_map(|(var, grad)| Some((var, grad?)))
-                .collect();
-            let wanted: Vec<&Var> = leaves.iter().collect();
-            for (input, grad) in inputs.iter().zip(tape.backward_from(seeds, &wanted)?) {
-                if let Some(grad) = grad {
-                    sink.add(input, grad)?;
-                }
-            }
-            Ok(())
-        }))
     }
 
     /// Backward pass from a scalar, scaled by `scale` (for example one over the supervised tokens of

@@ -8,7 +8,8 @@
 //!
 //! Shapes: `q`, `o` `[T, Hq, D]`, `k`, `v` `[S, Hkv, D]`, Hq a multiple of Hkv: query head `h` attends
 //! to key head `h / (Hq / Hkv)`. Segment `i` of the queries meets segment `i` of the keys only.
-//! Saved for the backward pass: inputs, output, log-sum-exp `[T, Hq]`.
+//! Saved for the backward pass: inputs, output, log-sum-exp `[T, Hq]`. A checkpointed segment keeps the last two
+//! from its first run to its second, so that the forward pass runs once.
 //!
 //! Gradients, with probabilities `p` and `delta = sum_d do o`: `dv = p^T do`, `ds = p (do v^T - delta)`,
 //! `dq = scale ds k`, `dk = scale ds^T q`. Every sum has a fixed order, so that results do not depend on
@@ -109,19 +110,23 @@ impl Tape {
         if let Some(cuda) = q.value().cuda() {
             return cuda::ops::attention(self, cuda, q, k, v, problem);
         }
-        let (queries, keys, values) = (
-            q.value().data::<f32>()?,
-            k.value().data::<f32>()?,
-            v.value().data::<f32>()?,
-        );
-        let mut out = Buffer::<f32>::unspecified(q.value().numel());
-        let mut lse = Buffer::<f32>::unspecified(q.value().rows());
-        if problem.is_decoding() {
-            decode::run(&problem, queries, keys, values, &mut out, &mut lse);
-        } else {
-            forward::run(&problem, queries, keys, values, &mut out, &mut lse);
-        }
-        let out = Tensor::from_buffer(out, q.shape());
+        let (out, lse) = self.kept(|| {
+            let (queries, keys, values) = (
+                q.value().data::<f32>()?,
+                k.value().data::<f32>()?,
+                v.value().data::<f32>()?,
+            );
+            let rows = q.value().rows();
+            let mut out = Buffer::<f32>::unspecified(q.value().numel());
+            let mut lse = Buffer::<f32>::unspecified(rows);
+            if problem.is_decoding() {
+                decode::run(&problem, queries, keys, values, &mut out, &mut lse);
+            } else {
+                forward::run(&problem, queries, keys, values, &mut out, &mut lse);
+            }
+            let lse = Tensor::from_buffer(lse, &[rows]);
+            Ok((Tensor::from_buffer(out, q.shape()), lse))
+        })?;
         if !self.needs_grad(&[q, k, v], &[]) {
             return Ok(Var::constant(out));
         }
@@ -142,7 +147,7 @@ impl Tape {
                     k: keys,
                     v: values,
                     out: saved.data::<f32>()?,
-                    lse: &lse,
+                    lse: lse.data::<f32>()?,
                     dout: dout.data::<f32>()?,
                 },
                 &mut dq,

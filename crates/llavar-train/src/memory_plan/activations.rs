@@ -3,7 +3,8 @@
 //! T tokens, P places of a map, C or D channels, F the width of an MLP.
 //! - Decoder layer: the stream, two normed inputs, q, k, v, the attention's output, the stream after it:
 //!   `6 D + 2 KV`; gate and up side by side and their product: `3 F`. Backward, at the MLP: `3 F + 2 D`. Its two
-//!   halves are computed again one by one, so the stream between them is kept with its input.
+//!   halves are computed again one by one, so the stream between them is kept with its input; and so are the
+//!   attention's output and an f32 for each of its heads, which is not computed again.
 //! - With adapters of rank R, R more for each layer that has one; of a DoRA its output, too.
 //! - CLIP layer: the stream twice, two normed inputs, q, k, v, the attention's output: `8 C`; before and
 //!   after the activation `2 F`. Backward: `2 F + 2 C`. In halves, as a decoder layer.
@@ -17,14 +18,18 @@ use llavar_model::{
 };
 use llavar_tensor::Param;
 
+/// Elements of 16 bits in an f32. Where activations are f32 themselves, statistics, a hundredth of what lies beside
+/// them, are counted twice.
+const F32: usize = 2;
+
 /// One block that can be computed again; elements.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// Inputs of its parts that are computed again, which are kept in any case.
+    /// Inputs of its parts that are computed again and what attention leaves, which are kept in any case.
     input: usize,
-    /// Everything it keeps, these inputs among it.
+    /// Everything it keeps, these among it.
     kept: usize,
-    /// What it keeps of one part beside its input, at the most.
+    /// What it keeps of one part beside those, at the most.
     part: usize,
     /// Gradients between its operations, at their most.
     backward: usize,
@@ -207,10 +212,11 @@ fn decoder_layer(llm: &LlmConfig, tokens: usize) -> Block {
         llm.kv_size(),
         llm.intermediate_size,
     );
+    let statistics = F32 * llm.num_attention_heads;
     Block {
-        input: tokens * 2 * d,
-        kept: tokens * (4 * d + 2 * q + 2 * kv + 3 * f),
-        part: tokens * (d + 3 * f).max(d + 2 * q + 2 * kv),
+        input: tokens * (2 * d + q + statistics),
+        kept: tokens * (4 * d + 2 * q + 2 * kv + 3 * f + statistics),
+        part: tokens * (d + 3 * f).max(d + q + 2 * kv),
         backward: tokens * (3 * f + 2 * d),
     }
 }
@@ -262,10 +268,11 @@ fn tower(
 
 fn clip_layer(clip: &ClipConfig, rows: usize) -> Block {
     let (c, f) = (clip.hidden_size, clip.intermediate_size);
+    let statistics = F32 * clip.num_attention_heads;
     Block {
-        input: rows * 2 * c,
-        kept: rows * (8 * c + 2 * f),
-        part: rows * (c + 2 * f).max(5 * c),
+        input: rows * (3 * c + statistics),
+        kept: rows * (8 * c + 2 * f + statistics),
+        part: rows * (c + 2 * f).max(4 * c),
         backward: rows * (2 * f + 2 * c),
     }
 }

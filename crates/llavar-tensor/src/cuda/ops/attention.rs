@@ -1,11 +1,12 @@
 //! Attention on the GPU: our kernels for Hopper (`attention_hopper`) and cuDNN's flash attention where they fit; without
-//! gradients our tiles on tensor cores (`attention_tiles`); plain kernels everywhere else.
+//! gradients our tiles on tensor cores (`attention_tiles`); plain kernels everywhere else. A checkpointed segment keeps
+//! output and statistics from its first run, which so takes the way that has gradients.
 
 mod fast;
 mod plain;
 mod trust;
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use fast::{Way, heads_of, heads_of_rows, heads_to};
 #[cfg(test)]
@@ -48,20 +49,23 @@ pub(crate) fn attention(
     }
     let wants_grad = tape.needs_grad(&[q, k, v], &[]);
     let inputs = [q.value(), k.value(), v.value()];
-    let heads = heads_of(inputs)?;
-    let (out, saved) = match Way::of(cuda, &problem, &inputs, heads, wants_grad)? {
-        Some(way) => {
-            let (out, statistics) = way.forward(cuda, &problem, heads)?;
-            (out, Saved::Fast(statistics))
-        }
-        None => {
-            if !wants_grad && let Some(out) = attention_tiles::forward(cuda, &problem, inputs)? {
-                return Ok(Var::constant(out));
+    if !wants_grad && !tape.is_checkpointed() {
+        return forward(cuda, &problem, inputs).map(Var::constant);
+    }
+    let (out, saved) = tape.kept(|| {
+        let heads = heads_of(inputs)?;
+        let (out, saved) = match Way::of(cuda, &problem, &inputs, heads, true)? {
+            Some(way) => {
+                let (out, statistics) = way.forward(cuda, &problem, heads)?;
+                (out, Saved::Fast(statistics))
             }
-            let (out, lse) = plain::forward(cuda, &problem, inputs)?;
-            (out, Saved::Plain(lse))
-        }
-    };
+            None => {
+                let (out, lse) = plain::forward(cuda, &problem, inputs)?;
+                (out, Saved::Plain(lse))
+            }
+        };
+        Ok((out, Rc::new(saved)))
+    })?;
     if !wants_grad {
         return Ok(Var::constant(out));
     }
@@ -69,7 +73,7 @@ pub(crate) fn attention(
     Ok(tape.record(out, move |dout, grads| {
         check_gradient(OP, &dout, o.shape(), o.dtype())?;
         let inputs = [q.value(), k.value(), v.value()];
-        let [dq, dk, dv] = match &saved {
+        let [dq, dk, dv] = match &*saved {
             Saved::Fast(statistics) => {
                 let [dq, dk, dv] = inputs.map(|t| cuda.empty(t.shape(), DType::BF16));
                 let mut new = [dq?, dk?, dv?];
@@ -88,6 +92,18 @@ pub(crate) fn attention(
     }))
 }
 
+/// The output where no backward pass will come.
+fn forward(cuda: &Arc<Cuda>, problem: &Problem, inputs: [&Tensor; 3]) -> Result<Tensor> {
+    let heads = heads_of(inputs)?;
+    if let Some(way) = Way::of(cuda, problem, &inputs, heads, false)? {
+        return Ok(way.forward(cuda, problem, heads)?.0);
+    }
+    match attention_tiles::forward(cuda, problem, inputs)? {
+        Some(out) => Ok(out),
+        None => Ok(plain::forward(cuda, problem, inputs)?.0),
+    }
+}
+
 /// As [`Tape::rope_attention`], checked: heads are turned and attended to where they lie in their row. Gives the
 /// row back where that cannot be.
 pub(crate) fn rope_attention(
@@ -100,7 +116,8 @@ pub(crate) fn rope_attention(
     let wants_grad = tape.needs_grad(&[&qkv], &[]);
     let inputs = [qkv.value()];
     let heads = heads_of_rows(inputs[0].cuda_address()?, &problem);
-    let Some(way) = Way::of(cuda, &problem, &inputs, heads, wants_grad)? else {
+    let saves = wants_grad || tape.is_checkpointed();
+    let Some(way) = Way::of(cuda, &problem, &inputs, heads, saves)? else {
         return Ok(Err(qkv));
     };
     let (place, mut rows) = (qkv.without_value(), qkv.into_value());
@@ -108,7 +125,10 @@ pub(crate) fn rope_attention(
     let all = turned + problem.kv_heads;
     angles.turn(cuda, &mut rows, [turned, all], 1.0)?;
     let heads = heads_of_rows(rows.cuda_address()?, &problem);
-    let (out, statistics) = way.forward(cuda, &problem, heads)?;
+    let (out, statistics) = tape.kept(|| {
+        let (out, statistics) = way.forward(cuda, &problem, heads)?;
+        Ok((out, Rc::new(statistics)))
+    })?;
     if !wants_grad {
         return Ok(Ok(Var::constant(out)));
     }

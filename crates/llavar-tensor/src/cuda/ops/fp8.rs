@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::rows::expect_dtype;
 use crate::{
-    DType, Result, Tensor,
+    DType, Device, Result, Tensor,
     cuda::{Cuda, Grid, Kernel, Source, args},
     fp8::Fp8Format,
 };
@@ -67,17 +67,39 @@ impl Fp8Copies {
         format: Fp8Format,
         wanted: Wanted,
     ) -> Result<Self> {
+        Self::renewed(None, cuda, x, columns, format, wanted)
+    }
+
+    /// As [`Fp8Copies::of`], in the memory of `old` ones where that fits and nobody else has it.
+    pub(crate) fn renewed(
+        old: Option<Self>,
+        cuda: &Arc<Cuda>,
+        x: &Tensor,
+        columns: usize,
+        format: Fp8Format,
+        wanted: Wanted,
+    ) -> Result<Self> {
         expect_dtype("fp8", DType::BF16, x)?;
         let rows = x.numel() / columns.max(1);
         let padded = padded(rows);
-        let buffer = |wanted: bool, bytes: usize| {
-            wanted
-                .then(|| cuda.empty(&[bytes / 4], DType::I32))
-                .transpose()
+        let (scale, plain, transposed) = match old {
+            Some(old) => (Some(old.scale), old.plain, old.transposed),
+            None => (None, None, None),
         };
-        let mut scale = cuda.zeros(&[2], DType::F32)?;
-        let mut plain = buffer(wanted.plain, rows * columns)?;
-        let mut transposed = buffer(wanted.transposed, padded * columns)?;
+        let device = Device::Cuda(cuda.clone());
+        let room = |old, len, dtype| match reusable(old, &device, &[len], dtype) {
+            Some(room) => Ok(room),
+            None => cuda.empty(&[len], dtype),
+        };
+        let buffer = |old, wanted: bool, bytes: usize| {
+            let room = || room(old, bytes / 4, DType::I32);
+            wanted.then(room).transpose()
+        };
+        let mut scale = room(scale, 2, DType::F32)?;
+        // A maximum is taken into it.
+        cuda.clear(&mut scale)?;
+        let mut plain = buffer(plain, wanted.plain, rows * columns)?;
+        let mut transposed = buffer(transposed, wanted.transposed, padded * columns)?;
         let n = x.numel();
         cuda.launch(
             &LARGEST,
@@ -142,7 +164,91 @@ impl Fp8Copies {
     }
 }
 
+/// A tensor that nobody else has, where it is such a one.
+fn reusable(old: Option<Tensor>, device: &Device, shape: &[usize], dtype: DType) -> Option<Tensor> {
+    old.filter(|t| {
+        t.is_unique() && t.shape() == shape && t.dtype() == dtype && t.device() == *device
+    })
+}
+
 /// Length of a row of a transposed copy: zeros fill it up to what a product can sum over.
 pub(crate) fn padded(rows: usize) -> usize {
     rows.next_multiple_of(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Param;
+
+    fn copies() -> Fp8Copies {
+        Fp8Copies {
+            format: Fp8Format::E4M3,
+            scale: Tensor::zeros(&[2]),
+            plain: Some(Tensor::zeros(&[64])),
+            transposed: Some(Tensor::zeros(&[64])),
+        }
+    }
+
+    #[test]
+    fn memory_serves_again_where_it_is_unshared_and_fits() {
+        let of = |t: &Tensor, shape: &[usize], dtype| {
+            let own = Tensor::from_vec(t.to_f32_vec().unwrap(), t.shape()).unwrap();
+            reusable(Some(own), &Device::Cpu, shape, dtype).is_some()
+        };
+        let t = Tensor::zeros(&[2]);
+        assert!(of(&t, &[2], DType::F32));
+        assert!(!of(&t, &[3], DType::F32) && !of(&t, &[2], DType::I32));
+        let other = t.clone();
+        assert!(reusable(Some(t), &Device::Cpu, &[2], DType::F32).is_none());
+        assert!(reusable(Some(other), &Device::Cpu, &[2], DType::F32).is_some());
+        assert!(reusable(None, &Device::Cpu, &[2], DType::F32).is_none());
+    }
+
+    #[test]
+    fn a_changed_weight_gives_its_copies_to_the_next_ones() {
+        let value = || Tensor::zeros(&[16, 16]);
+        let w = Param::new("w", value());
+        // What `make` is given: nothing, copies of its own, or it is not asked.
+        let given = || {
+            let mut given = None;
+            let made = w.fp8_copies(|old| {
+                given = Some(old.as_ref().map(|old| old.scale.is_unique()));
+                Ok(old.unwrap_or_else(copies))
+            });
+            drop(made.unwrap());
+            given
+        };
+        assert_eq!((given(), given()), (Some(None), None));
+        let changes: [&dyn Fn(); 3] = [
+            &|| w.update(|_, _| Ok(())).unwrap(),
+            &|| w.set_value(value()).unwrap(),
+            &|| w.forget_fp8(),
+        ];
+        for change in changes {
+            change();
+            assert_eq!((given(), given()), (Some(Some(true)), None));
+        }
+        // Who still multiplies with the old ones keeps them.
+        let held = w.fp8_copies(|_| Ok(copies())).unwrap();
+        w.forget_fp8();
+        assert_eq!(given(), Some(Some(false)));
+        drop(held);
+        let release: [&dyn Fn(); 4] = [
+            &|| w.set_fp8(false),
+            &|| {
+                w.release();
+                w.set_value(value()).unwrap();
+            },
+            &|| {
+                w.release_to(&Device::Cpu, DType::F32, DType::F32);
+                w.set_value(value()).unwrap();
+            },
+            &|| w.to_device(&Device::Cpu, DType::BF16, DType::F32).unwrap(),
+        ];
+        for release in release {
+            release();
+            assert_eq!((given(), given()), (Some(None), None));
+        }
+    }
 }

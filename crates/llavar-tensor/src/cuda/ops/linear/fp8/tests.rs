@@ -294,20 +294,44 @@ fn fp8_falls_back_follows_its_weight_and_lets_nan_through() {
     let x: Var = x.value().cast(DType::BF16).unwrap().into();
     let before = run(&x, &w);
     assert_eq!(run(&x, &w), before);
-    let doubled: Vec<f32> = w
-        .value()
-        .to_f32_vec()
-        .unwrap()
-        .iter()
-        .map(|v| 2.0 * v)
-        .collect();
+    let scaled = |x: &[f32], factor: f32| -> Vec<f32> { x.iter().map(|v| factor * v).collect() };
+    let doubled = scaled(&w.value().to_f32_vec().unwrap(), 2.0);
     let doubled = Tensor::from_vec(doubled, &[32, 32])
         .unwrap()
         .cast(DType::BF16)
         .unwrap();
+    let copies = || w.fp8_copies(|_| panic!("there are copies")).unwrap();
+    let addresses = |copies: &Fp8Copies| {
+        let (plain, turned) = (copies.plain().unwrap(), copies.transposed().unwrap());
+        [plain.words, turned.words, plain.scale].map(|t| t.cuda_address().unwrap())
+    };
+    let first = addresses(&copies());
     w.set_value(doubled.to_device(&device).unwrap()).unwrap();
-    let after: Vec<f32> = before.iter().map(|v| 2.0 * v).collect();
-    assert_eq!(run(&x, &w), after);
+    assert_eq!(run(&x, &w), scaled(&before, 2.0));
+    // In the memory of those before, and with a scale of their own: that of a smaller weight is smaller again.
+    assert_eq!(addresses(&copies()), first);
+    let quarter = || {
+        w.update_tensor(|value, _| {
+            let part = scaled(&value.to_f32_vec()?, 0.25);
+            let part = Tensor::from_vec(part, value.shape())?.cast(DType::BF16)?;
+            *value = part.to_device(&device)?;
+            Ok(())
+        })
+        .unwrap();
+    };
+    quarter();
+    assert_eq!(run(&x, &w), scaled(&before, 0.5));
+    assert_eq!(addresses(&copies()), first);
+    // Copies that a backward pass still has are not written over.
+    let held = copies();
+    let words = bytes(held.plain().unwrap().words);
+    quarter();
+    assert_eq!(run(&x, &w), scaled(&before, 0.125));
+    assert!(addresses(&copies()).iter().all(|a| !first.contains(a)));
+    let plain = held.plain().unwrap();
+    assert!(bytes(plain.words) == words);
+    let inverse = coded(&w.value(), Fp8Format::E4M3).1;
+    assert_eq!(plain.scale.to_f32_vec().unwrap()[0], 4.0 * inverse);
     // Infinity and NaN are not saturated away: the step that has them is left out.
     for bad in [f32::INFINITY, f32::NAN] {
         let mut with = x.value().to_f32_vec().unwrap();
