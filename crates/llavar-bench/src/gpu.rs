@@ -18,7 +18,7 @@ use llavar_model::{
     config::{ModelConfig, Preset},
 };
 use llavar_tensor::{
-    Device, Tape, Tensor,
+    DType, Device, Tape, Tensor,
     cuda::{Cuda, Share},
     optim::Precision,
 };
@@ -250,7 +250,9 @@ impl Bench<'_> {
     fn vision(&mut self, model: &LlavaModel, progress: &mut impl FnMut(&str)) -> Result<()> {
         for batch in [1, 8, 32] {
             progress(&format!("vision tower, {batch} pictures"));
-            let pixels = self.pixels(batch)?.to_device(self.device)?;
+            // As the loader gives them (`Tensor::from_rgb`), and as PyTorch's baseline has them.
+            let pixels = self.pixels(batch)?.cast(DType::BF16)?;
+            let pixels = pixels.to_device(self.device)?;
             self.cuda.reset_peak();
             let ms = self.cuda.time(10, || -> Result<()> {
                 model.encode_images(&Tape::inference(), &pixels, false)?;

@@ -192,6 +192,11 @@ impl LayerNorm {
         tape.layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 
+    /// Weight and bias, and what is added to the variance.
+    pub(crate) fn weights(&self) -> ([&Param; 2], f32) {
+        ([&self.weight, &self.bias], self.eps)
+    }
+
     pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
         [&self.weight, &self.bias].into_iter()
     }

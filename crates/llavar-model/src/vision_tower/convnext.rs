@@ -11,7 +11,10 @@
 
 use std::sync::Arc;
 
-use llavar_tensor::{Param, Result as TensorResult, Tape, Var, ops::Activation};
+use llavar_tensor::{
+    Param, Result as TensorResult, Tape, Var,
+    ops::{Activation, ConvNextMlp},
+};
 
 use super::Observer;
 use crate::{
@@ -164,12 +167,35 @@ impl ConvNextBlock {
         let y = tape.depthwise_conv(x, &self.conv_dw.weight, self.conv_dw.bias.as_ref())?;
         let width = self.fc1.weight.shape().first().copied().unwrap_or(0);
         tape.by_rows(&[x.clone(), y], width, |tape, rows| {
+            if let Some(y) = self.mlp_in_one(tape, &rows[0], &rows[1])? {
+                return Ok(y);
+            }
             let y = self.norm.forward(tape, &rows[1])?;
             let y = self.fc1.forward_activation(tape, &y, Activation::Gelu)?;
             tape.closing(|tape| {
                 tape.linear_layer_scale(&rows[0], &y, &self.fc2_weight, &self.fc2_bias, &self.gamma)
             })
         })
+    }
+}
+
+impl ConvNextBlock {
+    /// What follows the convolution, where there is one kernel for it.
+    fn mlp_in_one(&self, tape: &Tape, x: &Var, v: &Var) -> TensorResult<Option<Var>> {
+        let (None, Some(bias)) = (&self.fc1.lora, &self.fc1.bias) else {
+            return Ok(None);
+        };
+        let (norm, eps) = self.norm.weights();
+        let mlp = ConvNextMlp {
+            layers: [
+                norm,
+                [&self.fc1.weight, bias],
+                [&self.fc2_weight, &self.fc2_bias],
+            ],
+            gamma: &self.gamma,
+            eps,
+        };
+        tape.convnext_mlp(x, v, &mlp)
     }
 }
 

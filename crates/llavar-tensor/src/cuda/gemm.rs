@@ -1,4 +1,5 @@
-//! Matrix products by cuBLASLt, plans cached by shape.
+//! Matrix products by cuBLASLt, plans cached by shape; where one round of tiles of our own fills the card, by those
+//! (`product_wide`).
 //!
 //! Everything here is row-major; cuBLASLt counts by columns, so it computes the transposed product with
 //! the operands exchanged. Products accumulate in f32. Algorithms that add up partial results in an
@@ -175,6 +176,9 @@ impl Cuda {
             self.clear(c)?;
         }
         if k == 0 {
+            return Ok(());
+        }
+        if self.product_wide(layout, [m, n, k], [a, b], c, beta, epilogue)? {
             return Ok(());
         }
         let (pa, pb, pd) = (a.cuda_address()?, b.cuda_address()?, c.cuda_address_mut()?);

@@ -475,6 +475,8 @@ mod tests {
             &super::super::product_slope::SWIGLU_SOURCE,
             &super::super::product_swiglu::SOURCE,
             &super::super::product_weight::SOURCE,
+            &super::super::product_wide::SOURCE,
+            &super::super::convnext_mlp::SOURCE,
         ];
         for source in sources
             .chain(super::super::decode::sources())

@@ -10,7 +10,8 @@
 //! - `kernel`: our kernels (`kernels/*.cu`), compiled by NVRTC for f32 and bf16, kept on disk.
 //! - `gemm`: cuBLASLt products, plans cached by shape.
 //! - `product`: products of our own for Hopper, with the activation inside (`product_slope`, `product_swiglu` and
-//!   `product_weight`: with what else belongs to them).
+//!   `product_weight`: with what else belongs to them; `product_wide`: in one round of tiles).
+//! - `convnext_mlp`: what follows the convolution of a ConvNeXt block, for narrow rows.
 //! - `tensor_map`: what Hopper's copy unit is told of a tensor.
 //! - `attention_hopper`: attention for Hopper; `cudnn`: cuDNN's flash attention.
 //! - `nccl`: collective operations between GPUs.
@@ -20,6 +21,7 @@
 
 mod attention_hopper;
 mod context;
+mod convnext_mlp;
 mod cudnn;
 pub mod decode;
 mod gemm;
@@ -34,12 +36,14 @@ mod product;
 mod product_slope;
 mod product_swiglu;
 mod product_weight;
+mod product_wide;
 mod tensor_map;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub(crate) use context::SHARED_OF_THE_SYSTEM;
 pub use context::{Cuda, DeviceInfo};
+pub(crate) use convnext_mlp::ConvNextRows;
 pub(crate) use gemm::Epilogue;
 pub(crate) use kernel::{Arg, Grid, Kernel, Source, args};
 pub use measure::{EXCHANGE_WAIT, Lane, Share, Span, Trace};

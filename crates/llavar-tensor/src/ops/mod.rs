@@ -8,6 +8,7 @@ mod arithmetic;
 pub(crate) mod attention;
 mod broadcast;
 mod by_rows;
+mod convnext_mlp;
 mod depthwise_conv;
 mod embed_merge;
 mod gated_add;
@@ -33,6 +34,7 @@ pub(crate) mod testing;
 
 pub use activation::Activation;
 pub use attention::{AttentionSpec, PathSpec};
+pub use convnext_mlp::ConvNextMlp;
 pub use linear_cross_entropy::{IGNORE_INDEX, TokenLoss};
 pub use linear_swiglu::GateUp;
 pub use lora::LoraAdapter;

@@ -66,7 +66,7 @@ pub(crate) fn linear_layer_scale(
 }
 
 /// `gamma W` and `gamma b`.
-fn scale(
+pub(super) fn scale(
     cuda: &Arc<Cuda>,
     weight: &Param,
     bias: &Param,

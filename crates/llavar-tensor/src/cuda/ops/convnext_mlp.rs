@@ -1,0 +1,108 @@
+//! What follows the convolution of a ConvNeXt block in one kernel, where there is one.
+
+use std::sync::Arc;
+
+use super::linear_layer_scale::scale;
+use crate::{
+    Param, Result, Tensor,
+    cuda::{ConvNextRows, Cuda},
+    ops::ConvNextMlp,
+};
+
+/// As [`crate::Tape::convnext_mlp`], with checked shapes.
+pub(crate) fn convnext_mlp(
+    cuda: &Arc<Cuda>,
+    rows: [&Tensor; 2],
+    mlp: &ConvNextMlp<'_>,
+) -> Result<Option<Tensor>> {
+    let [norm, first, second] = mlp.layers.map(|layer| layer.map(Param::value));
+    let all = |second| ConvNextRows {
+        rows,
+        layers: [norm.each_ref(), first.each_ref(), second],
+        eps: mlp.eps,
+    };
+    if !cuda.takes_convnext_mlp(&all(second.each_ref()))? {
+        return Ok(None);
+    }
+    let [weight, bias] = mlp.layers[2];
+    let scaled: [Tensor; 2] = scale(cuda, weight, bias, mlp.gamma, first[1].numel())?.into();
+    cuda.convnext_mlp(&all(scaled.each_ref())).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        DType, Device, Param, Tape, Tensor, Var,
+        cuda::testing::gpu,
+        memory,
+        ops::{
+            Activation, ConvNextMlp,
+            testing::{Rng, close},
+        },
+    };
+
+    /// Beside its parts on the CPU in f32: whole tiles, the last one not whole, more of them than a card has
+    /// multiprocessors, hidden layers of one chunk and of many; twice with the same bits. Other sizes and types have no
+    /// kernel.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn the_kernel_agrees_with_its_parts() {
+        memory::set_poison(true);
+        let (gpu, mut rng) = (gpu(), Rng::new(560));
+        let hopper = gpu.as_cuda().unwrap().info().is_hopper();
+        let cases = [
+            (512, 192, 768, true),
+            (577, 192, 96, true),
+            (36_901, 192, 768, true),
+            (1000, 192, 2304, true),
+            (1000, 192, 100, false),
+            (511, 192, 768, false),
+            (1000, 96, 384, false),
+        ];
+        for (rows, width, hidden, fits) in cases {
+            let sizes: [&[usize]; 7] = [
+                &[width],
+                &[width],
+                &[hidden, width],
+                &[hidden],
+                &[width, hidden],
+                &[width],
+                &[width],
+            ];
+            let round = |t: Tensor| t.cast(DType::BF16).unwrap();
+            let weights = sizes.map(|size| round(rng.tensor(size)));
+            let inputs = [(); 2].map(|()| round(rng.tensor(&[rows, width])));
+            let run = |device: &Device, dtype: DType| {
+                let place = |t: &Tensor| t.cast(dtype).unwrap().to_device(device).unwrap();
+                let p = weights.each_ref().map(|t| Param::new("w", place(t)));
+                let [x, v] = inputs.each_ref().map(|t| Var::constant(place(t)));
+                let mlp = ConvNextMlp {
+                    layers: [[&p[0], &p[1]], [&p[2], &p[3]], [&p[4], &p[5]]],
+                    gamma: &p[6],
+                    eps: 1e-6,
+                };
+                let tape = Tape::inference();
+                if let Some(y) = tape.convnext_mlp(&x, &v, &mlp).unwrap() {
+                    return (y.value().to_f32_vec().unwrap(), true);
+                }
+                let y = tape.layer_norm(&v, &p[0], &p[1], 1e-6).unwrap();
+                let y = tape.linear_activation(&y, &p[2], Some(&p[3]), Activation::Gelu);
+                let y = tape.linear_layer_scale(&x, &y.unwrap(), &p[4], &p[5], &p[6]);
+                (y.unwrap().value().to_f32_vec().unwrap(), false)
+            };
+            let what = format!("{rows} x {width} with {hidden} inside");
+            let (want, on_cpu) = run(&Device::Cpu, DType::F32);
+            let (got, in_one) = run(&gpu, DType::BF16);
+            assert!(!on_cpu && in_one == (fits && hopper), "{what}");
+            assert!(!run(&gpu, DType::F32).1, "{what}");
+            close(&got, &want, 1e-2, &what);
+            let again = run(&gpu, DType::BF16).0;
+            assert!(
+                got.iter()
+                    .zip(&again)
+                    .all(|(a, b)| a.to_bits() == b.to_bits()),
+                "{what}"
+            );
+        }
+    }
+}
