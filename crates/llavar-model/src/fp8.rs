@@ -47,11 +47,6 @@ impl LlavaModel {
         weights
     }
 
-    /// Lets the FP8 copies of all weights be made anew, whose memory was written to by others than their parameters.
-    pub fn forget_fp8(&self) {
-        self.params().iter().for_each(Param::forget_fp8);
-    }
-
     /// Elements of the weights that multiply in FP8 now.
     pub fn fp8_elements(&self) -> usize {
         let params = self.params();

@@ -48,4 +48,4 @@ pub use language_model::{KvCache, LanguageModel, SharedPrefixes};
 pub use mm_projector::MmProjector;
 pub use model::{LlavaModel, expand_image_tokens};
 pub use parts::{Parts, PartsReport};
-pub use vision_tower::{Observer, TowerFeatures, VisionTower};
+pub use vision_tower::{Observer, TowerFeatures, VisionTower, has_layer_scale};

@@ -1,9 +1,13 @@
 //! `Param`: a named weight with a gradient that accumulates in place.
 
+mod derived;
+
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock,
-    atomic::{AtomicBool, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
+
+use derived::{Derived, next_version};
 
 use crate::{
     DType, Device, Error, Result, Tensor,
@@ -42,15 +46,11 @@ struct Inner {
     home: Mutex<Option<(Device, DType)>>,
     /// Whether products with it are FP8 where they can be, and the value's copies for them.
     fp8: AtomicBool,
-    fp8_copies: Mutex<Copies>,
-}
-
-/// Copies of the value. Stale ones are of an earlier value: their memory serves the next ones, since what is let go
-/// and asked for again in each step leaves a pool of memory in pieces.
-#[derive(Debug, Default)]
-struct Copies {
-    held: Option<Fp8Copies>,
-    stale: bool,
+    fp8_copies: Mutex<Derived<Fp8Copies>>,
+    /// The value under a layer scale, and the bias beside it.
+    scaled: Mutex<Derived<[Tensor; 2]>>,
+    /// Which value it is: no two of all weights, at any time, are alike.
+    version: AtomicU64,
 }
 
 /// The buffer outlives the step, so that accumulation never allocates after the first backward pass.
@@ -124,6 +124,8 @@ impl Param {
             home: Mutex::default(),
             fp8: AtomicBool::new(false),
             fp8_copies: Mutex::default(),
+            scaled: Mutex::default(),
+            version: AtomicU64::new(next_version()),
         }))
     }
 
@@ -177,10 +179,9 @@ impl Param {
             });
         }
         let mut present = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
-        if (present.device(), present.dtype()) == (value.device(), value.dtype()) {
-            self.forget_fp8();
-        } else {
-            self.release_fp8();
+        self.changed();
+        if (present.device(), present.dtype()) != (value.device(), value.dtype()) {
+            self.release_derived();
         }
         *present = value;
         *lock(&self.0.home) = None;
@@ -191,7 +192,7 @@ impl Param {
     /// GPU from Ada on, without a bias, both axes multiples of 16. Elsewhere nothing changes. Off at first.
     pub fn set_fp8(&self, on: bool) {
         self.0.fp8.store(on, Relaxed);
-        self.release_fp8();
+        *lock(&self.0.fp8_copies) = Derived::default();
     }
 
     /// Whether [`Param::set_fp8`] asked for FP8 products.
@@ -199,16 +200,21 @@ impl Param {
         self.0.fp8.load(Relaxed)
     }
 
-    /// The value's FP8 copies are no longer those of the value, as after every change of it by this type. Their
-    /// memory stays for the next ones. For whoever changes the memory of values from outside: buckets of several
-    /// ranks.
-    pub fn forget_fp8(&self) {
-        lock(&self.0.fp8_copies).stale = true;
+    /// What was made from the value is no longer that of the value, as after every change of it by this type. For
+    /// whoever changes the memory of values from outside: buckets of several ranks.
+    pub fn changed(&self) {
+        self.0.version.store(next_version(), Relaxed);
     }
 
-    /// Lets go of the copies with their memory.
-    fn release_fp8(&self) {
-        *lock(&self.0.fp8_copies) = Copies::default();
+    /// Lets go of what was made from the value.
+    fn release_derived(&self) {
+        *lock(&self.0.fp8_copies) = Derived::default();
+        *lock(&self.0.scaled) = Derived::default();
+    }
+
+    /// Which value it is.
+    fn version(&self) -> u64 {
+        self.0.version.load(Relaxed)
     }
 
     /// The value's FP8 copies, made by `make` once after each change; it is given those before, if there are any,
@@ -220,13 +226,20 @@ impl Param {
         &self,
         make: impl FnOnce(Option<Fp8Copies>) -> Result<Fp8Copies>,
     ) -> Result<Fp8Copies> {
-        let mut copies = lock(&self.0.fp8_copies);
-        if let (Some(held), false) = (&copies.held, copies.stale) {
-            return Ok(held.clone());
-        }
-        let made = make(copies.held.take())?;
-        copies.stale = false;
-        Ok(copies.held.insert(made).clone())
+        lock(&self.0.fp8_copies).get([self.version(), 0, 0], make)
+    }
+
+    /// This weight and a bias under a layer scale, made by `make` as [`Param::fp8_copies`] are.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub(crate) fn scaled(
+        &self,
+        [bias, gamma]: [&Self; 2],
+        make: impl FnOnce(Option<[Tensor; 2]>) -> Result<[Tensor; 2]>,
+    ) -> Result<[Tensor; 2]> {
+        let of = [self, bias, gamma].map(Self::version);
+        lock(&self.0.scaled).get(of, make)
     }
 
     /// Lets go of the value, whose memory is free once nobody else shares it. Until the next
@@ -237,7 +250,8 @@ impl Param {
         if home.is_none() {
             *home = Some((value.device(), value.dtype()));
             *value = Tensor::hollow(&self.0.shape);
-            self.release_fp8();
+            self.changed();
+            self.release_derived();
         }
     }
 
@@ -447,7 +461,7 @@ impl Param {
         slot.measured = false;
         let grad = slot.buffer.as_mut().filter(|_| filled);
         let mut value = self.0.value.write().unwrap_or_else(PoisonError::into_inner);
-        self.forget_fp8();
+        self.changed();
         f(&mut value, grad)
     }
 

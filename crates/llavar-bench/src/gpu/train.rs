@@ -107,15 +107,17 @@ impl Bench<'_> {
             }
             warmed?;
             self.device.synchronize()?;
-            let before = self.cuda.memory();
+            // Whether steps still ask the card for memory, in the first and in the second half of them.
+            let reserved = || self.cuda.memory().reserved as i64;
+            let (before, half) = (reserved(), self.options.steps / 2);
             let start = Instant::now();
-            for _ in 0..self.options.steps {
-                step()?;
-            }
+            (0..half).try_for_each(|_| step())?;
+            let between = reserved();
+            (half..self.options.steps).try_for_each(|_| step())?;
             let queued = start.elapsed().as_secs_f64() * 1e3 / self.options.steps as f64;
             self.device.synchronize()?;
             let ms = start.elapsed().as_secs_f64() * 1e3 / self.options.steps as f64;
-            let after = self.cuda.memory();
+            let after = reserved();
             progress(&format!("{how}: {ms:.1} ms"));
             if self.options.profile {
                 let shares = self.cuda.profile(&mut step)?;
@@ -140,8 +142,9 @@ impl Bench<'_> {
                 mfu_percent: Some(self.mfu(3.0 * forward, ms)),
                 peak_gib: self.peak_gib(),
                 note: format!(
-                    "queued in {queued:.0} ms, loss {values:.3?}, memory from the card {:+} bytes over {} steps",
-                    after.reserved as i64 - before.reserved as i64,
+                    "queued in {queued:.0} ms, loss {values:.3?}, memory from the card {:+} and {:+} bytes in the halves of {} steps",
+                    between - before,
+                    after - between,
                     self.options.steps
                 ),
             });

@@ -23,6 +23,11 @@ use crate::{
     layers::{Block, LayerNorm, Linear, Scope, run_simple},
 };
 
+/// Whether a weight of the model lies under a layer scale: a GPU keeps a copy of it that is scaled.
+pub fn has_layer_scale(name: &str) -> bool {
+    name.contains(".stages.") && name.ends_with(".mlp.fc2.weight")
+}
+
 /// The convolutional tower without its unused head.
 #[derive(Debug)]
 pub(crate) struct ConvNext {

@@ -22,6 +22,7 @@ use crate::{
 use adapter::Adapter;
 use clip::Clip;
 use convnext::ConvNext;
+pub use convnext::has_layer_scale;
 use fusion::Fusion;
 
 /// Sees the values between the stages of a forward pass, under the names that the modules' docs give.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use llavar_model::{
     config::{ModelConfig, Parameter, parameters},
+    has_layer_scale,
     lora::adapter_parameters,
     takes_fp8,
 };
@@ -50,6 +51,8 @@ pub struct Planner {
     largest_coded: usize,
     /// Elements of the weights that multiply in FP8.
     fp8: usize,
+    /// Elements of the weights of which there is a scaled copy.
+    scaled: usize,
     /// Elements that a token keeps in the adapters of all layers.
     low_rank: usize,
     /// Whether adapters train.
@@ -119,6 +122,11 @@ impl Planner {
                     .sum(),
                 false => 0,
             },
+            scaled: list
+                .iter()
+                .filter(|p| has_layer_scale(&p.name))
+                .map(Parameter::numel)
+                .sum(),
             low_rank: low_rank_widths(
                 low_rank
                     .iter()
@@ -206,7 +214,8 @@ impl Planner {
             gradients: precision.grads().size() * gradients,
             optimizer_states: (super::state_bytes(precision) + self.train.average_bytes()) * states,
             activations: 0,
-            workspace: gpu_workspace(&self.config.llm, size) + size * self.largest_coded,
+            workspace: gpu_workspace(&self.config.llm, size)
+                + size * (self.largest_coded + self.scaled),
             data: 0,
             kept_blocks: 0,
             blocks: activations.blocks(),

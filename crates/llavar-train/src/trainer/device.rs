@@ -1,6 +1,6 @@
 //! Where a run trains, in which element types, and what that takes.
 
-use llavar_model::{Checkpointing, LlavaModel};
+use llavar_model::{Checkpointing, LlavaModel, has_layer_scale};
 use llavar_tensor::{DType, Device, DeviceKind, Param, optim::Precision};
 
 use super::Trainer;
@@ -134,7 +134,12 @@ impl Trainer {
         let size = precision.weights().size();
         let workspace = match self.place.device {
             Device::Cpu => 2 * 4 * 256 * self.model.config.llm.vocab_size,
-            Device::Cuda(_) => gpu_workspace(&self.model.config.llm, size),
+            Device::Cuda(_) => {
+                let params = self.model.params().into_iter();
+                let scaled = params.filter(|p| has_layer_scale(p.name()));
+                let scaled: usize = scaled.map(|p| p.numel()).sum();
+                gpu_workspace(&self.model.config.llm, size) + size * scaled
+            }
         };
         let workspace = workspace + size * self.largest_coded();
         let (weights, gradients) = self.zero.held(elements, self.trainable());

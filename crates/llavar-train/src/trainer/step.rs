@@ -10,7 +10,7 @@ use std::{
 
 use llavar_model::Checkpointing;
 use llavar_tensor::{
-    DType, Tape, Tensor, Var,
+    DType, Param, Tape, Tensor, Var,
     cuda::Readback,
     memory,
     optim::{StepLimits, StepReadback},
@@ -224,9 +224,9 @@ impl Trainer {
         let result = self.optimizer.step(factor, limits)?;
         self.optimizer.zero_grad();
         self.zero.finish_update()?;
-        if self.recipe.train.fp8 && self.group.size() > 1 {
+        if self.group.size() > 1 {
             // Ranks exchange weights in buckets, which their parameters do not see.
-            self.model.forget_fp8();
+            self.model.params().iter().for_each(Param::changed);
         }
         pipe.look();
 

@@ -25,7 +25,7 @@ pub(crate) fn convnext_mlp(
         return Ok(None);
     }
     let [weight, bias] = mlp.layers[2];
-    let scaled: [Tensor; 2] = scale(cuda, weight, bias, mlp.gamma, first[1].numel())?.into();
+    let scaled = scale(cuda, weight, bias, mlp.gamma, first[1].numel())?;
     cuda.convnext_mlp(&all(scaled.each_ref())).map(Some)
 }
 

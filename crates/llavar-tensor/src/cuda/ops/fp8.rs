@@ -165,7 +165,12 @@ impl Fp8Copies {
 }
 
 /// A tensor that nobody else has, where it is such a one.
-fn reusable(old: Option<Tensor>, device: &Device, shape: &[usize], dtype: DType) -> Option<Tensor> {
+pub(super) fn reusable(
+    old: Option<Tensor>,
+    device: &Device,
+    shape: &[usize],
+    dtype: DType,
+) -> Option<Tensor> {
     old.filter(|t| {
         t.is_unique() && t.shape() == shape && t.dtype() == dtype && t.device() == *device
     })
@@ -223,7 +228,7 @@ mod tests {
         let changes: [&dyn Fn(); 3] = [
             &|| w.update(|_, _| Ok(())).unwrap(),
             &|| w.set_value(value()).unwrap(),
-            &|| w.forget_fp8(),
+            &|| w.changed(),
         ];
         for change in changes {
             change();
@@ -231,7 +236,7 @@ mod tests {
         }
         // Who still multiplies with the old ones keeps them.
         let held = w.fp8_copies(|_| Ok(copies())).unwrap();
-        w.forget_fp8();
+        w.changed();
         assert_eq!(given(), Some(Some(false)));
         drop(held);
         let release: [&dyn Fn(); 4] = [

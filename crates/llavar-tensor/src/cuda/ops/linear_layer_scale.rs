@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{column_sums, linear::input_gradient, sum_parts};
+use super::{column_sums, fp8::reusable, linear::input_gradient, sum_parts};
 use crate::{
-    DType, Param, Result, Tape, Tensor, Var,
+    DType, Device, Param, Result, Tape, Tensor, Var,
     cpu::Layout,
     cuda::{Cuda, Epilogue, Grid, Kernel, Source, args},
 };
@@ -31,7 +31,7 @@ pub(crate) fn linear_layer_scale(
     let k = h.value().last_dim();
     let mut out = cuda.empty(x.shape(), x.value().dtype())?;
     if tape.output_is_read() {
-        let (scaled, scaled_bias) = scale(cuda, weight, bias, gamma, k)?;
+        let [scaled, scaled_bias] = scale(cuda, weight, bias, gamma, k)?;
         let epilogue = Epilogue {
             bias: Some(&scaled_bias),
             residual: Some(x.value()),
@@ -57,35 +57,40 @@ pub(crate) fn linear_layer_scale(
             parameter_gradients(&cuda, &dy, &h, &weight, &bias, &gamma)?;
         }
         if h.requires_grad() {
-            // Scaled again: cheaper than to keep it.
-            let (scaled, _) = scale(&cuda, &weight, &bias, &gamma, k)?;
+            let [scaled, _] = scale(&cuda, &weight, &bias, &gamma, k)?;
             input_gradient(&cuda, &dy, &h, &scaled, grads)?;
         }
         grads.add(&x, dy)
     }))
 }
 
-/// `gamma W` and `gamma b`.
+/// `gamma W` and `gamma b`, made where one of the three has changed.
 pub(super) fn scale(
     cuda: &Arc<Cuda>,
     weight: &Param,
     bias: &Param,
     gamma: &Param,
     k: usize,
-) -> Result<(Tensor, Tensor)> {
-    let (w, b, g) = (weight.value(), bias.value(), gamma.value());
-    let c = g.numel();
-    let mut scaled = cuda.empty(&[c, k], w.dtype())?;
-    let mut scaled_bias = cuda.empty(&[c], w.dtype())?;
-    // A vector of eight a thread.
-    let grid = Grid::new(c, k.div_ceil(8).next_multiple_of(32).clamp(32, 512));
-    cuda.launch(
-        &SCALE_WEIGHT,
-        w.dtype(),
-        grid,
-        args![&w, &b, &g, &mut scaled, &mut scaled_bias, k as i32],
-    )?;
-    Ok((scaled, scaled_bias))
+) -> Result<[Tensor; 2]> {
+    weight.scaled([bias, gamma], |old| {
+        let (w, b, g) = (weight.value(), bias.value(), gamma.value());
+        let (c, dtype, device) = (g.numel(), w.dtype(), Device::Cuda(cuda.clone()));
+        let mut old = old.into_iter().flatten();
+        let mut room = |shape: &[usize]| match reusable(old.next(), &device, shape, dtype) {
+            Some(room) => Ok(room),
+            None => cuda.empty(shape, dtype),
+        };
+        let (mut scaled, mut scaled_bias) = (room(&[c, k])?, room(&[c])?);
+        // A vector of eight a thread.
+        let grid = Grid::new(c, k.div_ceil(8).next_multiple_of(32).clamp(32, 512));
+        cuda.launch(
+            &SCALE_WEIGHT,
+            dtype,
+            grid,
+            args![&w, &b, &g, &mut scaled, &mut scaled_bias, k as i32],
+        )?;
+        Ok([scaled, scaled_bias])
+    })
 }
 
 fn parameter_gradients(
@@ -138,7 +143,12 @@ fn parameter_gradients(
 
 #[cfg(test)]
 mod tests {
-    use crate::{cuda::testing::compare, ops::testing::Rng};
+    use super::scale;
+    use crate::{
+        DType, Param, Tensor,
+        cuda::testing::{compare, gpu},
+        ops::testing::Rng,
+    };
 
     #[test]
     #[ignore = "needs a GPU"]
@@ -164,5 +174,44 @@ mod tests {
                 },
             );
         }
+    }
+
+    /// The scaled weight follows each of the three values that it is made from, in the memory that it had.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn scaled_weights_follow_their_values() {
+        let (device, mut rng) = (gpu(), Rng::new(511));
+        let cuda = device.as_cuda().unwrap();
+        let sizes: [&[usize]; 3] = [&[48, 64], &[48], &[48]];
+        let params = sizes.map(|size| {
+            let param = Param::new("p", rng.tensor(size));
+            param.to_device(&device, DType::F32, DType::F32).unwrap();
+            param
+        });
+        let [w, b, g] = &params;
+        let check = || {
+            let [scaled, bias] = scale(cuda, w, b, g, 64).unwrap();
+            let host = |t: &Tensor| t.to_f32_vec().unwrap();
+            let [wv, bv, gv] = [w, b, g].map(|p| host(&p.value()));
+            let want: Vec<f32> = wv.iter().enumerate().map(|(i, w)| gv[i / 64] * w).collect();
+            assert_eq!(host(&scaled), want);
+            let want: Vec<f32> = bv.iter().zip(&gv).map(|(b, g)| g * b).collect();
+            assert_eq!(host(&bias), want);
+            [&scaled, &bias].map(|t| t.cuda_address().unwrap())
+        };
+        let first = check();
+        assert_eq!(check(), first);
+        for param in &params {
+            let value = rng.tensor(param.shape()).to_device(&device).unwrap();
+            param.set_value(value).unwrap();
+            assert_eq!(check(), first);
+        }
+        // Who still holds the old ones keeps them.
+        let held = scale(cuda, w, b, g, 64).unwrap();
+        let before = held[0].to_f32_vec().unwrap();
+        g.set_value(rng.tensor(&[48]).to_device(&device).unwrap())
+            .unwrap();
+        assert_ne!(check(), first);
+        assert_eq!(held[0].to_f32_vec().unwrap(), before);
     }
 }
