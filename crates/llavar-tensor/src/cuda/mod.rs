@@ -13,6 +13,7 @@
 //!   `product_weight`: with what else belongs to them; `product_wide`: in one round of tiles).
 //! - `convnext_mlp`: what follows the convolution of a ConvNeXt block, for narrow rows.
 //! - `tensor_map`: what Hopper's copy unit is told of a tensor.
+//! - `trust`: whether a compiler made of a kernel what it should be.
 //! - `attention_hopper`: attention for Hopper; `cudnn`: cuDNN's flash attention.
 //! - `nccl`: collective operations between GPUs.
 //! - `graph`: work that is recorded once and queued again with one call.
@@ -40,6 +41,7 @@ mod product_wide;
 mod tensor_map;
 #[cfg(test)]
 pub(crate) mod testing;
+mod trust;
 
 pub(crate) use context::SHARED_OF_THE_SYSTEM;
 pub use context::{Cuda, DeviceInfo};

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use super::linear_layer_scale::scale;
 use crate::{
-    Param, Result, Tensor,
-    cuda::{ConvNextRows, Cuda},
-    ops::ConvNextMlp,
+    Param, Result, Tape, Tensor, Var,
+    cuda::{
+        ConvNextRows, Cuda,
+        trust::{self, Noise, near},
+    },
+    ops::{Activation, ConvNextMlp},
 };
 
 /// As [`crate::Tape::convnext_mlp`], with checked shapes.
@@ -21,7 +24,7 @@ pub(crate) fn convnext_mlp(
         layers: [norm.each_ref(), first.each_ref(), second],
         eps: mlp.eps,
     };
-    if !cuda.takes_convnext_mlp(&all(second.each_ref()))? {
+    if !cuda.takes_convnext_mlp(&all(second.each_ref()))? || !trusted(cuda)? {
         return Ok(None);
     }
     let [weight, bias] = mlp.layers[2];
@@ -29,16 +32,41 @@ pub(crate) fn convnext_mlp(
     cuda.convnext_mlp(&all(scaled.each_ref())).map(Some)
 }
 
+/// Whether the kernel agrees with its parts here: three blocks of 128 rows and some, two chunks of the hidden layer.
+fn trusted(cuda: &Arc<Cuda>) -> Result<bool> {
+    const ROWS: usize = 600;
+    const WIDTH: usize = 192;
+    trust::trusted(cuda, ("ConvNeXt's MLP", WIDTH), || {
+        let mut noise = Noise::default();
+        let mut random = |shape: &[usize]| noise.tensor(cuda, shape);
+        let (x, v) = (random(&[ROWS, WIDTH])?, random(&[ROWS, WIDTH])?);
+        let norm = [random(&[WIDTH])?, random(&[WIDTH])?];
+        let first = [random(&[WIDTH, WIDTH])?, random(&[WIDTH])?];
+        let second = [random(&[WIDTH, WIDTH])?, random(&[WIDTH])?];
+        let ours = cuda.convnext_mlp(&ConvNextRows {
+            rows: [&x, &v],
+            layers: [norm.each_ref(), first.each_ref(), second.each_ref()],
+            eps: 1e-6,
+        })?;
+        let tape = Tape::inference();
+        let param = |tensor: Tensor| Param::new("", tensor);
+        let [[norm, norm_bias], [w1, b1], [w2, b2]] =
+            [norm, first, second].map(|layer| layer.map(param));
+        let h = tape.layer_norm(&Var::constant(v), &norm, &norm_bias, 1e-6)?;
+        let h = tape.linear_activation(&h, &w1, Some(&b1), Activation::Gelu)?;
+        let y = tape.linear_residual(&h, &w2, Some(&b2), Some(&Var::constant(x)))?;
+        near(&ours, y.value())
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::{
-        DType, Device, Param, Tape, Tensor, Var,
+        DType, Device,
         cuda::testing::gpu,
         memory,
-        ops::{
-            Activation, ConvNextMlp,
-            testing::{Rng, close},
-        },
+        ops::testing::{Rng, close},
     };
 
     /// Beside its parts on the CPU in f32: whole tiles, the last one not whole, more of them than a card has
