@@ -1,14 +1,12 @@
 //! Device memory: stream-ordered buffers, copies through pinned memory, constants uploaded once.
 //!
-//! Buffers come from the driver's stream-ordered pools, whose release threshold is raised: what a step
+//! Buffers come from the driver's stream-ordered pool, whose release threshold is raised: what a step
 //! frees stays with the process and serves the next step, so that nothing is asked of the system in the
-//! steady state. Small ones have a pool of their own, since one that outlives its step would otherwise cut
-//! the room of large ones in two.
+//! steady state.
 
 mod constants;
 mod copies;
 mod pinned;
-mod pools;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,7 +22,6 @@ use super::{Cuda, context::check};
 use crate::{DType, Error, Result, Tensor, memory};
 use constants::Constants;
 use pinned::Pinned;
-use pools::Pools;
 
 pub use pinned::Readback;
 
@@ -35,7 +32,7 @@ pub struct DeviceMemory {
     pub in_use: usize,
     /// Largest `in_use` since the start or the last [`Cuda::reset_peak`].
     pub peak: usize,
-    /// Bytes that the pools have taken from the card, used or waiting for reuse.
+    /// Bytes that the pool has taken from the card, used or waiting for reuse.
     pub reserved: usize,
     /// Largest `reserved` since the start or the last [`Cuda::reset_peak`].
     pub reserved_peak: usize,
@@ -43,9 +40,9 @@ pub struct DeviceMemory {
     pub total: usize,
 }
 
-/// Memory of a device: pools, counters, pinned blocks, constants.
+/// Memory of a device: pool, counters, pinned blocks, constants.
 pub(super) struct Memory {
-    pools: Pools,
+    pool: cu::CUmemoryPool,
     total: usize,
     in_use: AtomicUsize,
     peak: AtomicUsize,
@@ -109,7 +106,7 @@ impl Drop for DeviceBuffer {
             Origin::Constant(_) => return,
             Origin::Pool => {
                 if self.address != 0 && self.cuda.bind().is_ok() {
-                    // SAFETY: allocated by `cuMemAllocFromPoolAsync` on the same stream and freed once; work on it
+                    // SAFETY: allocated by `cuMemAllocAsync` on the same stream and freed once; work on it
                     // that is still queued comes first on that stream.
                     let _ = unsafe { cu::cuMemFreeAsync(self.address, self.cuda.stream()) };
                 }
@@ -121,8 +118,25 @@ impl Drop for DeviceBuffer {
 
 impl Memory {
     pub(super) fn new(device: cu::CUdevice, total: usize) -> Result<Self> {
+        let mut pool = std::ptr::null_mut();
+        let mut keep = u64::MAX;
+        // SAFETY: out-pointers are valid; the attribute takes a 64-bit threshold.
+        unsafe {
+            check(
+                cu::cuDeviceGetDefaultMemPool(&mut pool, device),
+                "memory pool",
+            )?;
+            check(
+                cu::cuMemPoolSetAttribute(
+                    pool,
+                    cu::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+                    (&raw mut keep).cast(),
+                ),
+                "memory pool",
+            )?;
+        }
         Ok(Self {
-            pools: Pools::new(device)?,
+            pool,
             total,
             in_use: 0.into(),
             peak: 0.into(),
@@ -153,7 +167,17 @@ impl Memory {
                 let _ = cu::cuMemFreeHost(block.address);
             }
         }
-        self.pools.release();
+    }
+
+    fn attribute(&self, what: cu::CUmemPool_attribute) -> usize {
+        let mut value = 0u64;
+        // SAFETY: these attributes are 64-bit counters.
+        let result = unsafe { cu::cuMemPoolGetAttribute(self.pool, what, (&raw mut value).cast()) };
+        if result == CUresult::CUDA_SUCCESS {
+            value as usize
+        } else {
+            0
+        }
     }
 }
 
@@ -161,12 +185,13 @@ impl Cuda {
     /// Byte counts of this device.
     pub fn memory(&self) -> DeviceMemory {
         use cu::CUmemPool_attribute as At;
-        let pools = &self.memory.pools;
         DeviceMemory {
             in_use: self.memory.in_use.load(Relaxed),
             peak: self.memory.peak.load(Relaxed),
-            reserved: pools.sum(At::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT),
-            reserved_peak: pools.sum(At::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH),
+            reserved: self
+                .memory
+                .attribute(At::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT),
+            reserved_peak: self.memory.attribute(At::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH),
             total: self.memory.total,
         }
     }
@@ -176,7 +201,15 @@ impl Cuda {
         self.memory
             .peak
             .store(self.memory.in_use.load(Relaxed), Relaxed);
-        self.memory.pools.reset_peak();
+        let mut zero = 0u64;
+        // SAFETY: writing 0 resets this 64-bit counter.
+        unsafe {
+            let _ = cu::cuMemPoolSetAttribute(
+                self.memory.pool,
+                cu::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH,
+                (&raw mut zero).cast(),
+            );
+        }
     }
 
     /// A buffer of unspecified content, NaN where poisoning is on.
@@ -202,18 +235,18 @@ impl Cuda {
         Ok(buffer)
     }
 
-    /// Memory from a stream-ordered pool.
+    /// Memory from the stream-ordered pool.
     fn pooled(&self, bytes: usize) -> Result<u64> {
         let mut address = 0;
         for last in [false, true] {
-            let pool = self.memory.pools.of(bytes);
-            // SAFETY: valid out-pointer, a pool of this device and a live stream.
-            match unsafe { cu::cuMemAllocFromPoolAsync(&mut address, bytes, pool, self.stream()) } {
+            // SAFETY: valid out-pointer and a live stream.
+            match unsafe { cu::cuMemAllocAsync(&mut address, bytes, self.stream()) } {
                 CUresult::CUDA_SUCCESS => return Ok(address),
                 CUresult::CUDA_ERROR_OUT_OF_MEMORY if !last => {
-                    // Unused parts of the pools may be in pieces: give them back and try once more.
+                    // Unused parts of the pool may be in pieces: give them back and try once more.
                     self.synchronize()?;
-                    self.memory.pools.trim()?;
+                    // SAFETY: the pool is the device's own.
+                    check(unsafe { cu::cuMemPoolTrimTo(self.memory.pool, 0) }, "trim")?;
                 }
                 CUresult::CUDA_ERROR_OUT_OF_MEMORY => break,
                 other => check(other, "allocate")?,
