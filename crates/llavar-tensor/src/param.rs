@@ -200,9 +200,8 @@ impl Param {
         self.0.fp8.load(Relaxed)
     }
 
-    /// What was made from the value is no longer that of the value, as after every change of it by this type. For
-    /// whoever changes the memory of values from outside: buckets of several ranks.
-    pub fn changed(&self) {
+    /// What was made from the value is no longer that of the value.
+    pub(crate) fn changed(&self) {
         self.0.version.store(next_version(), Relaxed);
     }
 
@@ -217,29 +216,33 @@ impl Param {
         self.0.version.load(Relaxed)
     }
 
-    /// The value's FP8 copies, made by `make` once after each change; it is given those before, if there are any,
-    /// to write in their memory.
+    /// The value's FP8 copies, made by `make` from it once after each change; it is given those before, if there are
+    /// any, to write in their memory.
     ///
     /// # Errors
     /// Those of `make`.
     pub(crate) fn fp8_copies(
         &self,
-        make: impl FnOnce(Option<Fp8Copies>) -> Result<Fp8Copies>,
+        make: impl FnOnce(&Tensor, Option<Fp8Copies>) -> Result<Fp8Copies>,
     ) -> Result<Fp8Copies> {
-        lock(&self.0.fp8_copies).get([self.version(), 0, 0], make)
+        // The version first: what another thread changes meanwhile is then made anew and not taken for the new value.
+        // The value before the lock, for whose gate may set it.
+        let (of, value) = ([self.version(), 0, 0], self.value());
+        lock(&self.0.fp8_copies).get(of, |old| make(&value, old))
     }
 
-    /// This weight and a bias under a layer scale, made by `make` as [`Param::fp8_copies`] are.
+    /// This weight and a bias under a layer scale, made by `make` from the three as [`Param::fp8_copies`] are.
     ///
     /// # Errors
     /// Those of `make`.
     pub(crate) fn scaled(
         &self,
         [bias, gamma]: [&Self; 2],
-        make: impl FnOnce(Option<[Tensor; 2]>) -> Result<[Tensor; 2]>,
+        make: impl FnOnce([&Tensor; 3], Option<[Tensor; 2]>) -> Result<[Tensor; 2]>,
     ) -> Result<[Tensor; 2]> {
-        let of = [self, bias, gamma].map(Self::version);
-        lock(&self.0.scaled).get(of, make)
+        let all = [self, bias, gamma];
+        let (of, values) = (all.map(Self::version), all.map(Self::value));
+        lock(&self.0.scaled).get(of, |old| make(values.each_ref(), old))
     }
 
     /// Lets go of the value, whose memory is free once nobody else shares it. Until the next

@@ -68,8 +68,8 @@ impl Cuda {
             && hidden.is_multiple_of(CHUNK)
             && (CHUNK..=MAX_HIDDEN).contains(&hidden);
         for tensor in mlp.rows.iter().chain(mlp.layers.iter().flatten()) {
-            let aligned = tensor.cuda_address()?.is_multiple_of(16);
-            fits = fits && tensor.dtype() == DType::BF16 && aligned;
+            fits =
+                fits && tensor.dtype() == DType::BF16 && tensor.cuda_address()?.is_multiple_of(16);
         }
         Ok(fits)
     }

@@ -59,8 +59,8 @@ impl Cuda {
             epilogue.residual,
         ];
         for tensor in others.into_iter().flatten() {
-            let aligned = tensor.cuda_address()?.is_multiple_of(16);
-            fits = fits && tensor.dtype() == DType::BF16 && aligned;
+            fits =
+                fits && tensor.dtype() == DType::BF16 && tensor.cuda_address()?.is_multiple_of(16);
         }
         if !fits {
             return Ok(false);
@@ -95,7 +95,15 @@ impl Cuda {
 
 #[cfg(test)]
 mod tests {
-    use crate::{cuda::testing::compare, ops::testing::Rng};
+    use crate::{
+        DType, Tensor,
+        cpu::Layout,
+        cuda::{
+            Epilogue,
+            testing::{compare, gpu},
+        },
+        ops::testing::{Rng, close},
+    };
 
     /// One round of tiles on a card of 132 multiprocessors, whole ones and others, forward with and without bias and
     /// residual, and the gradient of the input, alone and added to.
@@ -134,6 +142,73 @@ mod tests {
                 let three = tape.linear_three(&x[0], [none(0), none(1), none(2)])?;
                 Ok(three.to_vec())
             });
+        }
+    }
+
+    /// Fewer steps than the ring has and many more, ends at every place of the ring, over and over: the groups that
+    /// multiply keep no pace, so what one does to the other's entries shows in some runs alone.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn every_run_gives_the_same() {
+        let (device, mut rng) = (gpu(), Rng::new(541));
+        let cuda = device.as_cuda().unwrap();
+        let whole = cuda.info().is_hopper() && cuda.info().multiprocessors == 132;
+        let (m, n) = (4608, 1024);
+        for k in [64, 128, 192, 256, 320, 448, 1024, 4096] {
+            for layout in [Layout::NT, Layout::NN] {
+                // As averages, so that sums stay near one.
+                let scaled = |t: Tensor| {
+                    let values = t.to_f32_vec().unwrap();
+                    let values = values.iter().map(|v| v / (k as f32).sqrt()).collect();
+                    Tensor::from_vec(values, t.shape()).unwrap()
+                };
+                let host = [
+                    rng.tensor(&[m, k]),
+                    scaled(rng.tensor(&[k, n])),
+                    rng.tensor(&[m, n]),
+                ];
+                let place = |t: &Tensor| t.cast(DType::BF16).unwrap().to_device(&device).unwrap();
+                let [a, b, r] = host.each_ref().map(place);
+                let run = |c: &mut Tensor, own: bool| {
+                    let epilogue = Epilogue {
+                        bias: None,
+                        residual: Some(&r),
+                    };
+                    let done = match own {
+                        true => cuda.product_wide(layout, [m, n, k], [&a, &b], c, 0.0, epilogue),
+                        // In f32 out of cuBLASLt.
+                        false => cuda.gemm(layout, [m, n, k], &a, &b, c, 0.0).map(|()| true),
+                    };
+                    done.unwrap()
+                };
+                let mut c = cuda.empty(&[m, n], DType::BF16).unwrap();
+                if !run(&mut c, true) {
+                    assert!(!whole, "{layout:?} {k}");
+                    continue;
+                }
+                let first = c.to_f32_vec().unwrap();
+                let mut want = cuda.empty(&[m, n], DType::F32).unwrap();
+                run(&mut want, false);
+                let want = want.to_f32_vec().unwrap();
+                let r = r.to_f32_vec().unwrap();
+                let want: Vec<f32> = want.iter().zip(&r).map(|(c, r)| c + r).collect();
+                // By tiles: one that is wrong is little of the whole.
+                for (i, (got, want)) in first.chunks(144 * n).zip(want.chunks(144 * n)).enumerate()
+                {
+                    close(
+                        got,
+                        want,
+                        3e-3,
+                        &format!("{layout:?} {k}, rows of tile {i}"),
+                    );
+                }
+                for time in 0..60 {
+                    cuda.clear(&mut c).unwrap();
+                    run(&mut c, true);
+                    let again = c.to_f32_vec().unwrap();
+                    assert!(again == first, "{layout:?} {k}, time {time}");
+                }
+            }
         }
     }
 }

@@ -56,7 +56,7 @@ mod tests {
         let mut made = 0;
         let mut scaled = |gamma: &Param| {
             let before = made;
-            let tensors = w.scaled([&b, gamma], |_| {
+            let tensors = w.scaled([&b, gamma], |_, _| {
                 made += 1;
                 Ok([Tensor::zeros(&[1]), Tensor::zeros(&[1])])
             });

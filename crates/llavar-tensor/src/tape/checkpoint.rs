@@ -58,7 +58,8 @@ impl Tape {
     }
 
     /// A value that a checkpointed segment does not compute twice: `make` runs in its first run, the second takes
-    /// over what that left. An operation must come here in both runs, whether it needs a gradient or not.
+    /// over what that left. An operation must come here in both runs, whether it needs a gradient or not, and equally
+    /// often: not inside of [`Tape::by_rows`], which has rows in parts where nothing is recorded.
     ///
     /// # Errors
     /// Those of `make`.

@@ -10,7 +10,7 @@ use std::{
 
 use llavar_model::Checkpointing;
 use llavar_tensor::{
-    DType, Param, Tape, Tensor, Var,
+    DType, Tape, Tensor, Var,
     cuda::Readback,
     memory,
     optim::{StepLimits, StepReadback},
@@ -224,10 +224,6 @@ impl Trainer {
         let result = self.optimizer.step(factor, limits)?;
         self.optimizer.zero_grad();
         self.zero.finish_update()?;
-        if self.group.size() > 1 {
-            // Ranks exchange weights in buckets, which their parameters do not see.
-            self.model.params().iter().for_each(Param::changed);
-        }
         pipe.look();
 
         let state = &mut self.state;

@@ -153,12 +153,9 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* r, 
             if (lane == 0) barrier_arrive(empty + 8 * last);
             __syncwarp();
 
-            // Each group has one entry, and lets go of the other's.
-            u32 behind = at + 1 == STEPS ? 0 : at + 1;
-            u32 mine = me ? behind : at, other = me ? at : behind, of_mine = me && behind == 0 ? parity ^ 1 : parity;
-            if (lane == 0) barrier_arrive(empty + 8 * other);
-            __syncwarp();
-            barrier_wait(full + 8 * mine, of_mine);
+            u32 behind = at + 1 == STEPS ? 0 : at + 1, of_behind = behind ? parity : parity ^ 1;
+            u32 mine = me ? behind : at, other = me ? at : behind;
+            barrier_wait(full + 8 * mine, me ? of_behind : parity);
             #pragma unroll
             for (int i = 0; i < 2; i++) {
                 u32 box = base + mine * BYTES + i * BOX;
@@ -184,6 +181,10 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* r, 
             __syncwarp();
             group_barrier(1 + me);
             if (lane == 0) barrier_arrive(empty + 8 * mine);
+            // The other group's entry is let go of once it is one: before, its barrier still counts who has read the step
+            // that lay there, and would take this for the other group's word.
+            barrier_wait(full + 8 * other, me ? parity : of_behind);
+            if (lane == 0) barrier_arrive(empty + 8 * other);
             __syncwarp();
             for (int i = 0; i < 2; i++) if (++at == STEPS) at = 0, parity ^= 1;
         }

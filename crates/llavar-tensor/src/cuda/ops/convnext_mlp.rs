@@ -32,7 +32,7 @@ pub(crate) fn convnext_mlp(
     cuda.convnext_mlp(&all(scaled.each_ref())).map(Some)
 }
 
-/// Whether the kernel agrees with its parts here: three blocks of 128 rows and some, two chunks of the hidden layer.
+/// Whether the kernel agrees with its parts here: four tiles of 128 rows and some, two chunks of the hidden layer.
 fn trusted(cuda: &Arc<Cuda>) -> Result<bool> {
     const ROWS: usize = 600;
     const WIDTH: usize = 192;
@@ -123,7 +123,10 @@ mod tests {
             let (got, in_one) = run(&gpu, DType::BF16);
             assert!(!on_cpu && in_one == (fits && hopper), "{what}");
             assert!(!run(&gpu, DType::F32).1, "{what}");
-            close(&got, &want, 1e-2, &what);
+            // By tiles: one that is wrong is little of the whole.
+            for (got, want) in got.chunks(64 * width).zip(want.chunks(64 * width)) {
+                close(got, want, 1e-2, &what);
+            }
             let again = run(&gpu, DType::BF16).0;
             assert!(
                 got.iter()

@@ -217,7 +217,7 @@ mod tests {
         // What `make` is given: nothing, copies of its own, or it is not asked.
         let given = || {
             let mut given = None;
-            let made = w.fp8_copies(|old| {
+            let made = w.fp8_copies(|_, old| {
                 given = Some(old.as_ref().map(|old| old.scale.is_unique()));
                 Ok(old.unwrap_or_else(copies))
             });
@@ -235,7 +235,7 @@ mod tests {
             assert_eq!((given(), given()), (Some(Some(true)), None));
         }
         // Who still multiplies with the old ones keeps them.
-        let held = w.fp8_copies(|_| Ok(copies())).unwrap();
+        let held = w.fp8_copies(|_, _| Ok(copies())).unwrap();
         w.changed();
         assert_eq!(given(), Some(Some(false)));
         drop(held);

@@ -72,8 +72,7 @@ pub(super) fn scale(
     gamma: &Param,
     k: usize,
 ) -> Result<[Tensor; 2]> {
-    weight.scaled([bias, gamma], |old| {
-        let (w, b, g) = (weight.value(), bias.value(), gamma.value());
+    weight.scaled([bias, gamma], |[w, b, g], old| {
         let (c, dtype, device) = (g.numel(), w.dtype(), Device::Cuda(cuda.clone()));
         let mut old = old.into_iter().flatten();
         let mut room = |shape: &[usize]| match reusable(old.next(), &device, shape, dtype) {
@@ -87,7 +86,7 @@ pub(super) fn scale(
             &SCALE_WEIGHT,
             dtype,
             grid,
-            args![&w, &b, &g, &mut scaled, &mut scaled_bias, k as i32],
+            args![w, b, g, &mut scaled, &mut scaled_bias, k as i32],
         )?;
         Ok([scaled, scaled_bias])
     })

@@ -53,8 +53,8 @@ pub(super) fn linear(
     };
     let copies =
         |x: &Tensor, columns, format, wanted| Fp8Copies::of(cuda, x, columns, format, wanted);
-    let w =
-        weight.fp8_copies(|old| Fp8Copies::renewed(old, cuda, value, k, Fp8Format::E4M3, BOTH))?;
+    let w = weight
+        .fp8_copies(|value, old| Fp8Copies::renewed(old, cuda, value, k, Fp8Format::E4M3, BOTH))?;
     // A frozen layer whose output nobody reads has nothing to copy.
     let input = match wanted.plain || wanted.transposed {
         true => {

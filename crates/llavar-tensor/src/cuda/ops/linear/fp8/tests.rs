@@ -300,7 +300,7 @@ fn fp8_falls_back_follows_its_weight_and_lets_nan_through() {
         .unwrap()
         .cast(DType::BF16)
         .unwrap();
-    let copies = || w.fp8_copies(|_| panic!("there are copies")).unwrap();
+    let copies = || w.fp8_copies(|_, _| panic!("there are copies")).unwrap();
     let addresses = |copies: &Fp8Copies| {
         let (plain, turned) = (copies.plain().unwrap(), copies.transposed().unwrap());
         [plain.words, turned.words, plain.scale].map(|t| t.cuda_address().unwrap())
