@@ -5,7 +5,9 @@ use llavar_tensor::{kernel, kernels::matmul, memory::Buffer};
 use rayon::prelude::*;
 
 use crate::{
+    op::Refusal,
     pointwise::{Pointwise, add_rows, apply},
+    value::elements,
     window::{Placed, Window, overlap},
 };
 
@@ -28,6 +30,7 @@ pub(crate) struct Conv {
     pub(crate) bias: Vec<f32>,
 }
 
+const NO_FIT: &str = "the kernel does not fit the picture";
 /// Multiply-adds of a tile: small enough that its rows stay in the cache, large enough that packing the
 /// kernels again for every tile does not matter.
 const TILE_WORK: usize = 6 << 20;
@@ -46,16 +49,17 @@ impl Conv {
         }
     }
 
-    /// The result, `[oh, ow, out]`, and its height and width; `None` where the kernel does not fit.
+    /// The result, `[oh, ow, out]`, and its height and width; refused where the kernel does not fit.
     pub(crate) fn run(
         &self,
         x: &[f32],
         size: [usize; 2],
         then: &[Pointwise],
         parallel: bool,
-    ) -> Option<(Buffer<f32>, [usize; 2])> {
-        let placed = self.window.on(size)?;
-        let mut out = Buffer::unspecified(placed.out[0] * placed.out[1] * self.outputs);
+    ) -> Result<(Buffer<f32>, [usize; 2]), Refusal> {
+        let placed = self.window.on(size).ok_or(NO_FIT)?;
+        let [high, wide] = placed.out;
+        let mut out = Buffer::unspecified(elements(&[high, wide, self.outputs])?);
         match &self.kernels {
             Kernels::Dense(weights) => {
                 self.dense(x, size, &placed, weights, then, parallel, &mut out)
@@ -79,7 +83,7 @@ impl Conv {
                 }
             }
         }
-        Some((out, placed.out))
+        Ok((out, placed.out))
     }
 
     fn dense(
@@ -240,10 +244,11 @@ impl Spread {
         [h, w]: [usize; 2],
         then: &[Pointwise],
         parallel: bool,
-    ) -> (Buffer<f32>, [usize; 2]) {
+    ) -> Result<(Buffer<f32>, [usize; 2]), Refusal> {
         let ([kh, kw], n) = (self.kernel, self.outputs);
+        let count = elements(&[h, kh, w, kw, n])?;
         let wide = w * kw * n;
-        let mut out = Buffer::unspecified(h * kh * wide);
+        let mut out = Buffer::unspecified(count);
         let row = |(y, out): (usize, &mut [f32])| {
             let mut parts = Buffer::unspecified(w * kh * kw * n);
             let x = &x[y * w * self.inputs..(y + 1) * w * self.inputs];
@@ -263,6 +268,6 @@ impl Spread {
         } else {
             out.chunks_mut(kh * wide).enumerate().for_each(row);
         }
-        (out, [h * kh, w * kw])
+        Ok((out, [h * kh, w * kw]))
     }
 }

@@ -10,6 +10,16 @@ pub enum OnnxError {
         /// What is wrong.
         reason: String,
     },
+    /// A picture has not as many elements as its sides say, or too many.
+    #[error("a picture of {height} x {width} px: {reason}")]
+    Picture {
+        /// Rows, px.
+        height: usize,
+        /// Columns, px.
+        width: usize,
+        /// What does not fit.
+        reason: String,
+    },
     /// The network needs something that this crate does not have.
     #[error("node {node} ({op}): {reason}")]
     Unsupported {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::{
     error::{OnnxError, Result},
-    value::Value,
+    value::{Value, elements},
     wire::{Field, fields, floats},
 };
 
@@ -216,7 +216,7 @@ fn tensor(bytes: &[u8]) -> std::result::Result<(String, Value), String> {
         Ok(())
     })?;
     let dims: Vec<usize> = dims.into_iter().map(|d| d.max(0) as usize).collect();
-    let count: usize = dims.iter().product();
+    let count = elements(&dims).map_err(|why| format!("constant `{name}` is {why}"))?;
     let value = match kind {
         1 => {
             real.extend(floats(raw));

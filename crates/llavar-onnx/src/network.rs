@@ -8,8 +8,11 @@ use crate::{
     model::{File, Node},
     op::Op,
     pointwise::Pointwise,
-    value::{Order, Value},
+    value::{Order, Value, elements},
 };
+
+/// Longest side of a picture, px: that of a JPEG.
+const MOST_SIDE: usize = 65_535;
 
 /// One operation of a network.
 #[derive(Debug, Clone)]
@@ -114,17 +117,24 @@ impl Network {
     /// `pixels` is `[height, width, 3]`, the network's input `[1, 3, height, width]`.
     ///
     /// # Errors
-    /// When `pixels` does not have that size, or the network cannot take it.
+    /// When `pixels` does not have that size, a side is longer than 65,535 px, or the network cannot take it:
+    /// also where a value inside it would be larger than 1 GiB.
     pub fn run(
         &self,
         pixels: Vec<f32>,
         [height, width]: [usize; 2],
         parallel: bool,
     ) -> Result<Output> {
-        if pixels.len() != height * width * 3 {
-            return Err(OnnxError::Format {
-                reason: format!("{} elements for {height} x {width} pixels", pixels.len()),
-            });
+        let refused = |reason| OnnxError::Picture {
+            height,
+            width,
+            reason,
+        };
+        if height.max(width) > MOST_SIDE {
+            return Err(refused(format!("too large, at most {MOST_SIDE} px a side")));
+        }
+        if pixels.len() != elements(&[height, width, 3]).map_err(refused)? {
+            return Err(refused(format!("{} elements for it", pixels.len())));
         }
         let mut slots: Vec<Option<Value>> = vec![None; self.slots];
         slots[0] = Some(Value::picture([3, height, width], pixels));

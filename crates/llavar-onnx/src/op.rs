@@ -4,7 +4,7 @@ use crate::{
     conv::{Conv, Spread},
     pointwise::{Binary, Pointwise, add_rows, apply, combine},
     shapes,
-    value::{Data, Order, Value},
+    value::{Data, Order, Value, elements},
     window::Window,
 };
 use llavar_tensor::{
@@ -90,15 +90,14 @@ impl Op {
         match self {
             Self::Conv(conv) => {
                 let (x, size) = picture(inputs.swap_remove(0), conv.inputs)?;
-                let (y, [h, w]) = conv
-                    .run(x.as_floats().ok_or(FLOATS)?, size, then, parallel)
-                    .ok_or("the kernel is larger than the picture")?;
+                let x = x.as_floats().ok_or(FLOATS)?;
+                let (y, [h, w]) = conv.run(x, size, then, parallel)?;
                 return Ok(Value::picture([conv.outputs, h, w], y));
             }
             Self::Spread(spread) => {
                 let (x, size) = picture(inputs.swap_remove(0), spread.inputs)?;
                 let x = x.as_floats().ok_or(FLOATS)?;
-                let (y, [h, w]) = spread.run(x, size, then, parallel);
+                let (y, [h, w]) = spread.run(x, size, then, parallel)?;
                 return Ok(Value::picture([spread.outputs, h, w], y));
             }
             _ => {}
@@ -137,7 +136,7 @@ impl Op {
                     return Err(format!("the last side is not {k}"));
                 }
                 let rows = x.len() / k;
-                let mut y = Buffer::unspecified(rows * n);
+                let mut y = Buffer::unspecified(elements(&[rows, *n])?);
                 matmul(
                     [rows, *n, *k],
                     x.as_floats().ok_or(FLOATS)?,
@@ -338,10 +337,10 @@ fn pool(x: Value, window: &Window, largest: bool, parallel: bool) -> Result<Valu
     };
     let placed = window
         .on([h, w])
-        .ok_or("the window is larger than the picture")?;
+        .ok_or("the window does not fit the picture")?;
     let data = x.as_floats().ok_or(FLOATS)?;
-    let mut out =
-        vec![if largest { f32::NEG_INFINITY } else { 0.0 }; placed.out[0] * placed.out[1] * c];
+    let count = elements(&[placed.out[0], placed.out[1], c])?;
+    let mut out = vec![if largest { f32::NEG_INFINITY } else { 0.0 }; count];
     let row = |(y, out): (usize, &mut [f32])| {
         let [kh, kw] = window.kernel;
         let (_, iy, down) = crate::window::overlap(y * window.stride[0], placed.before[0], kh, h);
@@ -390,7 +389,7 @@ fn repeat(x: Value, [down, across]: [usize; 2]) -> Result<Value, Refusal> {
     let [1, c, h, w] = x.nchw().ok_or("a picture is needed")? else {
         return Err("one picture is needed".to_owned());
     };
-    let mut out = Vec::with_capacity(x.len() * down * across);
+    let mut out = Vec::with_capacity(elements(&[c, h, down, w, across])?);
     for row in x.as_floats().ok_or(FLOATS)?.chunks_exact(w * c) {
         let first = out.len();
         for place in row.chunks_exact(c) {

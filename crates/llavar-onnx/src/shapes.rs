@@ -3,7 +3,7 @@
 use crate::{
     op::Refusal,
     pointwise::Binary,
-    value::{Data, Order, Value},
+    value::{Data, Order, Value, elements},
 };
 use llavar_tensor::kernels::matmul;
 use std::sync::Arc;
@@ -99,10 +99,11 @@ pub(crate) fn reshape(x: Value, to: &[i64]) -> Result<Value, Refusal> {
             side => usize::try_from(side).map_err(|_| "a side below -1")?,
         });
     }
+    elements(&dims)?;
     if let Some(free) = to.iter().position(|side| *side == -1) {
         dims[free] = x.len() / dims.iter().product::<usize>().max(1);
     }
-    if dims.iter().product::<usize>() != x.len() {
+    if elements(&dims)? != x.len() {
         return Err(format!("{} elements do not fit {to:?}", x.len()));
     }
     Ok(x.reshaped(dims))
@@ -196,6 +197,7 @@ pub(crate) fn concat(inputs: Vec<Value>, axis: i64) -> Result<Value, Refusal> {
         }
         dims[axis] += other.dims[axis];
     }
+    elements(&dims)?;
     let run = |dims: &[usize]| match order {
         Order::ChannelsLast => dims[1],
         Order::Plain => dims[axis..].iter().product(),
@@ -241,7 +243,7 @@ pub(crate) fn batched_product(a: Value, b: Value) -> Result<Value, Refusal> {
         .zip(b.as_floats())
         .ok_or("floats are needed")?;
     let count: usize = a_batch.iter().product();
-    let mut out = vec![0.0; count * m * n];
+    let mut out = vec![0.0; elements(&[count, *m, *n])?];
     for at in 0..count {
         let y = if b_batch.is_empty() {
             y
@@ -273,6 +275,7 @@ fn common(a: &[usize], b: &[usize]) -> Result<Common, Refusal> {
             _ => return Err("sides do not fit".to_owned()),
         });
     }
+    elements(&dims)?;
     let walk = |own: &[usize]| -> Vec<usize> {
         let all = strides(own);
         (0..rank)

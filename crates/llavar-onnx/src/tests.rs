@@ -390,6 +390,101 @@ fn sides_of_nothing_and_axes_that_come_twice() {
     assert_eq!(sum.dims, [1, 0, 4, 5]);
 }
 
+/// A picture or a value that no memory holds is refused and not asked for.
+#[test]
+fn sides_that_are_absurdly_large() {
+    let part = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
+    let relu = [part(1, b"x"), part(2, b"y"), part(4, b"Relu")].concat();
+    let ends = [part(11, &part(1, b"x")), part(12, &part(1, b"y"))].concat();
+    let graph = [part(1, &relu), ends].concat();
+    let network = crate::Network::load(&part(7, &graph)).unwrap();
+    assert!(network.run(vec![0.0; 12], [2, 2], false).is_ok());
+    // The last ones are as many elements as there are, where products wrap around.
+    for (count, size) in [
+        (3_000_000, [1_000_000, 1]),
+        (0, [1_000_000, 1_000_000]),
+        (0, [60_000, 60_000]),
+        (0, [1 << 32, 1 << 32]),
+        (0, [1 << 63, 2]),
+    ] {
+        let error = network.run(vec![0.0; count], size, false).unwrap_err();
+        let told = error.to_string();
+        assert!(
+            told.contains(&format!("{} x {} px: too large", size[0], size[1])),
+            "{told}"
+        );
+    }
+
+    let far = 1_i64 << 40;
+    let some = value(&[1, 3, 4, 5], 1);
+    let weights = value(&[2, 3, 1, 1], 2);
+    let made = |op: &str, attributes: &[(&str, Attribute)]| {
+        lower(&node(op, attributes), &[None, Some(&weights)])
+            .unwrap()
+            .0
+    };
+    let pads = |side: i64| ("pads", ints(&[side; 4]));
+    let point = ("kernel_shape", ints(&[1, 1]));
+    let line = |n: usize| value(&[n, 1], 1);
+    let row = |n: usize| value(&[1, n], 2);
+    let list = |list: &[i64]| Value::ints(vec![list.len()], list.to_vec());
+    let spread = Op::Spread(Spread {
+        kernel: [1 << 20; 2],
+        inputs: 3,
+        outputs: 1,
+        weights: Vec::new(),
+        bias: vec![0.0],
+    });
+    let wide = Op::Linear {
+        weights: numbers(1 << 15, 1),
+        k: 1,
+        n: 1 << 15,
+        bias: Vec::new(),
+    };
+    let (n, add) = (1 << 15, Op::Binary(crate::pointwise::Binary::Add));
+    for (op, inputs, word) in [
+        (made("Conv", &[pads(far)]), vec![some.clone()], "too large"),
+        (made("Conv", &[pads(i64::MAX)]), vec![some.clone()], "fit"),
+        (
+            made("MaxPool", &[point.clone(), pads(far)]),
+            vec![some.clone()],
+            "too large",
+        ),
+        (Op::Repeat([1 << 20; 2]), vec![some.clone()], "too large"),
+        (Op::Repeat([usize::MAX; 2]), vec![some.clone()], "too large"),
+        (spread, vec![some.clone()], "too large"),
+        (wide, vec![line(n)], "too large"),
+        (Op::MatMul, vec![line(n), row(n)], "too large"),
+        (add, vec![line(n), row(n)], "too large"),
+        (
+            Op::Reshape,
+            vec![some.clone(), list(&[far, far, 60])],
+            "too large",
+        ),
+        (
+            Op::Reshape,
+            vec![some.clone(), list(&[far, far, -1])],
+            "too large",
+        ),
+        (Op::Concat(0), vec![value(&[1 << 20], 1); 300], "too large"),
+    ] {
+        let error = op.run(inputs, &[], false).unwrap_err();
+        assert!(error.contains(word), "{op:?}: {error}");
+    }
+
+    // A constant whose sides multiply to no element at all.
+    let huge = [1 << 7 | 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    let sides = [
+        [&[8][..], &huge].concat(),
+        [&[8][..], &huge].concat(),
+        vec![8, 0],
+    ]
+    .concat();
+    let constant = [sides, vec![16, 1], part(8, b"w")].concat();
+    let error = crate::Network::load(&part(7, &[graph, part(5, &constant)].concat())).unwrap_err();
+    assert!(error.to_string().contains("`w` is too large"), "{error}");
+}
+
 #[test]
 fn windows_in_the_padding_alone() {
     let x = value(&[1, 3, 2, 2], 1);

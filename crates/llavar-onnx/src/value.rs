@@ -4,6 +4,27 @@ use std::sync::Arc;
 
 use llavar_tensor::memory::Buffer;
 
+/// Most elements of a value: 1 GiB of floats, as 64 channels of 2048 x 2048 px.
+const MOST_ELEMENTS: usize = 1 << 28;
+
+/// Elements of a value with these sides.
+///
+/// # Errors
+/// When they are more than is ever needed. Sides of 0 do not hide the others, by which loops run.
+pub(crate) fn elements(sides: &[usize]) -> Result<usize, String> {
+    let mut some = sides.iter().map(|side| (*side).max(1));
+    let count = some.try_fold(1_usize, usize::checked_mul);
+    match count {
+        Some(count) if count <= MOST_ELEMENTS => Ok(match sides.contains(&0) {
+            true => 0,
+            false => count,
+        }),
+        _ => Err(format!(
+            "too large: sides {sides:?}, at most {MOST_ELEMENTS} elements"
+        )),
+    }
+}
+
 /// How the elements of a value of four dimensions lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {

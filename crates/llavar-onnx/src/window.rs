@@ -41,16 +41,17 @@ impl Window {
             let all = match self.pads {
                 Pads::Given(pads) => {
                     placed.before[axis] = pads[axis];
-                    pads[axis] + pads[axis + 2]
+                    pads[axis].checked_add(pads[axis + 2])?
                 }
                 Pads::SameUpper => {
                     let out = size[axis].div_ceil(s);
-                    let all = (out.checked_sub(1)? * s + k).saturating_sub(size[axis]);
+                    let taps = out.checked_sub(1)?.checked_mul(s)?.checked_add(k)?;
+                    let all = taps.saturating_sub(size[axis]);
                     placed.before[axis] = all / 2;
                     all
                 }
             };
-            placed.out[axis] = (size[axis] + all).checked_sub(k)? / s + 1;
+            placed.out[axis] = size[axis].checked_add(all)?.checked_sub(k)? / s + 1;
         }
         Some(placed)
     }

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -89,6 +89,8 @@ pub(crate) struct State {
 pub struct Server {
     listener: Listener,
     state: Arc<State>,
+    /// Held while a model is set up.
+    loading: Mutex<()>,
 }
 
 impl Server {
@@ -114,7 +116,11 @@ impl Server {
         });
         let routes = Arc::new(Routes::new(state.clone()));
         let listener = socket.listen(routes, limits).map_err(listen)?;
-        Ok(Self { listener, state })
+        Ok(Self {
+            listener,
+            state,
+            loading: Mutex::new(()),
+        })
     }
 
     /// The address that is listened to.
@@ -125,8 +131,13 @@ impl Server {
     /// Puts a model behind the address; from now on requests are answered.
     ///
     /// # Errors
-    /// Where the device has no room for the keys and values, or there is a model already.
+    /// Where the device has no room for the keys and values, or there is a model already, which stays as it is.
     pub fn load(&self, served: Served) -> Result<(), ServeError> {
+        // An engine takes requests from its start, so none is started that is not kept.
+        let _alone = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.state.loaded.get().is_some() {
+            return Err(ServeError::AlreadyLoaded);
+        }
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let engine = Engine::start(
             served.assistant,
@@ -183,5 +194,50 @@ impl Drop for Server {
         if let Some(loaded) = self.state.loaded.get() {
             loaded.engine.abort();
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use llavar_assistant::testing;
+
+    fn served() -> Served {
+        let assistant = testing::with(Vec::new());
+        Served {
+            name: "tiny".to_owned(),
+            reader: None,
+            defaults: assistant.defaults(),
+            room: Room {
+                slots: 1,
+                context: 64,
+            },
+            picture_bytes: 0,
+            assistant,
+        }
+    }
+
+    #[test]
+    fn a_second_model_starts_no_engine() {
+        let options = ServerOptions {
+            port: 0,
+            ..ServerOptions::default()
+        };
+        let server = Server::bind(options).unwrap();
+        // The thread of an engine holds the line until it ends.
+        let holders = || Arc::strong_count(&server.state.queue);
+        let before = holders();
+        std::thread::scope(|scope| {
+            let loads = [0, 1, 2].map(|_| scope.spawn(|| server.load(served())));
+            let done = loads.map(|load| load.join().unwrap());
+            assert_eq!(done.iter().filter(|done| done.is_ok()).count(), 1);
+        });
+        assert!(matches!(
+            server.load(served()),
+            Err(ServeError::AlreadyLoaded)
+        ));
+        assert_eq!(holders(), before + 1);
+        assert!(server.stop(Duration::from_secs(60)));
     }
 }

@@ -380,11 +380,11 @@ impl SynthConfig {
     /// Reads the file that `corpus` names, if it names one.
     ///
     /// # Errors
-    /// [`SynthError::Io`] for a file that cannot be read as UTF-8 text.
+    /// [`SynthError::Input`] for a file that cannot be read as UTF-8 text.
     pub fn read_corpus(&mut self) -> Result<(), SynthError> {
         if let Some(path) = &self.corpus {
             let text = std::fs::read_to_string(path)
-                .map_err(|source| SynthError::io("read the corpus", path, source))?;
+                .map_err(|source| SynthError::input("read the corpus", path, source))?;
             self.texts = Texts::new(&text);
         }
         Ok(())

@@ -38,7 +38,17 @@ pub enum SynthError {
         /// Draws made.
         attempts: u64,
     },
-    /// A file could not be read or written.
+    /// Fonts or texts that were named cannot be read.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Input {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file of a set could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
         /// What was tried.
@@ -75,6 +85,14 @@ pub enum SynthError {
 }
 
 impl SynthError {
+    pub(crate) fn input(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Input {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io {
             action,

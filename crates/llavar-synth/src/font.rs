@@ -135,13 +135,13 @@ impl FontSet {
     /// fonts and broken files are passed over.
     ///
     /// # Errors
-    /// [`SynthError::Io`] for a folder that cannot be listed.
+    /// [`SynthError::Input`] for a folder that cannot be listed.
     pub fn with_folders<P: AsRef<Path>>(folders: &[P]) -> Result<Self, SynthError> {
         let mut files = BTreeSet::new();
         for folder in folders {
             let folder = folder.as_ref();
             let listing = std::fs::read_dir(folder)
-                .map_err(|source| SynthError::io("list the font folder", folder, source))?;
+                .map_err(|source| SynthError::input("list the font folder", folder, source))?;
             walk(listing, 0, &mut files);
         }
         let mut set = Self::embedded()?;

@@ -1,6 +1,6 @@
 //! Writing a set to a folder, in parallel and in constant memory.
 
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -16,18 +16,8 @@ use crate::error::SynthError;
 use crate::font::FontSet;
 use crate::overlap::FactRecord;
 use crate::phrase::{DESCRIBE, READ, SHORT};
+use crate::replace::{CARD, IMAGES, UNFINISHED, id, remove_lists};
 use crate::rng::Rng;
-
-/// [`SetCard`] of a set.
-const CARD: &str = "card.json";
-/// What else lies beside the pictures.
-const LISTS: [&str; 5] = [
-    "data.json",
-    "captions.json",
-    "transcriptions.json",
-    "words.jsonl",
-    "facts.jsonl",
-];
 
 /// File format of the pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +112,8 @@ struct Records {
 ///
 /// Pictures are rendered on rayon's pool. Each file is written beside its place and renamed; the lists
 /// are renamed after the last picture, `card.json` last of all, so its presence marks a whole set. Those of
-/// an earlier set go first: its pictures are replaced one by one.
+/// an earlier set go first: its pictures are replaced one by one, and those with other names stay unless
+/// [`crate::remove_set`] was called.
 /// A set of `n` is the beginning of every larger set of the same config.
 ///
 /// `progress(done, total)` is called from many threads after every picture; `false` stops the run.
@@ -139,7 +130,7 @@ pub fn write_set(
     progress: &(dyn Fn(u64, u64) -> bool + Sync),
 ) -> Result<SetCard, SynthError> {
     config.validate_with(fonts)?;
-    let images = out_dir.join("images");
+    let images = out_dir.join(IMAGES);
     std::fs::create_dir_all(&images)
         .map_err(|e| SynthError::io("create the folder", &images, e))?;
     remove_lists(out_dir)?;
@@ -211,20 +202,6 @@ pub fn write_set(
     Ok(card)
 }
 
-/// Removes what tells of the pictures of an earlier set in the folder.
-fn remove_lists(out_dir: &Path) -> Result<(), SynthError> {
-    for name in [CARD].into_iter().chain(LISTS) {
-        let path = out_dir.join(name);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                return Err(SynthError::io("remove", &path, e));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 /// Renders and saves one document.
 fn one(
     config: &SynthConfig,
@@ -234,8 +211,8 @@ fn one(
     kind: ImageKind,
 ) -> Result<Records, SynthError> {
     let document = render(config, fonts, index)?;
-    let id = format!("{}_{index:07}", document.kind.name());
-    let image = format!("images/{id}.{}", kind.extension());
+    let id = id(document.kind, index);
+    let image = format!("{IMAGES}/{id}.{}", kind.extension());
     let path = out_dir.join(&image);
     let bytes = encode(&document.image, kind).map_err(|source| SynthError::Encode {
         path: path.clone(),
@@ -325,7 +302,7 @@ fn place(path: &Path, bytes: &[u8]) -> Result<(), SynthError> {
 fn beside(path: &Path) -> Result<NamedTempFile, SynthError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     tempfile::Builder::new()
-        .prefix(".writing-")
+        .prefix(UNFINISHED)
         .tempfile_in(folder)
         .map_err(|e| SynthError::io("create a file in", folder, e))
 }

@@ -1,6 +1,9 @@
 //! What the user can do about errors of the libraries.
 
-use std::io::{Error as IoError, ErrorKind};
+use std::{
+    io::{Error as IoError, ErrorKind},
+    path::Path,
+};
 
 use llavar_image::ImageError;
 use llavar_model::{
@@ -86,6 +89,24 @@ fn of_config(error: &ConfigError) -> Option<&'static str> {
     }
 }
 
+/// A tokenizer that is not in the folder where it was looked for.
+fn of_tokenizer(path: &Path, error: &IoError) -> Option<&'static str> {
+    let folder = path.parent().filter(|_| path.ends_with("tokenizer.json"))?;
+    if error.kind() != ErrorKind::NotFound || !folder.is_dir() {
+        return None;
+    }
+    Some(if folder.join("model").join("tokenizer.json").is_file() {
+        "this is the folder of a run or a checkpoint: give the folder `model` in it"
+    } else if folder.join("tokenizer.model").is_file() {
+        "tokenizer.model is not read: save it as tokenizer.json, with transformers' `AutoTokenizer` and \
+         `save_pretrained`"
+    } else if folder.join("config.json").is_file() {
+        "the model folder has no tokenizer: copy tokenizer.json into it from where the model comes from"
+    } else {
+        "this is no model folder: give one with config.json, weights and tokenizer.json"
+    })
+}
+
 /// The cause of an error of training.
 fn of_cause(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<&'static str> {
     if let Some(config) = error.downcast_ref() {
@@ -121,7 +142,9 @@ impl From<llavar_data::Error> for Failure {
             llavar_data::Error::Io { path, .. } if llavar_data::remote::is_remote(path) => {
                 Some("check the address, and that it may be read from here")
             }
-            llavar_data::Error::Io { source, .. } => of_io(source),
+            llavar_data::Error::Io { path, source } => {
+                of_tokenizer(path, source).or_else(|| of_io(source))
+            }
             llavar_data::Error::Syntax { .. } => Some("correct the file at that place"),
             llavar_data::Error::NoSamples { .. } => Some("give a file with at least one sample"),
             llavar_data::Error::Tokenizer { .. } => {
@@ -152,6 +175,7 @@ impl From<llavar_synth::SynthError> for Failure {
     fn from(error: llavar_synth::SynthError) -> Self {
         use llavar_synth::SynthError as E;
         let (class, hint) = match &error {
+            E::Input { source, .. } => (Class::Data, of_io(source)),
             E::Io { source, .. } => (Class::Resource, of_io(source)),
             E::Config { .. }
             | E::UnknownProfile { .. }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{collections::BTreeSet, fs, os::unix::fs::symlink, path::Path};
 
 use common::World;
 use serde_json::{Value, json};
@@ -265,6 +265,73 @@ fn folders_that_exist_are_left_alone() {
         .run(&["data", "synth", "--out", "file", "-n", "2"], &[])
         .fails(4, &["file", "hint:"]);
     assert_eq!(fs::read_to_string(world.path("file")).unwrap(), "mine");
+}
+
+#[test]
+fn a_set_is_replaced_as_a_set() {
+    let world = World::empty("a_set_is_replaced_as_a_set");
+    let synth = |more: &[&str]| world.run(&["data", "synth", "--out", "set"], more);
+    synth(&["-n", "9"]).ok();
+    let (images, mine) = (
+        world.path("set/images"),
+        ["receipt_12.jpg", "notes_0000001.jpg"],
+    );
+    for name in mine {
+        fs::write(images.join(name), "mine").unwrap();
+    }
+    // As a run that was killed leaves it.
+    fs::write(images.join(".writing-a1B2c3"), "half a picture").unwrap();
+    let names = || -> BTreeSet<String> {
+        let entries = fs::read_dir(&images).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    // Refused for whatever reason, it leaves the old set.
+    let before = names();
+    assert_eq!(before.len(), 9 + 3);
+    synth(&["-n", "2"]).fails(2, &["--force"]);
+    synth(&["-n", "2", "--force", "--fonts", "nowhere"]).fails(3, &["nowhere", "hint:"]);
+    synth(&["-n", "2", "--force", "--set", "fonts=[\"None\"]"]).fails(2, &["None"]);
+    assert_eq!(names(), before);
+
+    synth(&["-n", "2", "--force", "--jpeg", "0"]).ok();
+    let listed = fs::read_to_string(world.path("set/words.jsonl")).unwrap();
+    let image = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let path = line["image"].as_str().unwrap();
+        path.strip_prefix("images/").unwrap().to_owned()
+    };
+    let mut want: BTreeSet<String> = listed.lines().map(image).collect();
+    assert_eq!(want.len(), 2);
+    want.extend(mine.map(str::to_owned));
+    assert_eq!(names(), want);
+}
+
+#[test]
+fn fonts_and_texts_that_cannot_be_read() {
+    let world = World::empty("fonts_and_texts_that_cannot_be_read");
+    fs::create_dir(world.path("fonts")).unwrap();
+    fs::write(world.path("fonts/a.ttf"), "no font").unwrap();
+    for (more, words) in [
+        (["--fonts", "nowhere"], ["nowhere", "check the path"]),
+        (
+            ["--fonts", "fonts/a.ttf"],
+            ["fonts/a.ttf", "a folder is needed"],
+        ),
+        (["--set", "corpus=nowhere"], ["nowhere", "check the path"]),
+    ] {
+        let run = world.run(&["data", "synth", "--out", "set", "-n", "1"], &more);
+        run.fails(3, &words);
+        assert!(!world.path("set").exists());
+    }
+    // A folder may hold what is no font, but it is said when there is nothing else.
+    let args = [
+        "data", "synth", "--out", "set", "-n", "1", "--fonts", "fonts",
+    ];
+    let run = world.run(&args, &[]);
+    assert!(run.err.contains("no usable font"), "{run:#?}");
+    run.ok();
 }
 
 #[test]

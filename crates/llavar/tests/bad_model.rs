@@ -51,7 +51,19 @@ fn damaged_model_folders() {
 
     let folder = world.copy_model("m");
     fs::remove_file(folder.join("tokenizer.json")).unwrap();
-    ask("m").fails(3, &["m/tokenizer.json", "hint:"]);
+    ask("m").fails(3, &["m/tokenizer.json", "copy tokenizer.json into it"]);
+    fs::write(folder.join("tokenizer.model"), "pieces").unwrap();
+    ask("m").fails(3, &["m/tokenizer.json", "tokenizer.model is not read"]);
+    fs::create_dir_all(world.path("run")).unwrap();
+    fs::rename(world.copy_model("other"), world.path("run/model")).unwrap();
+    for (model, word) in [
+        ("run", "the folder `model` in it"),
+        ("docs", "no model folder"),
+    ] {
+        let stats = ["data", "stats", "docs/data.json", "--model", model];
+        let file = format!("{model}/tokenizer.json");
+        world.run(&stats, &[]).fails(3, &[&file, word]);
+    }
     for broken in ["", "{", "{}", "[1]", "{\"model\": {\"type\": \"BPE\"}}"] {
         fs::write(folder.join("tokenizer.json"), broken).unwrap();
         ask("m").fails(3, &["m/tokenizer.json", "hint:"]);

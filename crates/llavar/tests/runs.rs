@@ -182,7 +182,30 @@ fn checkpoints_are_listed_checked_pinned_and_rated() {
     command(&["note", fourth, "anls=0.5", "cider=1.25"]).ok();
     command(&["note", fourth, "anls"]).fails(2, &["NAME=NUMBER"]);
     command(&["note", fourth, "loss=1"]).fails(2, &["training loss"]);
-    command(&["pin", "run/checkpoints/step-00000001"]).fails(3, &["no published checkpoint"]);
+    let gone = "run/checkpoints/step-00000001";
+    command(&["pin", gone]).fails(3, &["there is no folder", gone, "checkpoint list"]);
+    let model = format!("{fourth}/model");
+    for (folder, words) in [
+        ("nowhere", ["there is no folder nowhere", "checkpoint list"]),
+        (
+            "docs/data.json",
+            ["docs/data.json is a file", "checkpoint list"],
+        ),
+        ("run", ["run holds checkpoints", "list run --json"]),
+        (
+            "run/checkpoints",
+            ["run/checkpoints holds", "list run --json"],
+        ),
+        (&model, ["is a model folder", "step-..."]),
+        (
+            "docs",
+            ["docs cannot be used: there is no published", "list RUN"],
+        ),
+    ] {
+        command(&["pin", fourth, folder]).fails(3, &words);
+        command(&["unpin", fourth, folder]).fails(3, &words);
+        command(&["note", folder, "anls=1"]).fails(3, &words);
+    }
     command(&["list", "docs"]).fails(3, &["run folder"]);
     // The run goes on: the pinned one stays, and by the metric it is the best.
     let more = [

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     path::{Path, PathBuf},
 };
 
@@ -167,10 +168,11 @@ fn size_of(folder: &Path) -> u64 {
 fn set_pins(checkpoints: &[PathBuf], keep: bool) -> Outcome {
     // All are looked at before the first is changed: setting what is so already changes nothing.
     for checkpoint in checkpoints {
-        pin(checkpoint, checkpoint.join(PIN_FILE).exists()).map_err(unusable)?;
+        let is_pinned = checkpoint.join(PIN_FILE).exists();
+        pin(checkpoint, is_pinned).map_err(|error| unusable(checkpoint, error))?;
     }
     for checkpoint in checkpoints {
-        pin(checkpoint, keep).map_err(unusable)?;
+        pin(checkpoint, keep).map_err(|error| unusable(checkpoint, error))?;
         let word = if keep {
             "kept for ever"
         } else {
@@ -182,10 +184,43 @@ fn set_pins(checkpoints: &[PathBuf], keep: bool) -> Outcome {
 }
 
 /// A checkpoint that was named and cannot be had: unlike a run, this command has no `--resume`.
-fn unusable(error: TrainError) -> Failure {
-    let named = matches!(error, TrainError::Checkpoint { .. });
-    let hint = named.then_some("`llavar checkpoint list RUN --json` names the folders");
-    Failure::from(error).maybe_hint(hint)
+fn unusable(checkpoint: &Path, error: TrainError) -> Failure {
+    if !matches!(error, TrainError::Checkpoint { .. }) {
+        return error.into();
+    }
+    let shown = checkpoint.display();
+    let list =
+        |run: &dyn Display| format!("`llavar checkpoint list {run} --json` names the folders");
+    // The folders around a checkpoint are easily taken for it.
+    let run = match checkpoint.file_name() {
+        Some(name) if name == "checkpoints" => checkpoint.parent(),
+        _ => Some(checkpoint).filter(|folder| folder.join("checkpoints").is_dir()),
+    };
+    let (message, hint) = if !checkpoint.exists() {
+        let hint = format!("check the path; {}", list(&"RUN"));
+        (format!("there is no folder {shown}"), hint)
+    } else if !checkpoint.is_dir() {
+        let hint = format!("give the folder of a checkpoint; {}", list(&"RUN"));
+        (format!("{shown} is a file and no checkpoint"), hint)
+    } else if let Some(run) = run {
+        let run = if run == Path::new("") {
+            Path::new(".")
+        } else {
+            run
+        };
+        let message = format!("{shown} holds checkpoints and is none itself");
+        (message, format!("name one; {}", list(&run.display())))
+    } else if checkpoint.join("config.json").is_file() {
+        let message = format!("{shown} is a model folder and no checkpoint");
+        let hint = format!(
+            "checkpoints are the folders `step-...` of a run; {}",
+            list(&"RUN")
+        );
+        (message, hint)
+    } else {
+        return Failure::from(error).hint(list(&"RUN"));
+    };
+    Failure::new(Class::Data, message).hint(hint)
 }
 
 fn note(args: &NoteArgs) -> Outcome {
@@ -207,7 +242,7 @@ fn note(args: &NoteArgs) -> Outcome {
         }
         values.insert(name, value);
     }
-    record_metrics(&args.checkpoint, &values).map_err(unusable)?;
+    record_metrics(&args.checkpoint, &values).map_err(|error| unusable(&args.checkpoint, error))?;
     print(format!(
         "{}: {}\n",
         args.checkpoint.display(),

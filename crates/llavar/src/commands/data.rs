@@ -8,13 +8,15 @@ use std::{
 use llavar_data::{
     Dataset, Sample, Template, TemplateName, Tokenizer, stats::Stats, write::write_llava_json,
 };
-use llavar_synth::{FontSet, ImageKind, SynthConfig, SynthError, WriteOptions, write_set};
+use llavar_synth::{
+    FontSet, ImageKind, SynthConfig, SynthError, WriteOptions, remove_set, write_set,
+};
 
 use super::{no_pipe, no_pipe_in_model, print, print_json};
 use crate::{
     failure::{Class, Failure, Outcome},
     interrupt,
-    progress::Progress,
+    progress::{Progress, note},
 };
 
 /// Make, import and measure data sets.
@@ -86,7 +88,7 @@ pub(crate) struct SynthArgs {
     /// Print the settings as TOML and stop.
     #[arg(long)]
     print_config: bool,
-    /// Write over a set that is there already.
+    /// Replace the set that is there already; files that are not of it stay.
     #[arg(long)]
     force: bool,
 }
@@ -117,6 +119,9 @@ fn synth(args: SynthArgs) -> Outcome {
         folders.extend(FontSet::system_folders());
     }
     let fonts = FontSet::with_folders(&folders)?;
+    if !folders.is_empty() && fonts.hash() == FontSet::embedded()?.hash() {
+        note("the font folders hold no usable font beside the built-in ones, which are used");
+    }
     config
         .validate_with(&fonts)
         .map_err(|e| Failure::new(Class::Usage, e))?;
@@ -125,6 +130,10 @@ fn synth(args: SynthArgs) -> Outcome {
     } else {
         ImageKind::Jpeg(args.jpeg)
     };
+    if args.force {
+        // Before the first new picture: a run that ends early must not leave both sets side by side.
+        remove_set(&out)?;
+    }
     let card = write_synth(
         &config,
         &fonts,

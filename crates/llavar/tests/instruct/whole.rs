@@ -194,6 +194,16 @@ fn an_export_leaves_one_state_and_nothing_that_was_turned_down() {
     }
     fs::rename(&away, &here).unwrap();
 
+    // All forms are known before one is written or removed.
+    for (formats, word) in [
+        ("json,feather", "`feather` is no form"),
+        ("", "a form is missing"),
+        ("json,", "a form is missing"),
+    ] {
+        export(formats).fails(2, &[word, "json,parquet,webdataset"]);
+        assert!(files() == before, "{formats}");
+    }
+
     // Forms that are not named do not stay behind with what a reviewer turned down; other files do.
     let note = world.path("run/webdataset/note.txt");
     fs::write(&note, "mine").unwrap();

@@ -45,7 +45,8 @@ pub(super) fn formats(text: &str) -> Result<Formats, String> {
             "json" => {}
             "parquet" => formats.parquet = true,
             "webdataset" => formats.webdataset = true,
-            other => return Err(format!("`{other}` is none of json, parquet, webdataset")),
+            "" => return Err(format!("a form is missing; there are {FORMATS}")),
+            other => return Err(format!("`{other}` is no form; there are {FORMATS}")),
         }
     }
     Ok(formats)
