@@ -1,8 +1,11 @@
 //! The append-only file of scored rows: a killed run goes on where it was.
 //!
-//! The first line holds the [`RunInfo`], every other one a [`ScoreRow`]. Rows are appended in one call and
-//! synced; a process killed at any moment leaves at most one unfinished line, which the next opening cuts
-//! off. A later row of the same key replaces an earlier one.
+//! The first line holds the [`RunInfo`], every other one a [`ScoreRow`] and the mark of its pictures. The
+//! rows of a batch are appended in one write; a process killed at any moment leaves at most one unfinished
+//! line, which the next opening cuts off. A later row of the same key replaces an earlier one.
+//!
+//! Rows without a mark (of earlier versions, without pictures, or with pictures from the network) are kept
+//! whatever became of their pictures: to score those anew, remove the journal.
 
 use std::{
     collections::HashMap,
@@ -11,14 +14,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{RowKey, RunInfo, ScoreRow, SelectError};
+
+/// A row as a line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    #[serde(flatten)]
+    pub(crate) row: ScoreRow,
+    /// What its pictures were, see [`crate::pictures::mark`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pictures: Option<String>,
+}
 
 /// An open journal.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
-    rows: HashMap<RowKey, ScoreRow>,
+    entries: HashMap<RowKey, Entry>,
     /// Bytes up to the end of the last whole line.
     end: u64,
 }
@@ -60,7 +75,7 @@ impl Journal {
         let mut journal = Self {
             path: path.to_path_buf(),
             file,
-            rows: HashMap::new(),
+            entries: HashMap::new(),
             end: 0,
         };
         journal.read(&bytes, info)?;
@@ -71,6 +86,7 @@ impl Journal {
             let mut line = serde_json::to_vec(info).map_err(|e| io(e.into()))?;
             line.push(b'\n');
             journal.write(&line)?;
+            journal.sync()?;
         }
         Ok(journal)
     }
@@ -97,8 +113,8 @@ impl Journal {
                     });
                 }
             } else {
-                let row: ScoreRow = serde_json::from_slice(text).map_err(bad)?;
-                self.rows.insert(row.key(), row);
+                let entry: Entry = serde_json::from_slice(text).map_err(bad)?;
+                self.entries.insert(entry.row.key(), entry);
             }
             self.end += line.len() as u64;
         }
@@ -107,41 +123,49 @@ impl Journal {
 
     /// Its rows, in no order.
     pub fn rows(&self) -> impl Iterator<Item = &ScoreRow> {
-        self.rows.values()
+        self.entries.values().map(|entry| &entry.row)
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
     }
 
     /// Number of rows.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.entries.len()
     }
 
     /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.entries.is_empty()
     }
 
-    /// Writes rows; they are on disk when it returns.
+    /// Hands rows to the system: they outlast this process, and a failure of power after [`Journal::sync`].
     ///
     /// # Errors
     /// [`SelectError::Io`], after which the file ends in its last whole line.
-    pub fn append(&mut self, rows: &[ScoreRow]) -> Result<(), SelectError> {
+    pub(crate) fn append(&mut self, entries: Vec<Entry>) -> Result<(), SelectError> {
         let mut bytes = Vec::new();
-        for row in rows {
-            serde_json::to_writer(&mut bytes, row).map_err(|error| SelectError::Io {
-                path: self.path.clone(),
-                source: error.into(),
-            })?;
+        for entry in &entries {
+            serde_json::to_writer(&mut bytes, entry).map_err(|error| self.io(error.into()))?;
             bytes.push(b'\n');
         }
         self.write(&bytes)?;
-        self.rows
-            .extend(rows.iter().map(|row| (row.key(), row.clone())));
+        let keyed = entries.into_iter().map(|entry| (entry.row.key(), entry));
+        self.entries.extend(keyed);
         Ok(())
     }
 
+    /// Waits until all that was appended is on disk.
+    ///
+    /// # Errors
+    /// [`SelectError::Io`].
+    pub(crate) fn sync(&self) -> Result<(), SelectError> {
+        self.file.sync_data().map_err(|source| self.io(source))
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), SelectError> {
-        let written = self.file.write_all(bytes);
-        match written.and_then(|()| self.file.sync_data()) {
+        match self.file.write_all(bytes) {
             Ok(()) => {
                 self.end += bytes.len() as u64;
                 Ok(())
@@ -149,11 +173,15 @@ impl Journal {
             Err(source) => {
                 // A full disk takes half a line; what follows must not be glued to it.
                 let _ = self.file.set_len(self.end);
-                Err(SelectError::Io {
-                    path: self.path.clone(),
-                    source,
-                })
+                Err(self.io(source))
             }
+        }
+    }
+
+    fn io(&self, source: std::io::Error) -> SelectError {
+        SelectError::Io {
+            path: self.path.clone(),
+            source,
         }
     }
 }

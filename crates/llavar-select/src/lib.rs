@@ -24,6 +24,7 @@ mod merge;
 mod pairs;
 mod pass;
 pub mod pick;
+mod pictures;
 mod remote;
 pub mod report;
 mod row;

@@ -7,7 +7,9 @@ use llavar_eval::samples::Shard;
 use rayon::prelude::*;
 
 use crate::{
-    Journal, Pair, PairKind, Prepared, RowKey, ScoreRow, Scorer, SeenPictures, SelectError, pairs,
+    Journal, Pair, PairKind, Prepared, RowKey, ScoreRow, Scorer, SeenPictures, SelectError,
+    journal::Entry,
+    pairs, pictures,
     row::{Place, content},
     scorer::chain,
 };
@@ -47,14 +49,15 @@ pub struct ScoreRun {
 enum Work {
     /// Rows of an earlier run.
     Known(Vec<ScoreRow>),
-    /// To be scored.
-    New(Prepared),
+    /// To be scored: number of the sample, and the mark of its pictures.
+    New(usize, Prepared, Option<String>),
 }
 
-/// Scores the samples of `shard`, those in the journal excepted. `observe` is called after every batch
-/// and may stop the run; everything scored is then in the journal.
+/// Scores the samples of `shard`, those in the journal excepted. The rows of a pass, or of a sample on a
+/// server, go to the journal as soon as they are there. `observe` is called whenever the samples read
+/// together are done and may stop the run.
 ///
-/// Rows with a reason are tried again, and so are rows whose text has changed.
+/// Rows with a reason are tried again, and so are rows whose text or picture files have changed.
 ///
 /// # Errors
 /// When the data set or the journal fail, or the model. Faults of single samples are rows with a reason.
@@ -76,10 +79,10 @@ pub fn score_dataset(
     };
     let mut seen = SeenPictures::default();
     // The reader must not hold the journal while rows are appended.
-    let finished: HashMap<RowKey, ScoreRow> = journal
-        .rows()
-        .filter(|row| row.reason.is_none())
-        .map(|row| (row.key(), row.clone()))
+    let finished: HashMap<RowKey, Entry> = journal
+        .entries()
+        .filter(|entry| entry.row.reason.is_none())
+        .map(|entry| (entry.row.key(), entry.clone()))
         .collect();
     let (send, receive) = sync_channel::<Result<Vec<Work>, SelectError>>(2);
     thread::scope(|scope| {
@@ -106,16 +109,24 @@ pub fn score_dataset(
                     .into_par_iter()
                     .map(|(i, sample, id, occurrence)| match sample {
                         Ok(sample) => {
-                            Ok(match taken_over(scorer, &sample, i, occurrence, finished) {
-                                Some(rows) => Work::Known(rows),
-                                None => {
-                                    let source_of = |nth| data.image(i, &sample, nth);
-                                    Work::New(scorer.prepare(&sample, i, occurrence, source_of))
-                                }
-                            })
+                            // Before they are decoded: a change in between is noticed the next time.
+                            let sees = scorer.options().scores.needs_images();
+                            let mark = sees.then(|| pictures::mark(data, i, &sample)).flatten();
+                            let mark = mark.as_deref();
+                            Ok(
+                                match taken_over(scorer, &sample, i, occurrence, mark, finished) {
+                                    Some(rows) => Work::Known(rows),
+                                    None => {
+                                        let source_of = |nth| data.image(i, &sample, nth);
+                                        let prepared =
+                                            scorer.prepare(&sample, i, occurrence, source_of);
+                                        Work::New(i, prepared, mark.map(str::to_owned))
+                                    }
+                                },
+                            )
                         }
                         Err(error @ DataError::Sample { .. }) => {
-                            Ok(Work::New(bad_record(&error, i, id, occurrence)))
+                            Ok(Work::New(i, bad_record(&error, i, id, occurrence), None))
                         }
                         Err(error) => Err(error.into()),
                     })
@@ -128,7 +139,7 @@ pub fn score_dataset(
             }
         });
         for work in receive {
-            let mut new = Vec::new();
+            let (mut new, mut marks) = (Vec::new(), HashMap::new());
             let work = work?;
             let samples = work.len();
             for work in work {
@@ -137,15 +148,26 @@ pub fn score_dataset(
                         run.view.resumed += rows.len();
                         run.rows.extend(rows);
                     }
-                    Work::New(prepared) => new.push(prepared),
+                    Work::New(record, prepared, mark) => {
+                        marks.insert(record as u64, mark);
+                        new.push(prepared);
+                    }
                 }
             }
             if !new.is_empty() {
-                let rows = scorer.score(new, &mut seen)?;
-                journal.append(&rows)?;
-                run.view.pairs += rows.len();
-                run.view.with_reason += rows.iter().filter(|row| row.reason.is_some()).count();
-                run.rows.extend(rows);
+                scorer.score_each(new, &mut seen, &mut |_, rows| {
+                    let entry = |row: &ScoreRow| Entry {
+                        row: row.clone(),
+                        pictures: marks.get(&row.record).cloned().flatten(),
+                    };
+                    journal.append(rows.iter().map(entry).collect())?;
+                    run.view.pairs += rows.len();
+                    run.view.with_reason += rows.iter().filter(|row| row.reason.is_some()).count();
+                    run.rows.extend(rows);
+                    Ok(())
+                })?;
+                // Not for every pass: a disk that takes its time would hold up the model.
+                journal.sync()?;
             }
             run.view.done += samples;
             run.view.pictures = seen.encoded();
@@ -168,7 +190,8 @@ fn taken_over(
     sample: &llavar_data::Sample,
     record: usize,
     occurrence: u32,
-    finished: &HashMap<RowKey, ScoreRow>,
+    mark: Option<&str>,
+    finished: &HashMap<RowKey, Entry>,
 ) -> Option<Vec<ScoreRow>> {
     let place = Place::of(sample, record, occurrence);
     let pairs = pairs(sample, scorer.options().duos);
@@ -176,7 +199,14 @@ fn taken_over(
         .iter()
         .map(|pair| {
             let key = (place.id.clone(), occurrence, pair.qa_id as u32);
-            let row = finished.get(&key)?;
+            let Entry { row, pictures } = finished.get(&key)?;
+            // Only marks on both sides can differ: a picture that is gone voids nothing, nor does an old journal.
+            if mark
+                .zip(pictures.as_deref())
+                .is_some_and(|(now, then)| now != then)
+            {
+                return None;
+            }
             // A pair that is the second of a duo no longer, or only now, has other scores.
             let same = row.kind == pair.kind && row.content == content(&place.images, pair);
             same.then(|| ScoreRow {

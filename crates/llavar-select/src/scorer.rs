@@ -100,6 +100,9 @@ pub struct Scorer<'a> {
     options: ScoreOptions,
 }
 
+/// Takes rows with the number of their first sample among those given, in any order.
+pub(crate) type Done<'a> = &'a mut dyn FnMut(usize, Vec<ScoreRow>) -> Result<(), SelectError>;
+
 /// Where the model runs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Model<'a> {
@@ -271,11 +274,27 @@ impl<'a> Scorer<'a> {
         prepared: Vec<Prepared>,
         seen: &mut SeenPictures,
     ) -> Result<Vec<ScoreRow>, SelectError> {
+        let mut all = Vec::new();
+        self.score_each(prepared, seen, &mut |first, rows| {
+            all.push((first, rows));
+            Ok(())
+        })?;
+        all.sort_by_key(|(first, _)| *first);
+        Ok(all.into_iter().flat_map(|(_, rows)| rows).collect())
+    }
+
+    /// As [`Scorer::score`], to `done` as soon as a pass is through, or on a server a sample.
+    pub(crate) fn score_each(
+        &self,
+        prepared: Vec<Prepared>,
+        seen: &mut SeenPictures,
+        done: Done<'_>,
+    ) -> Result<(), SelectError> {
         let assistant = match self.model {
             Model::Local(assistant) => assistant,
-            Model::Remote(model) => return model.score(prepared, self.options.max_length),
+            Model::Remote(model) => return model.score(prepared, self.options.max_length, done),
         };
-        let mut rows = Vec::new();
+        let mut first = 0;
         let mut rest = prepared.into_iter().peekable();
         while rest.peek().is_some() {
             let (mut batch, mut tokens) = (Vec::new(), 0);
@@ -285,9 +304,11 @@ impl<'a> Scorer<'a> {
                 tokens += next.tokens;
                 batch.push(next);
             }
-            rows.extend(self.score_pass(assistant, batch, seen)?);
+            let samples = batch.len();
+            done(first, self.score_pass(assistant, batch, seen)?)?;
+            first += samples;
         }
-        Ok(rows)
+        Ok(())
     }
 
     fn score_pass(
@@ -420,4 +441,43 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+#[path = "../tests/served/mod.rs"]
+#[allow(dead_code, clippy::unwrap_used)]
+mod served;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_pass_is_handed_over_before_the_next() {
+        let assistant = served::assistant();
+        let options = ScoreOptions {
+            scores: ScoreSet::TEXT,
+            batch_tokens: 1,
+            ..ScoreOptions::default()
+        };
+        let scorer = Scorer::new(&assistant, options).unwrap();
+        let none = |_: usize| Err(std::io::Error::other("no picture"));
+        let samples = served::samples();
+        let prepared = samples.iter().enumerate();
+        let mut prepared: Vec<Prepared> = prepared
+            .map(|(i, sample)| scorer.prepare(sample, i, 0, none))
+            .collect();
+        // The model fails at the last sample.
+        prepared[2].texts[0].ids[0] = i32::MAX;
+        let mut ids = Vec::new();
+        let mut done = |first: usize, rows: Vec<ScoreRow>| {
+            ids.push((first, rows[0].id.clone()));
+            Ok(())
+        };
+        let scored = scorer.score_each(prepared, &mut SeenPictures::default(), &mut done);
+        assert!(scored.is_err());
+        assert_eq!(ids, [(0, "a".to_owned()), (1, "b".to_owned())]);
+    }
 }

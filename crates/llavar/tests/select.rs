@@ -181,6 +181,66 @@ fn a_second_turn_that_is_no_longer_a_duo_is_scored_again() {
 }
 
 #[test]
+fn a_picture_that_has_changed_is_scored_again() {
+    let world = World::new("select_pictures");
+    let mut records = world.records();
+    records.truncate(3);
+    world.write_records("data.json", &records);
+    let score = |out: &str| {
+        let more = ["--image-folder", "docs", "--out", out, "--json"];
+        let report = world.run(&SCORE, &more).json();
+        (
+            rows(&world.path(out)),
+            report["scored_now"].as_u64().unwrap(),
+        )
+    };
+    let picture = |record: usize| {
+        let name = records[record]["image"].as_str().unwrap();
+        world.path("docs").join(name)
+    };
+    let (first, _) = score("scores.parquet");
+    assert_eq!(score("scores.parquet").1, 0);
+
+    // Another picture under its name.
+    fs::copy(picture(1), picture(0)).unwrap();
+    let (changed, now) = score("scores.parquet");
+    let own = first.rows.iter().filter(|row| row.record == 0).count() as u64;
+    assert_eq!(now, own);
+    assert_ne!(changed.rows[0].vfd, first.rows[0].vfd);
+    same(&changed, &score("fresh.parquet").0);
+    assert_eq!(score("scores.parquet").1, 0);
+
+    // The same size at another time.
+    let file = fs::File::options().append(true).open(picture(0)).unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    file.set_modified(later).unwrap();
+    assert_eq!(score("scores.parquet").1, own);
+
+    // Where nothing is seen, nothing is scored again.
+    let text = ["--image-folder", "docs", "--out", "t.parquet", "--json"];
+    let text = [&text[..], &["--scores", "ifd"]].concat();
+    world.run(&SCORE, &text).ok();
+    fs::copy(picture(1), picture(0)).unwrap();
+    assert_eq!(world.run(&SCORE, &text).json()["scored_now"], 0);
+    assert_eq!(score("scores.parquet").1, own);
+
+    // A journal of an earlier version keeps its rows, and so does one whose picture is gone.
+    let journal = world.path("scores.journal.jsonl");
+    let written = fs::read_to_string(&journal).unwrap();
+    let earlier = written.lines().map(|line| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().remove("pictures");
+        format!("{line}\n")
+    });
+    fs::write(&journal, earlier.collect::<String>()).unwrap();
+    fs::copy(picture(2), picture(0)).unwrap();
+    assert_eq!(score("scores.parquet").1, 0);
+    fs::write(&journal, written).unwrap();
+    fs::remove_file(picture(0)).unwrap();
+    assert_eq!(score("scores.parquet").1, 0);
+}
+
+#[test]
 fn a_pick_repeats_and_says_why_the_rest_is_gone() {
     let world = World::new("select_pick");
     let samples = damaged(&world);

@@ -9,18 +9,10 @@
 //! ([`find`]).
 
 mod align;
+mod batch;
 mod find;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    ops::Range,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
-};
+use std::{fmt, ops::Range, sync::Arc};
 
 use find::Missing;
 use llavar_client::{
@@ -30,10 +22,7 @@ use llavar_client::{
 use llavar_data::{EncodeError, ImageSource, Message, Template, TemplateName};
 use llavar_image::{DecodeLimits, ImageError, RgbImage, as_sent, encode_png, read_file};
 
-use crate::{
-    Compat, Loss, Losses, Pair, PairKind, Prepared, ScoreOptions, ScoreRow, SelectError,
-    scorer::chain,
-};
+use crate::{Compat, Loss, Pair, PairKind, ScoreOptions, ScoreRow, SelectError, scorer::chain};
 
 /// Llama-3's template writes the token that begins a text; a server would add a second one.
 const WRITTEN_BOS: &str = "<|begin_of_text|>";
@@ -206,78 +195,6 @@ impl RemoteModel {
             (Compat::Exact, None) => 0..0,
         };
         Ok(Asked::Text { text, span })
-    }
-
-    /// The rows of prepared samples. What the server refuses is a reason; a server that cannot be used at
-    /// all ends the run.
-    pub(crate) fn score(
-        &self,
-        prepared: Vec<Prepared>,
-        limit: Option<usize>,
-    ) -> Result<Vec<ScoreRow>, SelectError> {
-        let of_all = prepared.iter().enumerate();
-        let all: Vec<(usize, &RemotePrompt)> = of_all
-            .flat_map(|(sample, own)| own.prompts.iter().map(move |prompt| (sample, prompt)))
-            .collect();
-        let (next, answers) = (AtomicUsize::new(0), Mutex::new(HashMap::new()));
-        let fatal = Mutex::new(None);
-        thread::scope(|scope| {
-            for _ in 0..self.workers.min(all.len()) {
-                scope.spawn(|| {
-                    loop {
-                        let index = next.fetch_add(1, Relaxed);
-                        let Some((_, prompt)) = all.get(index) else {
-                            return;
-                        };
-                        match self.ask(prompt, limit) {
-                            Ok(answer) => {
-                                let locked = answers.lock();
-                                let mut answers = locked.unwrap_or_else(PoisonError::into_inner);
-                                answers.insert(index, answer);
-                            }
-                            Err(error) => {
-                                next.store(all.len(), Relaxed);
-                                let locked = fatal.lock();
-                                let mut fatal = locked.unwrap_or_else(PoisonError::into_inner);
-                                fatal.get_or_insert(error);
-                            }
-                        }
-                    }
-                });
-            }
-        });
-        if let Some(error) = fatal.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(SelectError::Server(error));
-        }
-        let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let mut losses: Vec<Vec<Losses>> = prepared
-            .iter()
-            .map(|own| vec![Losses::default(); own.rows.len()])
-            .collect();
-        let mut reasons = HashMap::new();
-        for (i, (sample, prompt)) in all.iter().enumerate() {
-            match answers.get(&i) {
-                Some(Ok((mean, tokens))) => {
-                    losses[*sample][prompt.pair].set(prompt.loss, *mean, *tokens);
-                }
-                Some(Err(reason)) => {
-                    let first = reasons.entry((*sample, prompt.pair));
-                    first.or_insert_with(|| reason.clone());
-                }
-                None => {}
-            }
-        }
-        let mut rows = Vec::new();
-        for (sample, (prepared, losses)) in prepared.into_iter().zip(losses).enumerate() {
-            for (pair, (mut row, losses)) in prepared.rows.into_iter().zip(losses).enumerate() {
-                if let Some(reason) = reasons.remove(&(sample, pair)) {
-                    row.reason.get_or_insert(reason);
-                }
-                row.fill(&losses);
-                rows.push(row);
-            }
-        }
-        Ok(rows)
     }
 
     /// Mean loss and number of tokens of a span, or why there are none; an error where the server is of

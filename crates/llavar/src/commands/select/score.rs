@@ -36,8 +36,9 @@ FFD = s(Qs,As|picture,Qe,Ae) / s(Qs,As|picture): how little the fact helps the e
 s is the mean loss in nats a token. Above 1 the condition hurts.\n\
 \n\
 Rows go to scores.journal.jsonl as they come; the same command again goes on where it was, and scores\n\
-what was added or changed. With RANK and WORLD_SIZE set (torchrun, Slurm) or --num-chunks and --chunk-idx\n\
-every process writes scores-00000-of-00004.parquet and so on; `llavar select merge` joins them.\n\
+what was added or changed: texts, and picture files by size and time of change. Rows of a journal that was\n\
+written before it knew those are kept; remove the journal to score them again. With RANK and WORLD_SIZE\n\
+set (torchrun, Slurm) or --num-chunks and --chunk-idx every process writes scores-00000-of-00004.parquet and so on; `llavar select merge` joins them.\n\
 \n\
 A model on a server: llavar select score data.json --server http://localhost:8000 --conv-mode phi3_instruct\n\
 --out scores.parquet"
