@@ -38,7 +38,8 @@ s is the mean loss in nats a token. Above 1 the condition hurts.\n\
 Rows go to scores.journal.jsonl as they come; the same command again goes on where it was, and scores\n\
 what was added or changed: texts, and picture files by size and time of change. Rows of a journal that was\n\
 written before it knew those are kept; remove the journal to score them again. With RANK and WORLD_SIZE\n\
-set (torchrun, Slurm) or --num-chunks and --chunk-idx every process writes scores-00000-of-00004.parquet and so on; `llavar select merge` joins them.\n\
+set (torchrun, Slurm) or --num-chunks and --chunk-idx every process writes scores-00000-of-00004.parquet and so\n\
+on; `llavar select merge` joins them.\n\
 \n\
 A model on a server: llavar select score data.json --server http://localhost:8000 --conv-mode phi3_instruct\n\
 --out scores.parquet"
