@@ -31,9 +31,11 @@ pub(super) fn trusted(
     agrees: impl FnOnce() -> Result<bool>,
 ) -> Result<bool> {
     let all = cuda.extension(|| Ok(Trusted::default()))?;
-    let mut all = all.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = all.get(&kernel) {
-        return Ok(*known);
+    let known = || all.0.lock().unwrap_or_else(PoisonError::into_inner);
+    // Not held while it is found out: the plainer kernels may ask about others. Threads that meet here find the same.
+    let before = known().get(&kernel).copied();
+    if let Some(before) = before {
+        return Ok(before);
     }
     let agrees = agrees();
     if std::env::var_os("LLAVAR_CUDA_LOG").is_some() && !matches!(agrees, Ok(true)) {
@@ -46,7 +48,7 @@ pub(super) fn trusted(
         // They cannot be compiled or launched here.
         other => other.unwrap_or(false),
     };
-    all.insert(kernel, agrees);
+    known().insert(kernel, agrees);
     Ok(agrees)
 }
 

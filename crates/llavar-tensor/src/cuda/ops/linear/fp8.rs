@@ -1,10 +1,11 @@
 //! Linear layer in FP8: weight and input in E4M3, the output's gradient in E5M2, products into bf16.
 //!
 //! The backward pass keeps the transposed FP8 copy of the input, a byte an element, in place of the input.
-//! Copies of the weight are made once after each of its changes, in the memory of those before. Forward products sum in the tensor cores'
-//! precision; gradients, whose sums are longer and whose errors add up over the layers, in f32. On random values
-//! that shows in the third digit of the error at most, and it costs 0.3 % of a step (2.13 instead of 2.10 ms for the
-//! gradients of a layer of the 3.8B shape, 6,400 tokens, H100): a cheap guard for sums that are not random.
+//! Copies of the weight are made once after each of its changes, in the memory of those before. Forward products sum
+//! in the tensor cores' precision; gradients, whose sums are longer and whose errors add up over the layers, in f32. On
+//! random values that shows in the third digit of the error at most, and it costs 0.3 % of a step (2.13 instead of
+//! 2.10 ms for the gradients of a layer of the 3.8B shape, 6,400 tokens, H100): a cheap guard for sums that are not
+//! random.
 
 use std::sync::Arc;
 
