@@ -1,4 +1,4 @@
-//! Matrix products by cuBLASLt, plans cached by shape; where one round of tiles of our own fills the card, by those
+//! Matrix products by cuBLASLt, plans cached by shape; where tiles of our own fill the card better, by those
 //! (`product_wide`).
 //!
 //! Everything here is row-major; cuBLASLt counts by columns, so it computes the transposed product with

@@ -10,7 +10,7 @@
 //! - `kernel`: our kernels (`kernels/*.cu`), compiled by NVRTC for f32 and bf16, kept on disk.
 //! - `gemm`: cuBLASLt products, plans cached by shape.
 //! - `product`: products of our own for Hopper, with the activation inside (`product_slope`, `product_swiglu` and
-//!   `product_weight`: with what else belongs to them; `product_wide`: in one round of tiles).
+//!   `product_weight`: with what else belongs to them; `product_wide`: in tiles that fill the card).
 //! - `convnext_mlp`: what follows the convolution of a ConvNeXt block, for narrow rows.
 //! - `tensor_map`: what Hopper's copy unit is told of a tensor.
 //! - `trust`: whether a compiler made of a kernel what it should be.

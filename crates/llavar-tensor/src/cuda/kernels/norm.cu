@@ -102,18 +102,21 @@ DEVICE void forward(const T* x, const T* w, const T* b, T* y, float* stats, i64 
     }
 }
 
-// dx [rows, c] unless null, added to what `arrived` holds unless that is null (it may be dx); dw (and db if CENTRED) [gridDim.x, c] unless null: the sums over the rows of each
-// block, to be added by the caller. Group k of all groups of the grid takes the rows k, k + groups, ..
+// dx [rows, c] unless null, added to what `arrived` holds unless that is null (it may be dx); dw (and db if CENTRED)
+// [gridDim.x, c] unless null: the sums over the rows of each block, to be added by the caller. Group k of all groups of
+// the grid takes the rows k, k + groups, ..
 template <bool CENTRED, int G, int V>
 DEVICE void backward(const T* x, const T* w, const T* dy, const float* stats, T* dx, const T* arrived, float* dw,
                      float* db, i64 rows, int c) {
     // The next row is on its way while this one is computed, where the registers hold both.
     constexpr bool AHEAD = sizeof(T) == 2 && V <= 3;
+    // What has arrived is asked for before the sums of its row, where they hold that too.
+    constexpr bool EARLY = sizeof(T) == 2 && (!CENTRED || V <= 2);
     constexpr int GROUPS = THREADS / G;
     int t = threadIdx.x % G, group = threadIdx.x / G, vectors = c / 8, turn = 0;
     i64 stride = (i64)gridDim.x * GROUPS, row = blockIdx.x * (i64)GROUPS + group;
     float scale = 1.f / c, sum_w[V][8], sum_b[CENTRED ? V : 1][8];
-    Eight<T> in[V], grad[V], next_in[V], next_grad[V];
+    Eight<T> in[V], grad[V], next_in[V], next_grad[V], there[V];
     float2 stat = make_float2(0.f, 0.f), next_stat = stat;
     #pragma unroll
     for (int i = 0; i < V; i++) {
@@ -146,6 +149,11 @@ DEVICE void backward(const T* x, const T* w, const T* dy, const float* stats, T*
             if (row + stride < rows) read(row + stride, next_in, next_grad, next_stat);
         } else {
             read(row, in, grad, stat);
+        }
+        if (EARLY && arrived) {
+            #pragma unroll
+            for (int i = 0; i < V; i++)
+                if (t + i * G < vectors) there[i].read(arrived + row * c + (t + i * G) * 8);
         }
         float mean = stat.x, r = stat.y;
         float2 s = make_float2(0.f, 0.f);
@@ -183,7 +191,7 @@ DEVICE void backward(const T* x, const T* w, const T* dy, const float* stats, T*
                 #pragma unroll
                 for (int j = 0; j < 8; j++) g[j] = r * (g[j] * k[j] - s.x - (h[j] - mean) * r * s.y);
                 if (arrived) {
-                    load8(arrived + row * c + at * 8, k);
+                    if (EARLY) there[i].to(k); else load8(arrived + row * c + at * 8, k);
                     #pragma unroll
                     for (int j = 0; j < 8; j++) g[j] += k[j];
                 }
@@ -297,7 +305,7 @@ DEVICE void backward_any(const T* x, const T* w, const T* dy, const float* stats
         forward<true, FORWARD_G, FORWARD_V>(x, w, b, y, stats, rows, c, eps);                                  \
     }                                                                                                          \
     BOUNDS rms_backward_##name(const T* x, const T* w, const T* dy, const float* stats, T* dx,                 \
-                               const T* arrived, float* dw, i64 rows, int c) {                                                              \
+                               const T* arrived, float* dw, i64 rows, int c) {                                 \
         backward<false, G, V>(x, w, dy, stats, dx, arrived, dw, nullptr, rows, c);                             \
     }                                                                                                          \
     BOUNDS layer_backward_##name(const T* x, const T* w, const T* dy, const float* stats, T* dx,               \

@@ -128,13 +128,12 @@ pub(super) fn parameter_gradients(
     let (n, k) = (dy.last_dim(), x.last_dim());
     let sizes = [n, k, dy.rows()];
     let bias = bias.filter(|b| b.requires_grad());
+    let layer = WeightGradient { dy, weight, bias };
+    if weight.requires_grad() && cuda.weight_gradients(x, [layer])? {
+        return Ok(());
+    }
     let Some(bias) = bias else {
-        let layer = WeightGradient {
-            dy,
-            weight,
-            bias: None,
-        };
-        if weight.requires_grad() && !cuda.weight_gradients(x, [layer])? {
+        if weight.requires_grad() {
             weight.accumulate_tensor(|dw, beta| cuda.gemm(Layout::TN, sizes, dy, x, dw, beta))?;
         }
         return Ok(());
@@ -184,11 +183,14 @@ mod tests {
         for [rows, n, k] in FULL {
             let (x, w) = (rng.tensor(&[rows, k]), rng.tensor(&[n, k]));
             let what = format!("gradient of a weight {rows} x {n} x {k}");
-            compare(&what, std::slice::from_ref(&x), &[w], |tape, x, p| {
-                // Twice, so that the second is added to the first.
-                let y = tape.linear(&x[0], &p[0], None)?;
-                Ok(vec![tape.linear(&x[0], &p[0], None)?, y])
-            });
+            let params = [w, rng.tensor(&[n])];
+            for params in [&params[..1], &params] {
+                compare(&what, std::slice::from_ref(&x), params, |tape, x, p| {
+                    // Twice, so that the second is added to the first.
+                    let y = tape.linear(&x[0], &p[0], p.get(1))?;
+                    Ok(vec![tape.linear(&x[0], &p[0], p.get(1))?, y])
+                });
+            }
         }
     }
 
