@@ -40,13 +40,15 @@ impl Update {
     /// Clips and updates.
     pub(super) fn step(&mut self) -> Result<()> {
         self.state.begin(&self.params, 1.0)?;
+        let mut updates = self.adamw.updates(&self.state)?;
         for (param, moments) in self.params.iter().zip(&mut self.moments) {
             let moments = match moments {
                 Some(moments) => moments,
                 none => none.insert(Moments::new(param, self.precision)?),
             };
-            self.adamw.update(param, moments, 1e-5, 0.0, &self.state)?;
+            updates.add(param, moments, 1e-5, 0.0)?;
         }
+        updates.finish()?;
         Ok(())
     }
 }

@@ -91,6 +91,8 @@ pub(crate) enum Arg {
     I64(i64),
     F32(f32),
     Map(CUtensorMap),
+    /// A structure by value, as words of eight bytes.
+    Words(Vec<u64>),
     Bad(Error),
 }
 
@@ -141,6 +143,12 @@ impl From<f32> for Arg {
 impl From<CUtensorMap> for Arg {
     fn from(map: CUtensorMap) -> Self {
         Self::Map(map)
+    }
+}
+
+impl From<Vec<u64>> for Arg {
+    fn from(words: Vec<u64>) -> Self {
+        Self::Words(words)
     }
 }
 
@@ -220,6 +228,10 @@ impl Cuda {
                     *pointer = (&raw const *map).cast_mut().cast();
                     continue;
                 }
+                Arg::Words(words) => {
+                    *pointer = words.as_ptr().cast_mut().cast();
+                    continue;
+                }
                 Arg::Bad(error) => return Err(error.clone()),
             };
         }
@@ -240,9 +252,9 @@ impl Cuda {
             attrs: &mut attribute,
             numAttrs: u32::from(grid.overlap),
         };
-        // SAFETY: the function belongs to this context; `pointers` has an entry for each argument, and the
-        // kernels of this crate stay inside the sizes that they are given (tested with poisoned outputs
-        // and under a memory checker).
+        // SAFETY: the function belongs to this context; `pointers` has an entry for each argument, words as many
+        // as the structure has, and the kernels of this crate stay inside the sizes that they are given (tested
+        // with poisoned outputs and under a memory checker).
         unsafe {
             // Static shared memory counts too, so the limit is raised well before the default of 48 KiB.
             if grid.shared > 16 << 10 {

@@ -3,11 +3,8 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{
-    Precision, StepState, rounding,
-    step::{CpuStep, Place},
-};
-use crate::{DType, Error, Param, Result, Tensor, cpu::kernel, cuda};
+use super::{Precision, StepState, rounding, step::CpuStep};
+use crate::{DType, Error, Param, Result, Tensor, cpu::kernel};
 
 /// Elements a task updates: 4 streams of 64 KiB stay in the second-level cache.
 pub(super) const CHUNK: usize = 16 << 10;
@@ -80,7 +77,7 @@ impl Moments {
     }
 
     /// How a weight with these moments is updated.
-    fn kind(&self, param: &Param, weight: &Tensor) -> Result<Kind> {
+    pub(super) fn kind(&self, param: &Param, weight: &Tensor) -> Result<Kind> {
         let all = [&self.exp_avg, &self.exp_avg_sq];
         for tensor in all.into_iter().chain(&self.master) {
             if tensor.shape() != param.shape() {
@@ -148,29 +145,12 @@ impl AdamW {
         weight_decay: f32,
         state: &StepState,
     ) -> Result<()> {
-        let place = state.place()?;
-        let key = RoundingKey(rounding::weight_key(self.seed, param.name()));
-        param.update_tensor(|weight, grad| {
-            let kind = moments.kind(param, weight)?;
-            let Some(grad) = grad else { return Ok(()) };
-            match (place, weight.cuda().cloned()) {
-                (Place::Cpu(step), None) => {
-                    self.update_on_cpu(kind, weight, grad, moments, [lr, weight_decay], step, key)
-                }
-                (Place::Cuda(step), Some(cuda)) if step.is_on(&cuda) => {
-                    let rates = [lr, weight_decay];
-                    cuda::ops::adamw(self, kind, weight, grad, moments, rates, step, key)
-                }
-                _ => Err(Error::DeviceMismatch {
-                    op: "adamw",
-                    expected: "the device of the step".into(),
-                    got: weight.device().to_string(),
-                }),
-            }
-        })
+        let mut updates = self.updates(state)?;
+        updates.add(param, moments, lr, weight_decay)?;
+        updates.finish()
     }
 
-    fn update_on_cpu(
+    pub(super) fn update_on_cpu(
         &self,
         kind: Kind,
         weight: &mut Tensor,

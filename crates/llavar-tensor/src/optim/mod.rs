@@ -1,7 +1,7 @@
 //! AdamW, the global gradient norm and clipping, on the device that the weights live on.
 //!
-//! One step of an optimizer: [`StepState::begin`] measures the gradients, then [`AdamW::update`] is called
-//! for each weight, and [`StepState::read_back`] tells afterwards what happened. On a GPU all of this is
+//! One step of an optimizer: [`StepState::begin`] measures the gradients, then each weight is added to its
+//! [`Updates`], and [`StepState::read_back`] tells afterwards what happened. On a GPU all of this is
 //! queued: norm, clip factor and the decision to skip a step whose gradient is not finite, or whose loss or norm
 //! is beyond [`StepLimits`], stay on the device, and the host waits only for what it reads back.
 
@@ -13,6 +13,7 @@ mod rounding;
 mod step;
 #[cfg(test)]
 pub(crate) mod testing;
+mod updates;
 
 pub use adamw::{AdamW, Moments};
 pub(crate) use adamw::{Kind, RoundingKey};
@@ -20,3 +21,4 @@ pub use clip::{clip_factor, global_grad_norm};
 pub use ema::update_average;
 pub use precision::Precision;
 pub use step::{StepLimits, StepReadback, StepResult, StepState};
+pub use updates::Updates;

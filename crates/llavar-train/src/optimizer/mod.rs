@@ -228,14 +228,19 @@ impl Optimizer {
                     .begin_within([&shared.norms], self.max_grad_norm, limits)?;
             }
         }
+        let mut updates = self.adamw.updates(&self.state)?;
         for entry in &mut self.entries {
-            let Some(moments) = &mut entry.moments else {
-                continue;
-            };
-            let (lr, decay) = ((factor * entry.lr) as f32, entry.weight_decay as f32);
-            self.adamw
-                .update(&entry.param, moments, lr, decay, &self.state)?;
-            if let (Some(decay), Some(average)) = (self.ema_decay, &mut entry.average) {
+            if let Some(moments) = &mut entry.moments {
+                let (lr, decay) = ((factor * entry.lr) as f32, entry.weight_decay as f32);
+                updates.add(&entry.param, moments, lr, decay)?;
+            }
+        }
+        updates.finish()?;
+        let Some(decay) = self.ema_decay else {
+            return Ok(self.state.read_back()?);
+        };
+        for entry in &mut self.entries {
+            if let (Some(moments), Some(average)) = (&entry.moments, &mut entry.average) {
                 let value = moments.master.clone();
                 let value = value.unwrap_or_else(|| entry.param.value());
                 update_average(average, &value, decay, &self.state)?;

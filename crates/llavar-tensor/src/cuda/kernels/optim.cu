@@ -148,20 +148,42 @@ DEVICE void advance_fast(const Factors& f, float& p, float g, float& m, float& v
     p = p * f.keep - __fdividef(f.step_size * m, fmaf(root, f.inv_root, f.eps));
 }
 
-// Weight (where there is no master) or master in f32 in p; the rounded weight in w, or null. One run of 4
-// elements a thread: many small blocks reach a higher bandwidth than a loop.
-KERNEL adamw_f32(float* p, bf16* w, const T* g, float* m, float* v, const Step* step, i64 n,
-                 float lr, float keep, float beta1, float beta2, float eps) {
-    i64 i = (blockIdx.x * (i64)blockDim.x + threadIdx.x) * 4;
+// A weight in the list of an update: p is the weight or its f32 master, w the rounded weight beside a master, or null;
+// g, m and v as long as p; which of the rates are its own, and the key of its random bits.
+struct Weight { u64 p, w, g, m, v; i64 n; u64 rates, key; };
+// Learning rates and what weight decay leaves of a weight, of as many kinds of weights.
+struct Rates { float lr[16], keep[16]; };
+
+// What a block updates: some run of one of `count` weights, whose blocks are counted through; `list` begins with the
+// first block of each, which all threads look at together: a search would wait for one read after the other.
+DEVICE Weight find(const u32* list, int count, i64& block) {
+    int found = 0;
+    for (int i = threadIdx.x; i - (int)threadIdx.x < count; i += blockDim.x)
+        found += __syncthreads_count(i < count && list[i] <= blockIdx.x);
+    found--;
+    block = blockIdx.x - list[found];
+    return ((const Weight*)(list + (count + 3) / 4 * 4))[found];
+}
+
+// One run of 4 elements a thread: many small blocks reach a higher bandwidth than a loop.
+KERNEL __launch_bounds__(256, 5) adamw_f32(const u32* list, int count, const Step* step, const __grid_constant__ Rates rates,
+                                           float beta1, float beta2, float eps) {
+    i64 i;
+    Weight weight = find(list, count, i);
+    i = (i * blockDim.x + threadIdx.x) * 4;
+    i64 n = weight.n;
     if (i >= n) return;
-    bool whole = i + 4 <= n && (((u64)p | (u64)w | (u64)g | (u64)m | (u64)v) & 15) == 0;
+    float *p = (float*)weight.p, *m = (float*)weight.m, *v = (float*)weight.v;
+    bf16* w = (bf16*)weight.w;
+    const T* g = (const T*)weight.g;
+    bool whole = i + 4 <= n && ((weight.p | weight.w | weight.g | weight.m | weight.v) & 15) == 0;
     float P[4], G[4], M[4], V[4];
     fetch(g, i, n, whole, G);
     fetch(p, i, n, whole, P);
     fetch(m, i, n, whole, M);
     fetch(v, i, n, whole, V);
     if (step->skipped != 0.f) return;
-    Factors f = factors(*step, lr, keep, beta1, beta2, eps);
+    Factors f = factors(*step, rates.lr[weight.rates], rates.keep[weight.rates], beta1, beta2, eps);
     #pragma unroll
     for (int j = 0; j < 4; j++) advance(f, P[j], G[j], M[j], V[j]);
     put(p, i, n, whole, P);
@@ -199,18 +221,24 @@ DEVICE float stochastic(float x, u32 random) {
 }
 
 // All of bf16 (the gradient is T); runs of 8 elements.
-KERNEL adamw_pure(bf16* p, const T* g, bf16* m, bf16* v, const Step* step, i64 n,
-                  float lr, float keep, float beta1, float beta2, float eps, u64 key) {
-    i64 i = (blockIdx.x * (i64)blockDim.x + threadIdx.x) * 8;
+KERNEL __launch_bounds__(256, 4) adamw_pure(const u32* list, int count, const Step* step, const __grid_constant__ Rates rates,
+                                            float beta1, float beta2, float eps) {
+    i64 i;
+    Weight weight = find(list, count, i);
+    i = (i * blockDim.x + threadIdx.x) * 8;
+    i64 n = weight.n;
     if (i >= n) return;
-    bool whole = i + 8 <= n && (((u64)p | (u64)g | (u64)m | (u64)v) & 15) == 0;
+    bf16 *p = (bf16*)weight.p, *m = (bf16*)weight.m, *v = (bf16*)weight.v;
+    const T* g = (const T*)weight.g;
+    bool whole = i + 8 <= n && ((weight.p | weight.g | weight.m | weight.v) & 15) == 0;
     float P[8], G[8], M[8], V[8];
     fetch(g, i, n, whole, G);
     fetch(p, i, n, whole, P);
     fetch(m, i, n, whole, M);
     fetch(v, i, n, whole, V);
     if (step->skipped != 0.f) return;
-    Factors f = factors(*step, lr, keep, beta1, beta2, eps);
+    Factors f = factors(*step, rates.lr[weight.rates], rates.keep[weight.rates], beta1, beta2, eps);
+    u64 key = weight.key;
     u32 stream = mix(mix((u32)key ^ step->updates_low) ^ (u32)(key >> 32) ^ step->updates_high);
     u64 run = i / 8;
     u32 base = mix(mix((u32)run ^ (u32)(run >> 32) * 0x9e3779b9u) ^ stream);

@@ -34,6 +34,7 @@ mod rope;
 mod rows;
 mod swiglu;
 mod tokens;
+mod updates;
 
 #[cfg(test)]
 use super::Source;
@@ -60,13 +61,14 @@ pub(crate) use lora::{dropout, row_norms, scale, scale_to, scale_to_backward};
 pub(crate) use mean_tokens::mean_tokens;
 pub(crate) use narrow_tokens::{concat, narrow_tokens, widen_tokens};
 pub(crate) use nf4::widened;
-pub(crate) use optim::{DeviceStep, adamw, update_average};
+pub(crate) use optim::{DeviceStep, update_average};
 pub(crate) use patchify::patchify;
 pub(crate) use pixels::from_rgb;
 pub(crate) use resample::{TapsOnGpu, resample};
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::{Angles, DeviceTables, rope, split_qkv_rope};
 pub(crate) use swiglu::{swiglu, swiglu_fused};
+pub(crate) use updates::DeviceUpdates;
 
 /// All files of kernels.
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! AdamW and the gradient norm. Formulas: [`crate::optim`].
+//! The gradient norm, what of a step follows from it, and moving averages. Formulas: [`crate::optim`].
 
 use std::sync::Arc;
 
 use crate::{
     DType, Error, Param, Result, Tensor,
     cuda::{Arg, Cuda, Grid, Kernel, Readback, Source, args},
-    optim::{AdamW, Kind, Moments, RoundingKey, StepLimits, StepResult},
+    optim::{AdamW, StepLimits, StepResult},
 };
 
 pub(in crate::cuda) static SOURCE: Source = Source {
@@ -15,8 +15,6 @@ pub(in crate::cuda) static SOURCE: Source = Source {
 const NORM_PARTS: Kernel = SOURCE.kernel("norm_parts");
 const SUM_SQUARES: Kernel = SOURCE.kernel("sum_squares");
 const BEGIN_STEP: Kernel = SOURCE.kernel("begin_step");
-const ADAMW_F32: Kernel = SOURCE.kernel("adamw_f32");
-const ADAMW_PURE: Kernel = SOURCE.kernel("adamw_pure");
 const MOVING_AVERAGE: Kernel = SOURCE.kernel("moving_average");
 
 /// Elements of a gradient whose squares one block adds up.
@@ -53,9 +51,9 @@ impl Listed {
 /// The scalars of a step on a GPU: `struct Step` of `kernels/optim.cu`, as eight 32-bit words.
 #[derive(Debug)]
 pub(crate) struct DeviceStep {
-    cuda: Arc<Cuda>,
+    pub(super) cuda: Arc<Cuda>,
     adamw: AdamW,
-    scalars: Tensor,
+    pub(super) scalars: Tensor,
 }
 
 impl DeviceStep {
@@ -168,59 +166,6 @@ impl DeviceStep {
     }
 }
 
-/// As [`AdamW::update`], with moments that fit.
-pub(crate) fn adamw(
-    adamw: &AdamW,
-    kind: Kind,
-    weight: &mut Tensor,
-    grad: &Tensor,
-    moments: &mut Moments,
-    [lr, weight_decay]: [f32; 2],
-    step: &DeviceStep,
-    key: RoundingKey,
-) -> Result<()> {
-    let n = weight.numel();
-    let keep = (1.0 - f64::from(lr) * f64::from(weight_decay)) as f32;
-    let AdamW {
-        beta1, beta2, eps, ..
-    } = *adamw;
-    let (m, v) = (&mut moments.exp_avg, &mut moments.exp_avg_sq);
-    let scalars = &step.scalars;
-    if kind == Kind::Pure {
-        return step.cuda.launch(
-            &ADAMW_PURE,
-            grad.dtype(),
-            Grid::new(n.div_ceil(8 * THREADS), THREADS),
-            args![
-                weight,
-                grad,
-                m,
-                v,
-                scalars,
-                n as i64,
-                lr,
-                keep,
-                beta1,
-                beta2,
-                eps,
-                key.0 as i64
-            ],
-        );
-    }
-    let (p, w) = match &mut moments.master {
-        Some(master) => (Arg::from(master), Arg::from(weight)),
-        None => (Arg::from(weight), Arg::from(None::<&Tensor>)),
-    };
-    step.cuda.launch(
-        &ADAMW_F32,
-        grad.dtype(),
-        Grid::new(n.div_ceil(4 * THREADS), THREADS),
-        args![
-            p, w, grad, m, v, scalars, n as i64, lr, keep, beta1, beta2, eps
-        ],
-    )
-}
-
 /// As [`crate::optim::update_average`], with shapes that fit; `rate` is `1 - decay`.
 pub(crate) fn update_average(
     average: &mut Tensor,
@@ -246,7 +191,7 @@ mod tests {
         memory,
         ops::testing::Rng,
         optim::{
-            Precision, StepState, global_grad_norm,
+            Moments, Precision, StepState, global_grad_norm,
             testing::{self, PRECISIONS, param, set_grad},
         },
     };

@@ -1,0 +1,277 @@
+//! AdamW of many weights in one launch. Formulas: [`crate::optim`].
+
+use std::sync::Arc;
+
+use super::optim::{DeviceStep, SOURCE};
+use crate::{
+    DType, Result, Tensor,
+    cuda::{Cuda, Grid, Kernel, args},
+    optim::{AdamW, Kind, Moments, RoundingKey},
+};
+
+const ADAMW_F32: Kernel = SOURCE.kernel("adamw_f32");
+const ADAMW_PURE: Kernel = SOURCE.kernel("adamw_pure");
+
+/// Threads of a block.
+const THREADS: usize = 256;
+
+/// Pairs of rates that a launch takes, as in the source file.
+const RATES: usize = 16;
+
+/// Most blocks of a launch.
+const MOST_BLOCKS: usize = (1 << 31) - 1;
+
+/// Updates that wait for their launch.
+#[derive(Debug)]
+pub(crate) struct DeviceUpdates<'a> {
+    adamw: AdamW,
+    step: &'a DeviceStep,
+    lists: Vec<List>,
+}
+
+/// Updates that go together.
+#[derive(Debug)]
+struct List {
+    kind: Kind,
+    /// Of the gradients.
+    dtype: DType,
+    /// Learning rates, and what weight decay leaves.
+    rates: Vec<[f32; 2]>,
+    /// Of each weight its first block, and `struct Weight` of the source file in 32-bit words.
+    firsts: Vec<i32>,
+    weights: Vec<i32>,
+    blocks: usize,
+    /// Stays alive until the launch is queued.
+    held: Vec<Tensor>,
+}
+
+/// Elements of a thread.
+fn run(kind: Kind) -> usize {
+    match kind {
+        Kind::Pure => 8,
+        Kind::F32 | Kind::Master => 4,
+    }
+}
+
+impl<'a> DeviceUpdates<'a> {
+    pub(crate) fn new(adamw: &AdamW, step: &'a DeviceStep) -> Self {
+        Self {
+            adamw: *adamw,
+            step,
+            lists: Vec::new(),
+        }
+    }
+
+    /// Whether the step lives on this GPU.
+    pub(crate) fn is_on(&self, cuda: &Arc<Cuda>) -> bool {
+        self.step.is_on(cuda)
+    }
+
+    /// As [`AdamW::update`], with moments that fit.
+    pub(crate) fn add(
+        &mut self,
+        kind: Kind,
+        weight: &mut Tensor,
+        grad: &Tensor,
+        moments: &mut Moments,
+        [lr, weight_decay]: [f32; 2],
+        key: RoundingKey,
+    ) -> Result<()> {
+        let n = weight.numel();
+        if n == 0 {
+            return Ok(());
+        }
+        let keep = (1.0 - f64::from(lr) * f64::from(weight_decay)) as f32;
+        let Moments {
+            exp_avg: m,
+            exp_avg_sq: v,
+            master,
+        } = moments;
+        let mut held = vec![grad.clone()];
+        let mut address = |tensor: &mut Tensor| {
+            // What somebody else looks at moves.
+            let address = tensor.cuda_address_mut();
+            held.push(tensor.clone());
+            address
+        };
+        let (m, v, weight) = (address(m)?, address(v)?, address(weight)?);
+        let [p, w] = match master {
+            Some(master) => [address(master)?, weight],
+            None => [weight, 0],
+        };
+        let blocks = n.div_ceil(THREADS * run(kind));
+        let list = self.list(kind, grad.dtype(), [lr, keep], blocks);
+        let rate = list.rate([lr, keep]);
+        list.firsts.push(list.blocks as i32);
+        let words = [
+            p,
+            w,
+            grad.cuda_address()?,
+            m,
+            v,
+            n as u64,
+            rate as u64,
+            key.0,
+        ];
+        let words = words
+            .into_iter()
+            .flat_map(|word| [word as i32, (word >> 32) as i32]);
+        list.weights.extend(words);
+        list.blocks += blocks;
+        list.held.extend(held);
+        Ok(())
+    }
+
+    /// The list that takes such an update.
+    fn list(&mut self, kind: Kind, dtype: DType, rates: [f32; 2], blocks: usize) -> &mut List {
+        let takes = |list: &List| {
+            (list.kind, list.dtype) == (kind, dtype)
+                && (list.rates.len() < RATES || list.rates.contains(&rates))
+                && list.blocks + blocks <= MOST_BLOCKS
+        };
+        let at = self.lists.iter().position(takes).unwrap_or_else(|| {
+            self.lists.push(List {
+                kind,
+                dtype,
+                rates: Vec::new(),
+                firsts: Vec::new(),
+                weights: Vec::new(),
+                blocks: 0,
+                held: Vec::new(),
+            });
+            self.lists.len() - 1
+        });
+        &mut self.lists[at]
+    }
+
+    /// Queues all of them.
+    pub(crate) fn finish(self) -> Result<()> {
+        self.lists
+            .iter()
+            .try_for_each(|list| list.launch(&self.adamw, self.step))
+    }
+}
+
+impl List {
+    /// The place of a pair of rates.
+    fn rate(&mut self, rates: [f32; 2]) -> usize {
+        let found = self.rates.iter().position(|known| *known == rates);
+        found.unwrap_or_else(|| {
+            self.rates.push(rates);
+            self.rates.len() - 1
+        })
+    }
+
+    fn launch(&self, adamw: &AdamW, step: &DeviceStep) -> Result<()> {
+        // Weights, moments and gradients stay where they are from step to step, so that the list is the same and goes
+        // to the device once; rates change.
+        let count = self.firsts.len();
+        let mut words = self.firsts.clone();
+        words.resize(count.next_multiple_of(4), 0);
+        words.extend(&self.weights);
+        let list = step.cuda.constant(&words)?;
+        let mut rates = [[0f32; RATES]; 2];
+        for (at, of_weight) in self.rates.iter().enumerate() {
+            for (rates, rate) in rates.iter_mut().zip(of_weight) {
+                rates[at] = *rate;
+            }
+        }
+        let rates = rates.as_flattened().chunks_exact(2);
+        let rates: Vec<u64> = rates
+            .map(|pair| u64::from(pair[0].to_bits()) | u64::from(pair[1].to_bits()) << 32)
+            .collect();
+        let kernel = match self.kind {
+            Kind::Pure => &ADAMW_PURE,
+            Kind::F32 | Kind::Master => &ADAMW_F32,
+        };
+        let AdamW {
+            beta1, beta2, eps, ..
+        } = *adamw;
+        let grid = Grid::new(self.blocks, THREADS);
+        let arguments = args![&list, count as i32, &step.scalars, rates, beta1, beta2, eps];
+        step.cuda.launch(kernel, self.dtype, grid, arguments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RATES;
+    use crate::{
+        Param,
+        cuda::testing::gpu,
+        memory,
+        ops::testing::Rng,
+        optim::{
+            AdamW, Moments, StepState,
+            testing::{PRECISIONS, param, set_grad},
+        },
+    };
+
+    /// Weights that end at every place of a block, more rates than a launch has room for, weights without a gradient:
+    /// the same bits as one by one.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn updates_together_are_those_one_by_one() {
+        memory::set_poison(true);
+        let device = gpu();
+        for precision in PRECISIONS {
+            let mut rng = Rng::new(532);
+            let adamw = AdamW::default();
+            let mut sizes = vec![0, 1, 7, 8, 1023, 1024, 1025, 2047, 2048, 2049, 700_001];
+            sizes.extend((0..600).map(|_| rng.size(0, 5000)));
+            let values: Vec<_> = sizes.iter().map(|n| rng.tensor(&[*n])).collect();
+            let make = || -> (Vec<Param>, Vec<Moments>, StepState) {
+                let params: Vec<Param> = values
+                    .iter()
+                    .enumerate()
+                    .map(|(i, v)| param(&format!("p{i}"), v.clone(), &device, precision))
+                    .collect();
+                let moments = params.iter().map(|p| Moments::new(p, precision).unwrap());
+                let moments = moments.collect();
+                (params, moments, StepState::new(&device, 0, &adamw).unwrap())
+            };
+            let rates = |i: usize| {
+                let lr = 1e-3 * (1 + i % (2 * RATES)) as f32;
+                (lr, [0.0, 0.1, 0.01][i % 3])
+            };
+            let (together, mut moments, mut state) = make();
+            let (single, mut own, mut own_state) = make();
+            for step in 0..3 {
+                for (i, (a, b)) in together.iter().zip(&single).enumerate() {
+                    let g = rng.vec(a.numel());
+                    if (i + step) % 5 == 4 {
+                        a.zero_grad();
+                        b.zero_grad();
+                    } else {
+                        set_grad(a, &g);
+                        set_grad(b, &g);
+                    }
+                }
+                state.begin(&together, 1.0).unwrap();
+                own_state.begin(&single, 1.0).unwrap();
+                let mut updates = adamw.updates(&state).unwrap();
+                for (i, (param, moments)) in together.iter().zip(&mut moments).enumerate() {
+                    let (lr, decay) = rates(i);
+                    updates.add(param, moments, lr, decay).unwrap();
+                }
+                updates.finish().unwrap();
+                for (i, (param, moments)) in single.iter().zip(&mut own).enumerate() {
+                    let (lr, decay) = rates(i);
+                    adamw.update(param, moments, lr, decay, &own_state).unwrap();
+                }
+            }
+            for (i, (a, b)) in together.iter().zip(&single).enumerate() {
+                let all = |p: &Param, m: &Moments| {
+                    let mut tensors = vec![p.value(), m.exp_avg.clone(), m.exp_avg_sq.clone()];
+                    tensors.extend(m.master.clone());
+                    let tensors = tensors.iter().map(|t| t.to_f32_vec().unwrap());
+                    tensors.collect::<Vec<_>>()
+                };
+                let (a, b) = (all(a, &moments[i]), all(b, &own[i]));
+                assert!(a == b, "{precision}: weight {i} of {}", sizes[i]);
+                let start = values[i].to_f32_vec().unwrap();
+                assert!(a[0] != start || start.is_empty(), "{precision}: weight {i}");
+            }
+        }
+    }
+}
