@@ -1,6 +1,7 @@
 //! `Param`: a named weight with a gradient that accumulates in place.
 
 mod derived;
+mod parts;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock,
@@ -8,6 +9,8 @@ use std::sync::{
 };
 
 use derived::{Derived, next_version};
+use parts::Parts;
+pub(crate) use parts::Waiting;
 
 use crate::{
     DType, Device, Error, Result, Tensor,
@@ -58,6 +61,8 @@ struct Inner {
 struct Grad {
     buffer: Option<Tensor>,
     filled: bool,
+    /// What is still to be added to `buffer`.
+    waiting: Option<Parts>,
     /// Room for sums of squares of a gradient on a GPU, and whether they are those of the present one.
     squares: Option<Tensor>,
     measured: bool,
@@ -67,6 +72,7 @@ impl Grad {
     /// The gradient is about to change, or gone.
     fn changes(&mut self, filled: bool) {
         self.filled = filled;
+        self.waiting = None;
         self.measured = false;
     }
 }
@@ -101,6 +107,14 @@ impl Accumulation<'_> {
             self.slot.squares = squares;
             self.slot.measured = true;
         }
+    }
+
+    /// The gradient is what it was plus the sum of `parts` parts, which waits.
+    pub(super) fn finish_later(mut self, part: Tensor, parts: usize) {
+        let beta = self.beta;
+        self.slot.changes(true);
+        self.slot.waiting = Some(Parts { part, parts, beta });
+        self.slot.buffer = Some(self.grad);
     }
 
     /// Nothing was written.
@@ -311,16 +325,15 @@ impl Param {
 
     /// The gradient accumulated since the last [`Param::zero_grad`], if there was any.
     pub fn grad(&self) -> Option<Tensor> {
-        let slot = self.grad_slot();
-        slot.buffer.as_ref().filter(|_| slot.filled).cloned()
+        self.grad_slot().read()
     }
 
     /// The gradient as [`Param::grad`] gives it, and sums of its squares where whoever wrote it left them.
     pub(crate) fn measured_grad(&self) -> Option<(Tensor, Option<Tensor>)> {
-        let slot = self.grad_slot();
-        let grad = slot.buffer.as_ref().filter(|_| slot.filled)?;
+        let mut slot = self.grad_slot();
+        let grad = slot.read()?;
         let squares = slot.squares.as_ref().filter(|_| slot.measured);
-        Some((grad.clone(), squares.cloned()))
+        Some((grad, squares.cloned()))
     }
 
     /// Forgets the gradient, keeps its memory.
@@ -331,9 +344,10 @@ impl Param {
     /// Gives the gradient away, with its memory.
     pub fn take_grad(&self) -> Option<Tensor> {
         let mut slot = self.grad_slot();
-        let filled = slot.filled;
+        let grad = slot.read();
         slot.changes(false);
-        slot.buffer.take().filter(|_| filled)
+        slot.buffer = None;
+        grad
     }
 
     /// Adds a gradient that came from elsewhere; the first one is taken as it is.
@@ -348,6 +362,7 @@ impl Param {
             grad.shape(),
         )?;
         let mut slot = self.grad_slot();
+        slot.sum()?;
         let filled = slot.filled;
         slot.measured = false;
         match slot.buffer.as_mut().filter(|_| filled) {
@@ -425,6 +440,7 @@ impl Param {
             gate.accumulate(bucket)?;
         }
         let mut slot = self.grad_slot();
+        slot.sum()?;
         let beta = if slot.filled { 1.0 } else { 0.0 };
         let grad = match slot.buffer.take() {
             Some(buffer) => buffer,
@@ -460,6 +476,7 @@ impl Param {
         f: impl FnOnce(&mut Tensor, Option<&mut Tensor>) -> Result<()>,
     ) -> Result<()> {
         let mut slot = self.grad_slot();
+        slot.sum()?;
         let filled = slot.filled;
         slot.measured = false;
         let grad = slot.buffer.as_mut().filter(|_| filled);

@@ -17,6 +17,7 @@ use crate::{
         self,
         ops::{Before, Fp8Copies, Wanted},
     },
+    param::Waiting,
 };
 
 /// Identity of a recorded value.
@@ -115,6 +116,8 @@ struct Node {
 #[derive(Debug, Default)]
 pub struct Grads {
     slots: Vec<Option<Tensor>>,
+    /// Weights whose gradients are to be summed together, before the pass ends.
+    waiting: Waiting,
 }
 
 impl Grads {
@@ -160,6 +163,15 @@ impl Grads {
     ) -> Option<Tensor> {
         let slot = self.slots.get_mut(var.id?.0)?;
         slot.take_if(|tensor| fits(tensor))
+    }
+
+    /// Adds the sum of `parts` parts, `part [parts, ..]` in f32 where the weight is, to the weight's gradient,
+    /// together with those of other weights.
+    ///
+    /// # Errors
+    /// When the device has no room for the gradient, or the sums cannot be queued.
+    pub(crate) fn add_parts(&mut self, param: &Param, part: Tensor, parts: usize) -> Result<()> {
+        self.waiting.add(param, part, parts)
     }
 
     fn take(&mut self, id: VarId) -> Option<Tensor> {
@@ -338,7 +350,23 @@ impl Tape {
         seeds: Vec<(Var, Tensor)>,
         wanted: &[&Var],
     ) -> Result<Vec<Option<Tensor>>> {
-        let mut grads = Grads::default();
+        let mut waiting = Waiting::default();
+        let wanted = self.play_back(seeds, wanted, &mut waiting)?;
+        waiting.sum()?;
+        Ok(wanted)
+    }
+
+    /// As [`Tape::backward_from`] as a part of another pass, which sums what waits.
+    fn play_back(
+        self,
+        seeds: Vec<(Var, Tensor)>,
+        wanted: &[&Var],
+        waiting: &mut Waiting,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let mut grads = Grads {
+            waiting: std::mem::take(waiting),
+            ..Grads::default()
+        };
         for (var, seed) in seeds {
             grads.add(&var, seed)?;
         }
@@ -350,9 +378,10 @@ impl Tape {
                 (node.backward)(incoming, &mut grads)?;
             }
         }
-        Ok(wanted
-            .iter()
-            .map(|v| v.id.and_then(|id| grads.take(id)))
-            .collect())
+        let wanted = wanted.iter();
+        let wanted = wanted.map(|v| v.id.and_then(|id| grads.take(id)));
+        let wanted = wanted.collect();
+        *waiting = grads.waiting;
+        Ok(wanted)
     }
 }

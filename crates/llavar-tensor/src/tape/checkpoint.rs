@@ -134,7 +134,8 @@ impl Tape {
                 .filter_map(|(var, grad)| Some((var, grad?)))
                 .collect();
             let wanted: Vec<&Var> = leaves.iter().collect();
-            for (input, grad) in inputs.iter().zip(tape.backward_from(seeds, &wanted)?) {
+            let made = tape.play_back(seeds, &wanted, &mut sink.waiting)?;
+            for (input, grad) in inputs.iter().zip(made) {
                 if let Some(grad) = grad {
                     sink.add(input, grad)?;
                 }

@@ -160,6 +160,8 @@ impl Bucket {
         mut seen: impl FnMut(&str),
     ) -> Result<Tensor, llavar_tensor::Error> {
         let mut parts = Vec::new();
+        // In the middle of a backward pass some may wait.
+        Param::sum_grads(self.params())?;
         for slot in &self.slots {
             if let Some(grad) = slot.param.take_grad() {
                 seen(slot.param.name());

@@ -1,4 +1,4 @@
-// Copies with conversion, sums, and the last step of every reduction over rows.
+// Copies with conversion, sums, and the first step of sums over rows.
 
 template <typename A, typename B> DEVICE void convert(const A* x, B* y, i64 n) {
     EACH(i, n) store(y + i, to_float(x[i]));
@@ -79,24 +79,3 @@ KERNEL column_parts_8(const T* x, float* part, i64 rows, i64 n, i64 rows_each) {
     for (int w = 0; w < 8; w++) sum += sums[w][threadIdx.x];
     if (c < n) part[blockIdx.y * n + c] = sum;
 }
-
-// out = beta out + sum over parts of part [parts, n]. A block has 32 columns and blockDim.x / 32 groups;
-// each group adds every so-manieth part, then the groups are added in order.
-template <typename G> DEVICE void sum_parts(const float* part, G* out, int parts, i64 n, float beta) {
-    __shared__ float sums[32][32];
-    int lane = threadIdx.x & 31, group = threadIdx.x >> 5, groups = blockDim.x >> 5;
-    i64 c = blockIdx.x * 32ll + lane;
-    float s = 0;
-    if (c < n)
-        #pragma unroll 4
-        for (int p = group; p < parts; p += groups) s += part[p * n + c];
-    sums[group][lane] = s;
-    __syncthreads();
-    if (group == 0 && c < n) {
-        for (int g = 1; g < groups; g++) s += sums[g][lane];
-        if (beta != 0.f) s += beta * to_float(out[c]);
-        store(out + c, s);
-    }
-}
-KERNEL sum_parts_f32(const float* part, float* out, int parts, i64 n, float beta) { sum_parts(part, out, parts, n, beta); }
-KERNEL sum_parts_bf16(const float* part, bf16* out, int parts, i64 n, float beta) { sum_parts(part, out, parts, n, beta); }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::{
     Before,
-    basic::{ColumnRuns, column_sums, sum_parts},
+    basic::{ColumnRuns, add_column_sums},
     norm::{check_gradient, check_types},
 };
 use crate::{
-    DType, Param, Result, Tape, Tensor, Var,
+    DType, Grads, Param, Result, Tape, Tensor, Var,
     cuda::{Cuda, Grid, Kernel, Source, args},
     ops::Activation,
 };
@@ -72,7 +72,7 @@ pub(super) fn record_activation(
     };
     let y = tape.record(out, move |dy, grads| {
         let dx = match bias.as_ref().filter(|bias| bias.requires_grad()) {
-            Some(bias) => activation_bias_backward(&cuda, x.value(), dy, kind, bias)?,
+            Some(bias) => activation_bias_backward(&cuda, x.value(), dy, kind, bias, grads)?,
             None => activation_backward(&cuda, x.value(), dy, kind)?,
         };
         grads.add(&x, dx)
@@ -108,6 +108,7 @@ fn activation_bias_backward(
     dy: Tensor,
     kind: Activation,
     bias: &Param,
+    grads: &mut Grads,
 ) -> Result<Tensor> {
     let (c, dtype) = (x.last_dim(), x.dtype());
     let mut aligned = c.is_multiple_of(8);
@@ -116,7 +117,7 @@ fn activation_bias_backward(
     }
     if !aligned {
         let dx = activation_backward(cuda, x, dy, kind)?;
-        bias.accumulate_tensor(|db, beta| column_sums(cuda, &dx, c, db, beta))?;
+        add_column_sums(cuda, &dx, c, bias, grads)?;
         return Ok(dx);
     }
     check_gradient(OP, &dy, x.shape(), dtype)?;
@@ -140,7 +141,7 @@ fn activation_bias_backward(
         runs.each as i64
     ];
     cuda.launch(backward, dtype, runs.grid(), arguments)?;
-    bias.accumulate_tensor(|db, beta| sum_parts(cuda, &parts, runs.parts, db, beta))?;
+    grads.add_parts(bias, parts, runs.parts)?;
     Ok(dx)
 }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::sum_parts::sum_parts;
 use crate::{
-    DType, Error, Result, Tensor,
+    DType, Error, Grads, Param, Result, Tensor,
     cuda::{Cuda, Grid, Kernel, Source, args},
 };
 
@@ -17,8 +18,6 @@ const ADD_ASSIGN: Kernel = SOURCE.kernel("add_assign");
 const ADD: Kernel = SOURCE.kernel("add");
 const COLUMN_PARTS: Kernel = SOURCE.kernel("column_parts");
 const COLUMN_PARTS_8: Kernel = SOURCE.kernel("column_parts_8");
-const SUM_PARTS_F32: Kernel = SOURCE.kernel("sum_parts_f32");
-const SUM_PARTS_BF16: Kernel = SOURCE.kernel("sum_parts_bf16");
 
 /// Blocks of a sum over many rows, and the fewest parts that it is made in; fixed by the sizes alone, so that sums are
 /// the same on every card.
@@ -73,6 +72,24 @@ pub(crate) fn column_sums(
     out: &mut Tensor,
     beta: f32,
 ) -> Result<()> {
+    let (part, parts) = column_parts(cuda, x, n)?;
+    sum_parts(cuda, &part, parts, out, beta)
+}
+
+/// Adds the sums over rows of `x [rows, n]` to the gradient of a weight, in the order of [`column_sums`].
+pub(crate) fn add_column_sums(
+    cuda: &Arc<Cuda>,
+    x: &Tensor,
+    n: usize,
+    param: &Param,
+    grads: &mut Grads,
+) -> Result<()> {
+    let (part, parts) = column_parts(cuda, x, n)?;
+    grads.add_parts(param, part, parts)
+}
+
+/// Parts of the sums over rows of `x [rows, n]`, `[parts, n]`, and their number.
+fn column_parts(cuda: &Arc<Cuda>, x: &Tensor, n: usize) -> Result<(Tensor, usize)> {
     let rows = x.numel() / n.max(1);
     let runs = ColumnRuns::new(rows, n);
     let mut part = cuda.empty(&[runs.parts, n], DType::F32)?;
@@ -87,7 +104,7 @@ pub(crate) fn column_sums(
         runs.grid(),
         args![x, &mut part, rows as i64, n as i64, runs.each as i64],
     )?;
-    sum_parts(cuda, &part, runs.parts, out, beta)
+    Ok((part, runs.parts))
 }
 
 /// How sums over the rows of `[rows, n]` are divided into blocks: 256 columns and a run of rows each.
@@ -116,35 +133,6 @@ impl ColumnRuns {
     pub(super) fn grid(self) -> Grid {
         Grid::cube([self.beside, self.parts, 1], 256)
     }
-}
-
-/// `out = beta out + sum over parts of part [parts, n]` in an order fixed by `parts`; f32 or bf16.
-pub(crate) fn sum_parts(
-    cuda: &Arc<Cuda>,
-    part: &Tensor,
-    parts: usize,
-    out: &mut Tensor,
-    beta: f32,
-) -> Result<()> {
-    let n = out.numel();
-    let kernel = match out.dtype() {
-        DType::F32 => &SUM_PARTS_F32,
-        DType::BF16 => &SUM_PARTS_BF16,
-        got => {
-            return Err(Error::DTypeMismatch {
-                op: "sum of parts",
-                expected: DType::F32,
-                got,
-            });
-        }
-    };
-    let groups = parts.next_power_of_two().min(32);
-    cuda.launch(
-        kernel,
-        DType::F32,
-        Grid::new(n.div_ceil(32), 32 * groups),
-        args![part, out, parts as i32, n as i64, beta],
-    )
 }
 
 fn same(a: &Tensor, b: &Tensor) -> Result<usize> {

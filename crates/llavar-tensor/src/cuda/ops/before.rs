@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::sum_parts;
 use crate::{
     DType, Grads, Param, Result, Tensor, Var,
     cuda::{Cuda, Product, TILE},
@@ -63,7 +62,7 @@ impl Before {
                         let parts = m.div_ceil(TILE);
                         let mut sums = cuda.empty(&[parts, n], DType::F32)?;
                         cuda.product_slope(&product, *kind, x.value(), &mut dx, Some(&mut sums))?;
-                        bias.accumulate_tensor(|db, beta| sum_parts(cuda, &sums, parts, db, beta))?;
+                        grads.add_parts(bias, sums, parts)?;
                     }
                 }
                 grads.add(x, dx)?;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::norm::{Kernels, Target, accumulate, check_gradient, check_types, kernels, width};
+use super::norm::{Kernels, Target, add_parts, check_gradient, check_types, kernels, width};
 use crate::{
     DType, Param, Result, Tape, Var,
     cuda::{Arg, Cuda, args},
@@ -66,8 +66,8 @@ pub(crate) fn layer_norm(
                 n
             ],
         )?;
-        accumulate(&cuda, &weight, dw.as_ref(), blocks)?;
-        accumulate(&cuda, &bias, db.as_ref(), blocks)?;
+        add_parts(grads, &weight, dw, blocks)?;
+        add_parts(grads, &bias, db, blocks)?;
         target.dx.map_or(Ok(()), |dx| grads.add(&x, dx))
     }))
 }

@@ -4,7 +4,7 @@ mod fp8;
 
 use std::sync::Arc;
 
-use super::{add_assign, column_sums, widened};
+use super::{add_assign, add_column_sums, widened};
 use crate::{
     Grads, Param, Result, Tape, Tensor, Var,
     cpu::Layout,
@@ -69,7 +69,7 @@ pub(super) fn record_linear(
     let residual = residual.map(Var::without_value);
     let cuda = cuda.clone();
     tape.record(out, move |dy, grads| {
-        parameter_gradients(&cuda, &dy, x.value(), &weight, bias.as_ref())?;
+        parameter_gradients(&cuda, &dy, x.value(), &weight, bias.as_ref(), grads)?;
         input_gradient(&cuda, &dy, &x, &w, grads)?;
         residual_gradient(residual.as_ref(), &dy, grads)
     })
@@ -124,6 +124,7 @@ pub(super) fn parameter_gradients(
     x: &Tensor,
     weight: &Param,
     bias: Option<&Param>,
+    grads: &mut Grads,
 ) -> Result<()> {
     let (n, k) = (dy.last_dim(), x.last_dim());
     let sizes = [n, k, dy.rows()];
@@ -139,27 +140,35 @@ pub(super) fn parameter_gradients(
         return Ok(());
     };
     if !weight.requires_grad() {
-        return bias.accumulate_tensor(|db, beta| column_sums(cuda, dy, n, db, beta));
+        return add_column_sums(cuda, dy, n, bias, grads);
     }
-    bias.accumulate_tensor(|db, keep| {
-        weight.accumulate_tensor(|dw, beta| {
-            // The product overwrites the sums.
-            let mut sums = match keep == 0.0 && db.dtype() == dw.dtype() {
-                true => None,
-                false => Some(cuda.empty(&[n], dw.dtype())?),
-            };
-            let target = sums.as_mut().unwrap_or(db);
-            if !cuda.gemm_with_sums(sizes, dy, x, dw, beta, target)? {
-                cuda.gemm(Layout::TN, sizes, dy, x, dw, beta)?;
-                return column_sums(cuda, dy, n, db, keep);
-            }
-            match sums {
-                None => Ok(()),
-                Some(sums) if keep == 0.0 => cuda.copy(&sums, db),
-                Some(sums) => add_assign(cuda, db, &sums),
-            }
-        })
-    })
+    let mut open = bias.accumulation()?;
+    let (db, keep, mut summed) = (&mut open.grad, open.beta, true);
+    weight.accumulate_tensor(|dw, beta| {
+        // The product overwrites the sums.
+        let mut sums = match keep == 0.0 && db.dtype() == dw.dtype() {
+            true => None,
+            false => Some(cuda.empty(&[n], dw.dtype())?),
+        };
+        let target = sums.as_mut().unwrap_or(db);
+        if !cuda.gemm_with_sums(sizes, dy, x, dw, beta, target)? {
+            summed = false;
+            return cuda.gemm(Layout::TN, sizes, dy, x, dw, beta);
+        }
+        match sums {
+            None => Ok(()),
+            Some(sums) if keep == 0.0 => cuda.copy(&sums, db),
+            Some(sums) => add_assign(cuda, db, &sums),
+        }
+    })?;
+    match summed {
+        true => open.finish(None),
+        false => {
+            open.leave();
+            add_column_sums(cuda, dy, n, bias, grads)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{column_sums, fp8::reusable, linear::input_gradient, sum_parts};
+use super::{column_sums, fp8::reusable, linear::input_gradient};
 use crate::{
-    DType, Device, Param, Result, Tape, Tensor, Var,
+    DType, Device, Grads, Param, Result, Tape, Tensor, Var,
     cpu::Layout,
     cuda::{Cuda, Epilogue, Grid, Kernel, Source, args},
 };
@@ -54,7 +54,7 @@ pub(crate) fn linear_layer_scale(
     let (weight, bias, gamma) = (weight.clone(), bias.clone(), gamma.clone());
     Ok(tape.record(out, move |dy, grads| {
         if weight.requires_grad() || bias.requires_grad() || gamma.requires_grad() {
-            parameter_gradients(&cuda, &dy, &h, &weight, &bias, &gamma)?;
+            parameter_gradients(&cuda, &dy, &h, [&weight, &bias, &gamma], grads)?;
         }
         if h.requires_grad() {
             let [scaled, _] = scale(&cuda, &weight, &bias, &gamma, k)?;
@@ -96,9 +96,8 @@ fn parameter_gradients(
     cuda: &Arc<Cuda>,
     dy: &Tensor,
     h: &Var,
-    weight: &Param,
-    bias: &Param,
-    gamma: &Param,
+    [weight, bias, gamma]: [&Param; 3],
+    grads: &mut Grads,
 ) -> Result<()> {
     let (w, b, g) = (weight.value(), bias.value(), gamma.value());
     let (c, k, rows) = (g.numel(), h.value().last_dim(), dy.rows());
@@ -132,9 +131,9 @@ fn parameter_gradients(
     } else {
         finish(None, 0.0)?;
     }
-    for (param, part) in [(gamma, &d_gamma), (bias, &d_bias)] {
+    for (param, sums) in [(gamma, d_gamma), (bias, d_bias)] {
         if param.requires_grad() {
-            param.accumulate_tensor(|grad, beta| sum_parts(cuda, part, 1, grad, beta))?;
+            grads.add_parts(param, sums, 1)?;
         }
     }
     Ok(())

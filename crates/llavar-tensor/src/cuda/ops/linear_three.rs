@@ -66,7 +66,7 @@ pub(crate) fn linear_three(
         for ((dy, (weight, bias)), (w, _)) in dys.into_iter().zip(&layers).zip(&values) {
             let Some(dy) = dy else { continue };
             if !weights_done {
-                parameter_gradients(&cuda, &dy, x.value(), weight, bias.as_ref())?;
+                parameter_gradients(&cuda, &dy, x.value(), weight, bias.as_ref(), grads)?;
             }
             if x.requires_grad() {
                 let beta = if dx.is_some() { 1.0 } else { 0.0 };

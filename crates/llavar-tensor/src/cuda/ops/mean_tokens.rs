@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{
     rows::{ByRun, Rows},
-    sum_parts, tokens,
+    sum_parts::sum_parts,
+    tokens,
 };
 use crate::{
     DType, Result, Tape, Var,

@@ -32,6 +32,7 @@ mod resample;
 mod rms_norm;
 mod rope;
 mod rows;
+mod sum_parts;
 mod swiglu;
 mod tokens;
 mod updates;
@@ -41,7 +42,7 @@ use super::Source;
 
 pub(crate) use activation::activation;
 pub(crate) use attention::{attention, path_attention, rope_attention};
-pub(crate) use basic::{add, add_assign, cast, column_sums, sum_parts};
+pub(crate) use basic::{add, add_assign, add_column_sums, cast, column_sums};
 pub(crate) use before::Before;
 pub(crate) use broadcast::{add_broadcast, concat_last, narrow_backward, param};
 pub(crate) use convnext_mlp::convnext_mlp;
@@ -67,6 +68,7 @@ pub(crate) use pixels::from_rgb;
 pub(crate) use resample::{TapsOnGpu, resample};
 pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::{Angles, DeviceTables, rope, split_qkv_rope};
+pub(crate) use sum_parts::PartSums;
 pub(crate) use swiglu::{swiglu, swiglu_fused};
 pub(crate) use updates::DeviceUpdates;
 
@@ -94,6 +96,7 @@ pub(super) const SOURCES: &[&Source] = &[
     &pixels::SOURCE,
     &resample::SOURCE,
     &rope::SOURCE,
+    &sum_parts::SOURCE,
     &swiglu::SOURCE,
     &tokens::SOURCE,
 ];

@@ -9,7 +9,7 @@ use crate::{
     tape::Grads,
 };
 
-use super::{rows::expect_dtype, sum_parts};
+use super::rows::expect_dtype;
 
 pub(in crate::cuda) static SOURCE: Source = Source {
     name: "norm",
@@ -181,16 +181,14 @@ impl Target {
 }
 
 /// Adds the parts of a weight's gradient to it, if it wants one.
-pub(super) fn accumulate(
-    cuda: &Arc<Cuda>,
+pub(super) fn add_parts(
+    grads: &mut Grads,
     param: &Param,
-    part: Option<&Tensor>,
+    part: Option<Tensor>,
     parts: usize,
 ) -> Result<()> {
     match part {
-        Some(part) if param.requires_grad() => {
-            param.accumulate_tensor(|grad, beta| sum_parts(cuda, part, parts, grad, beta))
-        }
+        Some(part) if param.requires_grad() => grads.add_parts(param, part, parts),
         _ => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::norm::{Kernels, Target, accumulate, check_gradient, check_types, kernels, width};
+use super::norm::{Kernels, Target, add_parts, check_gradient, check_types, kernels, width};
 use crate::{
     DType, Param, Result, Tape, Var,
     cuda::{Arg, Cuda, args},
@@ -60,7 +60,7 @@ pub(crate) fn rms_norm(
                 n
             ],
         )?;
-        accumulate(&cuda, &weight, dw.as_ref(), blocks)?;
+        add_parts(grads, &weight, dw, blocks)?;
         target.dx.map_or(Ok(()), |dx| grads.add(&x, dx))
     }))
 }

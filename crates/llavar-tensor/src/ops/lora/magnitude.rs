@@ -2,7 +2,7 @@
 
 use super::{cuda, empty_like, product};
 use crate::{
-    DType, Param, Result, Tape, Tensor, Var,
+    DType, Grads, Param, Result, Tape, Tensor, Var,
     cpu::{self, Layout, kernel},
     memory::Buffer,
     ops::{
@@ -115,7 +115,7 @@ impl Tape {
         let (bias, residual) = (bias.cloned(), residual.map(Var::without_value));
         Ok(self.record(out, move |dy, grads| {
             if let Some(bias) = bias.filter(Param::requires_grad) {
-                bias.accumulate_tensor(|db, beta| sums(&dy, n, db, beta))?;
+                add_sums(&dy, n, &bias, grads)?;
             }
             let mut dz = empty_like(&dy, z.shape())?;
             let mut slope = empty_like(&dy, z.shape())?;
@@ -138,7 +138,7 @@ impl Tape {
                 }
             }
             if magnitude.requires_grad() {
-                magnitude.accumulate_tensor(|dm, beta| sums(&slope, n, dm, beta))?;
+                add_sums(&slope, n, &magnitude, grads)?;
             }
             grads.add(&z, dz)?;
             match residual {
@@ -159,13 +159,14 @@ fn gain(m: &Tensor, norm: &Tensor) -> Result<Buffer<f32>> {
     Ok(gain)
 }
 
-fn sums(x: &Tensor, n: usize, out: &mut Tensor, beta: f32) -> Result<()> {
+/// Adds the sums over rows of `x [rows, n]` to the gradient of a weight.
+fn add_sums(x: &Tensor, n: usize, param: &Param, grads: &mut Grads) -> Result<()> {
     match x.cuda() {
-        Some(cuda) => cuda::ops::column_sums(cuda, x, n, out, beta),
-        None => {
-            column_sums(x.data()?, n, out.data_mut()?, beta);
+        Some(cuda) => cuda::ops::add_column_sums(cuda, x, n, param, grads),
+        None => param.accumulate(|out, beta| {
+            column_sums(x.data()?, n, out, beta);
             Ok(())
-        }
+        }),
     }
 }
 
