@@ -169,7 +169,14 @@ pub(super) struct Kernels {
 #[derive(Clone)]
 struct Module {
     module: cu::CUmodule,
-    functions: HashMap<&'static str, cu::CUfunction>,
+    functions: HashMap<&'static str, Function>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    handle: cu::CUfunction,
+    /// The most dynamic shared memory that a launch has asked for.
+    shared: u32,
 }
 
 impl Kernels {
@@ -206,7 +213,7 @@ impl Cuda {
             return Ok(());
         }
         self.bind()?;
-        let function = self.function(kernel, dtype)?;
+        let function = self.function(kernel, dtype, grid.shared)?;
         // Every argument in eight bytes of its own; a kernel reads the first of them that it declares.
         let mut values = [0u64; 32];
         let mut pointers = [std::ptr::null_mut::<c_void>(); 32];
@@ -256,28 +263,6 @@ impl Cuda {
         // as the structure has, and the kernels of this crate stay inside the sizes that they are given (tested
         // with poisoned outputs and under a memory checker).
         unsafe {
-            // Static shared memory counts too, so the limit is raised well before the default of 48 KiB.
-            if grid.shared > 16 << 10 {
-                check(
-                    cu::cuFuncSetAttribute(
-                        function,
-                        cu::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                        grid.shared as i32,
-                    ),
-                    kernel.name,
-                )?;
-            }
-            // More than one such block is to fit on a multiprocessor.
-            if grid.shared > 32 << 10 {
-                check(
-                    cu::cuFuncSetAttribute(
-                        function,
-                        cu::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
-                        100,
-                    ),
-                    kernel.name,
-                )?;
-            }
             check(
                 cu::cuLaunchKernelEx(
                     &config,
@@ -291,7 +276,9 @@ impl Cuda {
         self.mark(|| kernel.name.to_owned())
     }
 
-    fn function(&self, kernel: &Kernel, dtype: DType) -> Result<cu::CUfunction> {
+    /// The kernel, with room for so much dynamic shared memory. Limits are never lowered: launches of other threads
+    /// may need what they are.
+    fn function(&self, kernel: &Kernel, dtype: DType, shared: u32) -> Result<cu::CUfunction> {
         let mut modules = self
             .kernels
             .modules
@@ -316,18 +303,51 @@ impl Cuda {
             op: kernel.name,
             reason: "no such kernel".into(),
         };
-        if let Some(function) = module.functions.get(kernel.name) {
-            return Ok(*function);
+        if let Some(function) = module.functions.get_mut(kernel.name) {
+            function.make_room(shared, kernel.name)?;
+            return Ok(function.handle);
         }
         let name = CString::new(kernel.name).map_err(|_| missing())?;
-        let mut function = std::ptr::null_mut();
+        let mut handle = std::ptr::null_mut();
         // SAFETY: module and name are alive, the out-pointer is valid.
         check(
-            unsafe { cu::cuModuleGetFunction(&mut function, module.module, name.as_ptr()) },
+            unsafe { cu::cuModuleGetFunction(&mut handle, module.module, name.as_ptr()) },
             kernel.name,
         )?;
+        let mut function = Function { handle, shared: 0 };
+        function.make_room(shared, kernel.name)?;
         module.functions.insert(kernel.name, function);
-        Ok(function)
+        Ok(handle)
+    }
+}
+
+impl Function {
+    fn make_room(&mut self, shared: u32, name: &'static str) -> Result<()> {
+        use cu::CUfunction_attribute as Attribute;
+        if shared <= self.shared {
+            return Ok(());
+        }
+        let set = |attribute, value: u32| {
+            // SAFETY: a function of the context that is current.
+            let done = unsafe { cu::cuFuncSetAttribute(self.handle, attribute, value as i32) };
+            check(done, name)
+        };
+        // Static shared memory counts too, so the limit is raised well before the default of 48 KiB.
+        if shared > 16 << 10 {
+            set(
+                Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                shared,
+            )?;
+        }
+        // More than one such block is to fit on a multiprocessor.
+        if shared > 32 << 10 {
+            set(
+                Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+                100,
+            )?;
+        }
+        self.shared = shared;
+        Ok(())
     }
 }
 
