@@ -1,5 +1,7 @@
 //! Updates of many weights in one step.
 
+use std::marker::PhantomData;
+
 use super::{
     AdamW, Moments, RoundingKey, StepState, rounding,
     step::{CpuStep, Place},
@@ -7,12 +9,15 @@ use super::{
 use crate::{Error, Param, Result, cuda::ops::DeviceUpdates};
 
 /// Updates of many weights in one step, each as [`AdamW::update`] does it. On the CPU a weight is updated as it is
-/// added; on a GPU all that were added are queued by [`Updates::finish`], and none without it.
+/// added; on a GPU all that were added are queued by [`Updates::finish`], and none without it. Weights and gradients
+/// must stay what they are until then.
 #[derive(Debug)]
 #[must_use = "on a GPU nothing is updated without `finish`"]
 pub struct Updates<'a> {
     adamw: AdamW,
     place: UpdatesOn<'a>,
+    /// What is written into a moment before it was updated would be lost.
+    moments: PhantomData<&'a mut Moments>,
 }
 
 #[derive(Debug)]
@@ -21,7 +26,7 @@ enum UpdatesOn<'a> {
     Cuda(DeviceUpdates<'a>),
 }
 
-impl Updates<'_> {
+impl<'a> Updates<'a> {
     /// Adds the update of one weight; a weight comes once.
     ///
     /// # Errors
@@ -29,7 +34,7 @@ impl Updates<'_> {
     pub fn add(
         &mut self,
         param: &Param,
-        moments: &mut Moments,
+        moments: &'a mut Moments,
         lr: f32,
         weight_decay: f32,
     ) -> Result<()> {
@@ -79,6 +84,7 @@ impl AdamW {
         Ok(Updates {
             adamw: *self,
             place,
+            moments: PhantomData,
         })
     }
 }

@@ -87,7 +87,7 @@ impl<'a> DeviceUpdates<'a> {
             exp_avg_sq: v,
             master,
         } = moments;
-        let mut held = vec![grad.clone()];
+        let (g, mut held) = (grad.cuda_address()?, vec![grad.clone()]);
         let mut address = |tensor: &mut Tensor| {
             // What somebody else looks at moves.
             let address = tensor.cuda_address_mut();
@@ -103,16 +103,7 @@ impl<'a> DeviceUpdates<'a> {
         let list = self.list(kind, grad.dtype(), [lr, keep], blocks);
         let rate = list.rate([lr, keep]);
         list.firsts.push(list.blocks as i32);
-        let words = [
-            p,
-            w,
-            grad.cuda_address()?,
-            m,
-            v,
-            n as u64,
-            rate as u64,
-            key.0,
-        ];
+        let words = [p, w, g, m, v, n as u64, rate as u64, key.0];
         let words = words
             .into_iter()
             .flat_map(|word| [word as i32, (word >> 32) as i32]);
@@ -144,11 +135,13 @@ impl<'a> DeviceUpdates<'a> {
         &mut self.lists[at]
     }
 
-    /// Queues all of them.
+    /// Queues all of them, or none where a list finds no room.
     pub(crate) fn finish(self) -> Result<()> {
-        self.lists
-            .iter()
-            .try_for_each(|list| list.launch(&self.adamw, self.step))
+        let lists = self.lists.iter();
+        let content = lists.map(|list| self.step.cuda.constant(&list.words()));
+        let content = content.collect::<Result<Vec<_>>>()?;
+        let mut lists = self.lists.iter().zip(&content);
+        lists.try_for_each(|(list, content)| list.launch(content, &self.adamw, self.step))
     }
 }
 
@@ -162,14 +155,16 @@ impl List {
         })
     }
 
-    fn launch(&self, adamw: &AdamW, step: &DeviceStep) -> Result<()> {
-        // Weights, moments and gradients stay where they are from step to step, so that the list is the same and goes
-        // to the device once; rates change.
-        let count = self.firsts.len();
+    /// As the kernels take it. Weights, moments and gradients stay where they are from step to step, so that the list is
+    /// the same and goes to the device once; rates change.
+    fn words(&self) -> Vec<i32> {
         let mut words = self.firsts.clone();
-        words.resize(count.next_multiple_of(4), 0);
+        words.resize(self.firsts.len().next_multiple_of(4), 0);
         words.extend(&self.weights);
-        let list = step.cuda.constant(&words)?;
+        words
+    }
+
+    fn launch(&self, content: &Tensor, adamw: &AdamW, step: &DeviceStep) -> Result<()> {
         let mut rates = [[0f32; RATES]; 2];
         for (at, of_weight) in self.rates.iter().enumerate() {
             for (rates, rate) in rates.iter_mut().zip(of_weight) {
@@ -188,7 +183,15 @@ impl List {
             beta1, beta2, eps, ..
         } = *adamw;
         let grid = Grid::new(self.blocks, THREADS);
-        let arguments = args![&list, count as i32, &step.scalars, rates, beta1, beta2, eps];
+        let arguments = args![
+            content,
+            self.firsts.len() as i32,
+            &step.scalars,
+            rates,
+            beta1,
+            beta2,
+            eps
+        ];
         step.cuda.launch(kernel, self.dtype, grid, arguments)
     }
 }
