@@ -198,82 +198,103 @@ impl List {
 
 #[cfg(test)]
 mod tests {
-    use super::RATES;
     use crate::{
-        Param,
+        Device, Param, Tensor,
         cuda::testing::gpu,
         memory,
         ops::testing::Rng,
         optim::{
-            AdamW, Moments, StepState,
+            AdamW, Moments, Precision, StepState,
             testing::{PRECISIONS, param, set_grad},
         },
     };
 
-    /// Weights that end at every place of a block, more rates than a launch has room for, weights without a gradient:
-    /// the same bits as one by one.
+    /// The weights with their moments, every third of a precision a view that begins at an odd element.
+    fn place(weights: &[(Tensor, Precision)], device: &Device) -> Vec<(Param, Moments)> {
+        let place = |(i, (value, precision)): (usize, &(Tensor, Precision))| {
+            let param = param(&format!("p{i}"), value.clone(), device, *precision);
+            if i / PRECISIONS.len() % 3 == 2 {
+                let mut wide = vec![0.0];
+                wide.extend(param.value().to_f32_vec().unwrap());
+                let wide = Tensor::from_vec(wide, &[value.numel() + 1]).unwrap();
+                let wide = wide.cast(precision.weights()).unwrap();
+                let wide = wide.to_device(device).unwrap();
+                let view = wide.narrow(1, value.numel()).unwrap();
+                param.set_value(view).unwrap();
+            }
+            let moments = Moments::new(&param, *precision).unwrap();
+            (param, moments)
+        };
+        weights.iter().enumerate().map(place).collect()
+    }
+
+    /// All that an update changes.
+    fn state((param, moments): &(Param, Moments)) -> Vec<Vec<f32>> {
+        let mut all = vec![
+            param.value(),
+            moments.exp_avg.clone(),
+            moments.exp_avg_sq.clone(),
+        ];
+        all.extend(moments.master.clone());
+        all.iter().map(|t| t.to_f32_vec().unwrap()).collect()
+    }
+
+    /// All precisions beside each other, weights that end at every place of a block, views without alignment, weights
+    /// without a gradient, and one, two and more rates than a launch has room for: the same bits as one by one.
     #[test]
     #[ignore = "needs a GPU"]
     fn updates_together_are_those_one_by_one() {
         memory::set_poison(true);
-        let device = gpu();
-        for precision in PRECISIONS {
-            let mut rng = Rng::new(532);
-            let adamw = AdamW::default();
-            let mut sizes = vec![0, 1, 7, 8, 1023, 1024, 1025, 2047, 2048, 2049, 700_001];
-            sizes.extend((0..600).map(|_| rng.size(0, 5000)));
-            let values: Vec<_> = sizes.iter().map(|n| rng.tensor(&[*n])).collect();
-            let make = || -> (Vec<Param>, Vec<Moments>, StepState) {
-                let params: Vec<Param> = values
-                    .iter()
-                    .enumerate()
-                    .map(|(i, v)| param(&format!("p{i}"), v.clone(), &device, precision))
-                    .collect();
-                let moments = params.iter().map(|p| Moments::new(p, precision).unwrap());
-                let moments = moments.collect();
-                (params, moments, StepState::new(&device, 0, &adamw).unwrap())
-            };
-            let rates = |i: usize| {
-                let lr = 1e-3 * (1 + i % (2 * RATES)) as f32;
-                (lr, [0.0, 0.1, 0.01][i % 3])
-            };
-            let (together, mut moments, mut state) = make();
-            let (single, mut own, mut own_state) = make();
-            for step in 0..3 {
-                for (i, (a, b)) in together.iter().zip(&single).enumerate() {
+        let (device, mut rng) = (gpu(), Rng::new(532));
+        let adamw = AdamW {
+            seed: 5,
+            ..AdamW::default()
+        };
+        let mut sizes = vec![
+            0, 1, 7, 8, 0, 1023, 1024, 1025, 2047, 2048, 2049, 700_001, 0,
+        ];
+        sizes.extend((0..200).map(|_| rng.size(0, 5000)));
+        let weights: Vec<(Tensor, Precision)> = sizes
+            .iter()
+            .flat_map(|n| PRECISIONS.map(|precision| (*n, precision)))
+            .map(|(n, precision)| (rng.tensor(&[n]), precision))
+            .collect();
+        for rates in [1, 2, 23] {
+            let [mut together, mut single] = [(); 2].map(|()| place(&weights, &device));
+            let mut step = StepState::new(&device, 0, &adamw).unwrap();
+            for round in 0..3 {
+                for (i, ((a, _), (b, _))) in together.iter().zip(&single).enumerate() {
                     let g = rng.vec(a.numel());
-                    if (i + step) % 5 == 4 {
-                        a.zero_grad();
-                        b.zero_grad();
-                    } else {
-                        set_grad(a, &g);
-                        set_grad(b, &g);
+                    for param in [a, b] {
+                        match (i + round) % 5 {
+                            4 => param.zero_grad(),
+                            _ => drop(set_grad(param, &g)),
+                        }
                     }
                 }
-                state.begin(&together, 1.0).unwrap();
-                own_state.begin(&single, 1.0).unwrap();
-                let mut updates = adamw.updates(&state).unwrap();
-                for (i, (param, moments)) in together.iter().zip(&mut moments).enumerate() {
-                    let (lr, decay) = rates(i);
+                step.begin(together.iter().map(|(param, _)| param), 40.0)
+                    .unwrap();
+                let rate = |i: usize| {
+                    let kind = i * 7 % rates;
+                    (1e-3 * (1 + kind + round) as f32, [0.1, 0.0][kind % 2])
+                };
+                let mut updates = adamw.updates(&step).unwrap();
+                for (i, (param, moments)) in together.iter_mut().enumerate() {
+                    let (lr, decay) = rate(i);
                     updates.add(param, moments, lr, decay).unwrap();
                 }
                 updates.finish().unwrap();
-                for (i, (param, moments)) in single.iter().zip(&mut own).enumerate() {
-                    let (lr, decay) = rates(i);
-                    adamw.update(param, moments, lr, decay, &own_state).unwrap();
+                for (i, (param, moments)) in single.iter_mut().enumerate() {
+                    let (lr, decay) = rate(i);
+                    adamw.update(param, moments, lr, decay, &step).unwrap();
                 }
             }
-            for (i, (a, b)) in together.iter().zip(&single).enumerate() {
-                let all = |p: &Param, m: &Moments| {
-                    let mut tensors = vec![p.value(), m.exp_avg.clone(), m.exp_avg_sq.clone()];
-                    tensors.extend(m.master.clone());
-                    let tensors = tensors.iter().map(|t| t.to_f32_vec().unwrap());
-                    tensors.collect::<Vec<_>>()
-                };
-                let (a, b) = (all(a, &moments[i]), all(b, &own[i]));
-                assert!(a == b, "{precision}: weight {i} of {}", sizes[i]);
-                let start = values[i].to_f32_vec().unwrap();
-                assert!(a[0] != start || start.is_empty(), "{precision}: weight {i}");
+            for ((a, b), (value, precision)) in together.iter().zip(&single).zip(&weights) {
+                let what = format!("{} elements, {precision}, {rates} rates", value.numel());
+                let (a, b) = (state(a), state(b));
+                assert!(a == b, "{what}");
+                let changed = a[0] != value.to_f32_vec().unwrap();
+                assert_eq!(changed, value.numel() > 0, "{what}");
             }
         }
     }
