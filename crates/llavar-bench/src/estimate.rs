@@ -28,17 +28,17 @@ pub struct Rates {
 
 impl Rates {
     /// The rows of BENCHMARKS.md, "One GPU beside PyTorch": SFT steps of the 3.8B shape, 8 x 800 tokens, bf16 states, one
-    /// H100, 2026-11-28: 169 TFLOP of the model and 56 of recomputation in 396.8 ms, the former alone in 335.2 ms, with
-    /// FP8 products 319.2 ms. f32 states beside these as on an H200, 2026-11-24: 444 and 424 ms.
+    /// H100, 2026-11-28: 169 TFLOP of the model and 56 of recomputation in 388.2 ms, the former alone in 325.1 ms, with
+    /// FP8 products 314.1 ms. f32 states beside these as on an H200, 2026-11-24: 444 and 424 ms.
     pub fn measured() -> Self {
         Self {
             source: "BENCHMARKS.md, one H100, 2026-11-28; f32 states beside bf16's: one H200, 2026-11-24"
                 .into(),
             gpu: "NVIDIA H100".into(),
-            mixed_recompute: 225.3 / (0.3968 * 444.0 / 424.0),
-            pure_recompute: 225.3 / 0.3968,
-            pure_keep: 169.3 / 0.3352,
-            fp8: 396.8 / 319.2,
+            mixed_recompute: 225.3 / (0.3882 * 444.0 / 424.0),
+            pure_recompute: 225.3 / 0.3882,
+            pure_keep: 169.3 / 0.3251,
+            fp8: 388.2 / 314.1,
         }
     }
 
@@ -150,12 +150,12 @@ mod tests {
         let config = Preset::Phi35Mini.config(None).unwrap();
         let rates = Rates::measured();
         for (recomputed, mixed, ms) in
-            [(1.0, true, 415.5), (1.0, false, 396.8), (0.0, false, 335.2)]
+            [(1.0, true, 406.5), (1.0, false, 388.2), (0.0, false, 325.1)]
         {
             let seconds = step_seconds(&config, &work(recomputed, mixed), &rates);
             assert!((seconds * 1e3 / ms - 1.0).abs() < 0.02, "{seconds} {ms}");
         }
-        for (recomputed, ratio) in [(1.0, 20_049.0 / 16_128.0), (0.0, 23_870.0 / 19_094.0)] {
+        for (recomputed, ratio) in [(1.0, 20_379.0 / 16_488.0), (0.0, 24_213.0 / 19_685.0)] {
             let bf16 = work(recomputed, false);
             let fp8 = StepWork { fp8: true, ..bf16 };
             let [bf16, fp8] = [bf16, fp8].map(|work| step_seconds(&config, &work, &rates));
