@@ -92,10 +92,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         tape.backward(&loss.sum, 1.0 / loss.count as f32)?;
         state.begin(trained.iter().map(|(param, _)| param), 1.0)?;
         let lr = 5e-4 * (1.0 - step as f32 / steps as f32);
+        let mut updates = adamw.updates(&state)?;
         for (param, moments) in &mut trained {
-            adamw.update(param, moments, lr, 0.0, &state)?;
-            param.zero_grad();
+            updates.add(param, moments, lr, 0.0)?;
         }
+        updates.finish()?;
+        trained.iter().for_each(|(param, _)| param.zero_grad());
         if step % 20 == 0 || step + 1 == steps {
             let mean = loss.sum.value().item()? / loss.count as f32;
             eprintln!("step {step}: {mean:.3} nats a token");

@@ -280,10 +280,12 @@ fn train_step(bench: &Bench) -> Result<()> {
         let loss = tape.linear_cross_entropy(&x, &head, &labels)?;
         tape.backward(&loss.sum, 1.0 / tokens as f32)?;
         state.begin(&params, 0.0)?;
+        let mut updates = adamw.updates(&state)?;
         for (param, moments) in params.iter().zip(&mut moments) {
-            adamw.update(param, moments, 1e-4, 0.0, &state)?;
-            param.zero_grad();
+            updates.add(param, moments, 1e-4, 0.0)?;
         }
+        updates.finish()?;
+        params.iter().for_each(Param::zero_grad);
         Ok(())
     })
 }

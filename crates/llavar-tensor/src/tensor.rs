@@ -476,20 +476,19 @@ impl Tensor {
     /// A copy of the elements as f32, from wherever it lives.
     ///
     /// # Errors
-    /// When copying from a GPU fails.
+    /// When copying from a GPU fails, or there are no elements.
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
-        let range = self.offset..self.offset + self.numel();
         if self.cuda().is_some() {
             return self.to_device(&Device::Cpu)?.to_f32_vec();
         }
         Ok(match &*self.storage {
-            Storage::F32(b) => b[range].to_vec(),
-            Storage::BF16(b) => b[range].iter().map(|x| x.to_f32()).collect(),
-            Storage::F16(b) => b[range].iter().map(|x| x.to_f32()).collect(),
-            Storage::I32(b) => b[range].iter().map(|x| *x as f32).collect(),
+            Storage::F32(_) => self.data::<f32>()?.to_vec(),
+            Storage::BF16(_) => self.data::<bf16>()?.iter().map(|x| x.to_f32()).collect(),
+            Storage::F16(_) => self.data::<f16>()?.iter().map(|x| x.to_f32()).collect(),
+            Storage::I32(_) => self.data::<i32>()?.iter().map(|x| *x as f32).collect(),
             Storage::Nf4(nf4) => {
-                let mut values = vec![0.0; range.len()];
-                nf4.decode(range.start, &mut values)?;
+                let mut values = vec![0.0; self.numel()];
+                nf4.decode(self.offset, &mut values)?;
                 values
             }
             // It has been fetched above.

@@ -384,6 +384,7 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, case: &Case, repor
             (norm / number(&step["grad_norm"]) - 1.0).abs(),
             case.gradient,
         );
+        let mut updates = adamw.updates(&state).unwrap();
         for (param, moments) in params.iter().zip(&mut moments) {
             let lr = number(&step["lr"]) as f32;
             let decay = if decays(param.name(), model.config.llm.family) {
@@ -391,9 +392,10 @@ fn training(model: &LlavaModel, batch: &Batch, train: &Value, case: &Case, repor
             } else {
                 0.0
             };
-            adamw.update(param, moments, lr, decay, &state).unwrap();
-            param.zero_grad();
+            updates.add(param, moments, lr, decay).unwrap();
         }
+        updates.finish().unwrap();
+        params.iter().for_each(|param| param.zero_grad());
     }
     let (ids, labels, segments) = batch.layout(false);
     let tape = Tape::inference();

@@ -276,6 +276,12 @@ impl Cuda {
         self.mark(|| kernel.name.to_owned())
     }
 
+    /// Loads a kernel, so that a launch of it cannot fail for that.
+    pub(crate) fn load(&self, kernel: &Kernel, dtype: DType) -> Result<()> {
+        self.bind()?;
+        self.function(kernel, dtype, 0).map(|_| ())
+    }
+
     /// The kernel, with room for so much dynamic shared memory. Limits are never lowered: launches of other threads
     /// may need what they are.
     fn function(&self, kernel: &Kernel, dtype: DType, shared: u32) -> Result<cu::CUfunction> {

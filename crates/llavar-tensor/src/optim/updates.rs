@@ -10,7 +10,7 @@ use crate::{Error, Param, Result, cuda::ops::DeviceUpdates};
 
 /// Updates of many weights in one step, each as [`AdamW::update`] does it. On the CPU a weight is updated as it is
 /// added; on a GPU all that were added are queued by [`Updates::finish`], and none without it. Weights and gradients
-/// must stay what they are until then.
+/// must stay what they are until then, and what is made from a weight is made anew after it.
 #[derive(Debug)]
 #[must_use = "on a GPU nothing is updated without `finish`"]
 pub struct Updates<'a> {
@@ -23,7 +23,7 @@ pub struct Updates<'a> {
 #[derive(Debug)]
 enum UpdatesOn<'a> {
     Cpu(&'a CpuStep),
-    Cuda(DeviceUpdates<'a>),
+    Cuda(DeviceUpdates<'a>, Vec<Param>),
 }
 
 impl<'a> Updates<'a> {
@@ -47,7 +47,8 @@ impl<'a> Updates<'a> {
                 (UpdatesOn::Cpu(step), None) => self
                     .adamw
                     .update_on_cpu(kind, weight, grad, moments, rates, step, key),
-                (UpdatesOn::Cuda(updates), Some(cuda)) if updates.is_on(cuda) => {
+                (UpdatesOn::Cuda(updates, params), Some(cuda)) if updates.is_on(cuda) => {
+                    params.push(param.clone());
                     updates.add(kind, weight, grad, moments, rates, key)
                 }
                 _ => Err(Error::DeviceMismatch {
@@ -66,7 +67,12 @@ impl<'a> Updates<'a> {
     pub fn finish(self) -> Result<()> {
         match self.place {
             UpdatesOn::Cpu(_) => Ok(()),
-            UpdatesOn::Cuda(updates) => updates.finish(),
+            UpdatesOn::Cuda(updates, params) => {
+                let done = updates.finish();
+                // What somebody made from a value since it was added is made from the old one.
+                params.iter().for_each(Param::changed);
+                done
+            }
         }
     }
 }
@@ -79,7 +85,7 @@ impl AdamW {
     pub fn updates<'a>(&self, state: &'a StepState) -> Result<Updates<'a>> {
         let place = match state.place()? {
             Place::Cpu(step) => UpdatesOn::Cpu(step),
-            Place::Cuda(step) => UpdatesOn::Cuda(DeviceUpdates::new(self, step)),
+            Place::Cuda(step) => UpdatesOn::Cuda(DeviceUpdates::new(self, step), Vec::new()),
         };
         Ok(Updates {
             adamw: *self,

@@ -160,6 +160,8 @@ mod tests {
             let grad = grad.expect("there is a gradient");
             assert_eq!(grad.shape(), [2]);
             assert!(grad.data::<f32>().is_err());
+            assert!(grad.to_f32_vec().is_err() && grad.cast(DType::BF16).is_err());
+            assert!(grad.narrow(0, 1).and_then(|one| one.item()).is_err());
         }
         assert!(param.accumulate(|_, _| Ok(())).is_err());
         assert!(param.update(|_, _| Ok(())).is_err());

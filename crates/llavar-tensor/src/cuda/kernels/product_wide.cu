@@ -216,6 +216,7 @@ DEVICE void product(const TensorMap* a, const TensorMap* b, const TensorMap* r, 
             // The other group's entry is let go of once it is one: before, its barrier still counts who has read the step
             // that lay there, and would take this for the other group's word.
             barrier_wait(full + 8 * other, me ? parity : of_behind);
+            __syncwarp();
             if (lane == 0) barrier_arrive(empty + 8 * other);
             __syncwarp();
             for (int i = 0; i < 2; i++) if (++at == STEPS) at = 0, parity ^= 1;

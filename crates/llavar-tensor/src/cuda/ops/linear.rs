@@ -142,32 +142,27 @@ pub(super) fn parameter_gradients(
     if !weight.requires_grad() {
         return add_column_sums(cuda, dy, n, bias, grads);
     }
-    let mut open = bias.accumulation()?;
-    let (db, keep, mut summed) = (&mut open.grad, open.beta, true);
-    weight.accumulate_tensor(|dw, beta| {
-        // The product overwrites the sums.
-        let mut sums = match keep == 0.0 && db.dtype() == dw.dtype() {
-            true => None,
-            false => Some(cuda.empty(&[n], dw.dtype())?),
-        };
-        let target = sums.as_mut().unwrap_or(db);
-        if !cuda.gemm_with_sums(sizes, dy, x, dw, beta, target)? {
-            summed = false;
-            return cuda.gemm(Layout::TN, sizes, dy, x, dw, beta);
-        }
-        match sums {
-            None => Ok(()),
-            Some(sums) if keep == 0.0 => cuda.copy(&sums, db),
-            Some(sums) => add_assign(cuda, db, &sums),
-        }
-    })?;
-    match summed {
-        true => open.finish(None),
-        false => {
-            open.leave();
-            add_column_sums(cuda, dy, n, bias, grads)?;
-        }
+    // In the order in which `weight_gradients` opens them.
+    let (mut dw, mut db) = (weight.accumulation()?, bias.accumulation()?);
+    // The product overwrites the sums.
+    let mut sums = match db.beta == 0.0 && db.grad.dtype() == dw.grad.dtype() {
+        true => None,
+        false => Some(cuda.empty(&[n], dw.grad.dtype())?),
+    };
+    let target = sums.as_mut().unwrap_or(&mut db.grad);
+    if !cuda.gemm_with_sums(sizes, dy, x, &mut dw.grad, dw.beta, target)? {
+        cuda.gemm(Layout::TN, sizes, dy, x, &mut dw.grad, dw.beta)?;
+        dw.finish(None);
+        db.leave();
+        return add_column_sums(cuda, dy, n, bias, grads);
     }
+    match sums {
+        None => {}
+        Some(sums) if db.beta == 0.0 => cuda.copy(&sums, &mut db.grad)?,
+        Some(sums) => add_assign(cuda, &mut db.grad, &sums)?,
+    }
+    dw.finish(None);
+    db.finish(None);
     Ok(())
 }
 
@@ -218,9 +213,12 @@ mod tests {
             param.to_device(&device, DType::BF16, DType::BF16).unwrap();
             param.set_requires_grad(true);
             let (x, dy) = (rng.tensor(&[rows, k]), rng.tensor(&[rows, n]));
-            let pass = || {
+            let bias = Param::new("b", rng.tensor(&[n]));
+            bias.to_device(&device, DType::BF16, DType::BF16).unwrap();
+            bias.set_requires_grad(true);
+            let pass = |bias: Option<&Param>| {
                 let tape = Tape::training();
-                let y = tape.linear(&tape.leaf(place(&x)), &param, None).unwrap();
+                let y = tape.linear(&tape.leaf(place(&x)), &param, bias).unwrap();
                 tape.backward_from(vec![(y, place(&dy))], &[]).unwrap();
             };
             let on_host = |param: &Param| {
@@ -235,8 +233,12 @@ mod tests {
                     "{rows} x {n} x {k}, {what}: off by {off:e}"
                 );
             };
-            for what in ["first", "added"] {
-                pass();
+            for (what, bias) in [
+                ("first", None),
+                ("added", None),
+                ("beside a bias", Some(&bias)),
+            ] {
+                pass(bias);
                 let measured = param.measured_grad().unwrap().1.is_some();
                 assert_eq!(measured, fills && n != 1024, "{n} x {k}");
                 check(on_host(&param), what);
@@ -247,7 +249,7 @@ mod tests {
             check(on_host(&param), "changed");
             param.zero_grad();
             assert_eq!(global_grad_norm([&param]).unwrap(), 0.0);
-            pass();
+            pass(None);
             check(on_host(&param), "after zero");
         }
     }
